@@ -1,0 +1,74 @@
+//! Plain numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Where [`crate::serve`] counts.
+#[derive(Debug, Default)]
+pub struct ServerCounters {
+    pub(crate) http1: Gauge,
+    pub(crate) http2: Gauge,
+    pub(crate) handshake_failures: AtomicU64,
+    pub(crate) handshake_timeouts: AtomicU64,
+    pub(crate) connection_errors: AtomicU64,
+}
+
+/// What [`ServerCounters`] hold at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// HTTP/1 connections so far.
+    pub http1_total: u64,
+    /// HTTP/1 connections open; upgraded ones no longer count.
+    pub http1_open: u64,
+    /// HTTP/2 connections so far.
+    pub http2_total: u64,
+    /// HTTP/2 connections open.
+    pub http2_open: u64,
+    /// Handshakes that failed.
+    pub handshake_failures: u64,
+    /// Handshakes that took too long.
+    pub handshake_timeouts: u64,
+    /// Connections that ended in an error.
+    pub connection_errors: u64,
+}
+
+impl ServerCounters {
+    /// The numbers now.
+    pub fn stats(&self) -> ServerStats {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        ServerStats {
+            http1_total: load(&self.http1.total),
+            http1_open: load(&self.http1.open),
+            http2_total: load(&self.http2.total),
+            http2_open: load(&self.http2.open),
+            handshake_failures: load(&self.handshake_failures),
+            handshake_timeouts: load(&self.handshake_timeouts),
+            connection_errors: load(&self.connection_errors),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    total: AtomicU64,
+    open: AtomicU64,
+}
+
+impl Gauge {
+    /// Counts one until the guard is dropped.
+    pub(crate) fn enter(&self) -> impl Drop + '_ {
+        struct Guard<'a>(&'a AtomicU64);
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.total.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Guard(&self.open)
+    }
+}
+
+pub(crate) fn count(n: &AtomicU64) {
+    n.fetch_add(1, Ordering::Relaxed);
+}

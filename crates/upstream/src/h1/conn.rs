@@ -1,0 +1,241 @@
+//! One connection and the exchange of a request for a response head on it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode};
+use http_body::Body;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    Pump, PumpError,
+    head::{ResponseHead, parse_head},
+};
+use crate::{BoxError, ClusterOptions, ProtocolError, cluster::EndpointState, timer::LazyTimer};
+
+/// Interim responses before a final one.
+const MAX_INTERIM: u32 = 16;
+/// What a read has room for at first, and what it may grow to inside a long body.
+const READ_MIN: usize = 8 << 10;
+const READ_MAX: usize = 128 << 10;
+
+/// A connection to an endpoint. Dropping it closes it and gives its place back.
+#[derive(Debug)]
+pub(crate) struct H1Conn<Io> {
+    pub(crate) io: Io,
+    pub(crate) read: BytesMut,
+    pub(crate) write: BytesMut,
+    pub(crate) timer: LazyTimer,
+    pub(crate) endpoint: Arc<EndpointState>,
+    /// Whether it has carried a request before this one.
+    pub(crate) reused: bool,
+    pub(crate) idle_since: Instant,
+    read_size: usize,
+    /// Whether it counts as busy at its endpoint.
+    busy: bool,
+}
+
+/// Why an exchange brought no head.
+#[derive(Debug)]
+pub(crate) enum ExchangeError {
+    RequestBody(BoxError),
+    WriteTimeout,
+    ResponseTimeout,
+    /// Closed; whether any byte of a response came before.
+    Closed { answered: bool, source: Option<io::Error> },
+    Protocol(ProtocolError),
+}
+
+impl<Io> H1Conn<Io> {
+    /// The caller has taken a place at the endpoint; it comes back when this is dropped.
+    pub(crate) fn new(io: Io, endpoint: Arc<EndpointState>) -> Self {
+        Self {
+            io,
+            read: BytesMut::new(),
+            write: BytesMut::new(),
+            timer: LazyTimer::default(),
+            endpoint,
+            reused: false,
+            idle_since: Instant::now(),
+            read_size: READ_MIN,
+            busy: false,
+        }
+    }
+
+    pub(crate) fn set_busy(&mut self, busy: bool) {
+        if self.busy != busy {
+            self.busy = busy;
+            self.endpoint.count_busy(busy);
+        }
+    }
+
+    /// Makes it ready for the pool: no timer, no large buffer.
+    pub(crate) fn rest(&mut self) {
+        self.set_busy(false);
+        self.timer.clear();
+        self.reused = true;
+        self.read_size = READ_MIN;
+        if self.read.capacity() > 2 * READ_MIN {
+            self.read = BytesMut::new();
+        }
+        self.idle_since = Instant::now();
+    }
+}
+
+impl<Io> Drop for H1Conn<Io> {
+    fn drop(&mut self) {
+        self.set_busy(false);
+        self.endpoint.release_place();
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
+    /// Whether an idle connection can carry a request: the peer has neither closed it nor said anything unasked.
+    /// With a runtime's sockets this is a look at known readiness and seldom a system call.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        let mut byte = [0u8; 1];
+        let mut buf = tokio::io::ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.io).poll_read(&mut cx, &mut buf).is_pending()
+    }
+
+    /// Reads once. Ready(0) is the end of the stream.
+    pub(crate) fn poll_fill(&mut self, want: Option<u64>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let most = want.map_or(self.read_size, |want| {
+            self.read_size.min(usize::try_from(want).unwrap_or(usize::MAX)).max(READ_MIN)
+        });
+        if self.read.capacity() - self.read.len() < most / 2 {
+            self.read.reserve(most);
+        }
+        let room = self.read.capacity() - self.read.len();
+        let result = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read);
+        if let Poll::Ready(Ok(n)) = result
+            && n == room
+        {
+            self.read_size = (self.read_size * 2).min(READ_MAX);
+        }
+        result
+    }
+
+    /// Sends what `write` and the pump hold, and reads until a final response head is there. The pump may have more
+    /// to send by then.
+    pub(crate) async fn exchange<B>(
+        &mut self,
+        pump: &mut Pump<B>,
+        method: &Method,
+        options: &ClusterOptions,
+    ) -> Result<ResponseHead, ExchangeError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let mut state = Exchange { sent: false, broken: None, unsent: usize::MAX, interim: 0, answered: false };
+        std::future::poll_fn(|cx| state.poll(self, pump, method, options, cx)).await
+    }
+}
+
+/// What has to be remembered between two polls of an exchange.
+struct Exchange {
+    /// Everything is written.
+    sent: bool,
+    /// Writing failed; an answer may still be there to read, such as 413 before a close.
+    broken: Option<io::Error>,
+    /// Bytes that waited for the connection at the last look.
+    unsent: usize,
+    interim: u32,
+    answered: bool,
+}
+
+impl Exchange {
+    fn poll<Io, B>(
+        &mut self,
+        conn: &mut H1Conn<Io>,
+        pump: &mut Pump<B>,
+        method: &Method,
+        options: &ClusterOptions,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, ExchangeError>>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        if !self.sent && self.broken.is_none() {
+            self.poll_send(conn, pump, options, cx)?;
+        }
+        loop {
+            match conn.poll_fill(None, cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.closed(None))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.closed(Some(error)))),
+                Poll::Ready(Ok(_)) => self.answered = true,
+            }
+            while let Some(head) = parse_head(&mut conn.read, method, options.max_head_bytes)
+                .map_err(ExchangeError::Protocol)?
+            {
+                if !head.parts.status.is_informational() || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                    conn.timer.clear();
+                    return Poll::Ready(Ok(head));
+                }
+                self.interim += 1;
+                if self.interim > MAX_INTERIM {
+                    return Poll::Ready(Err(ExchangeError::Protocol(ProtocolError::TooManyInterim)));
+                }
+            }
+        }
+        if conn.timer.poll(cx).is_ready() {
+            let writing = !self.sent && self.broken.is_none();
+            return Poll::Ready(Err(if writing { ExchangeError::WriteTimeout } else { ExchangeError::ResponseTimeout }));
+        }
+        Poll::Pending
+    }
+
+    fn poll_send<Io, B>(
+        &mut self,
+        conn: &mut H1Conn<Io>,
+        pump: &mut Pump<B>,
+        options: &ClusterOptions,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ExchangeError>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        match pump.poll(&mut conn.io, &mut conn.write, cx) {
+            Poll::Ready(Ok(())) => {
+                self.sent = true;
+                conn.timer.set(options.response_timeout);
+            }
+            Poll::Ready(Err(PumpError::Io(error))) => {
+                self.broken = Some(error);
+                conn.timer.set(options.response_timeout);
+            }
+            Poll::Ready(Err(PumpError::Body(error))) => return Err(ExchangeError::RequestBody(error)),
+            Poll::Pending => {
+                let unsent = pump.unflushed(&conn.write);
+                if unsent == 0 {
+                    // it is the client that has to send: its own driver has a deadline for that
+                    conn.timer.clear();
+                } else if unsent != self.unsent || !conn.timer.is_set() {
+                    conn.timer.set(options.write_timeout);
+                }
+                self.unsent = unsent;
+            }
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, source: Option<io::Error>) -> ExchangeError {
+        ExchangeError::Closed { answered: self.answered, source: source.or_else(|| self.broken.take()) }
+    }
+}
