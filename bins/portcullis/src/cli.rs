@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Edge server and reverse proxy for HTTP/1.1, HTTP/2 and HTTP/3.
+///
+/// Without a command: makes a local certificate, serves all three protocols on one port and proxies to a demo origin
+/// inside, so that there is something to try.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    /// What to log: a level, or levels by module such as `info,portcullis_tls=debug`.
+    #[arg(long, global = true, env = "PORTCULLIS_LOG", default_value = "info", value_name = "LEVELS")]
+    pub(crate) log: String,
+
+    /// The form of a log line.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+
+    #[command(flatten)]
+    pub(crate) demo: DemoArgs,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// The port, TCP and UDP. 0 lets the system choose.
+    #[arg(long, default_value_t = 8443)]
+    pub(crate) port: u16,
+
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) address: IpAddr,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Puts HTTPS in front of a web application, in one line.
+    Proxy(ProxyArgs),
+    /// Runs a configuration file.
+    Run {
+        /// The file.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Reads a configuration file, says everything that is wrong with it, and opens nothing.
+    Check {
+        /// The file.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Makes a local certificate authority and a certificate signed by it, for tests and development.
+    Certs(CertsArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProxyArgs {
+    /// The host that is served, with the port to listen on if it is not 8443: `example.test`, `example.test:443`.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) from: String,
+
+    /// Where requests go; give it more than once for several endpoints of one application.
+    #[arg(long, required = true, value_name = "HOST:PORT")]
+    pub(crate) to: Vec<String>,
+
+    /// The address to listen on: all of them by default, IPv6 and IPv4.
+    #[arg(long, default_value = "::")]
+    pub(crate) address: IpAddr,
+
+    /// Certificate chain in PEM, leaf first. Without one a self-signed certificate is made at start.
+    #[arg(long, requires = "key", value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The certificate's private key in PEM.
+    #[arg(long, requires = "cert", value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// Listens for plain HTTP on this port too and redirects it to HTTPS. (On the HTTPS port itself it is redirected
+    /// in any case.)
+    #[arg(long, value_name = "PORT")]
+    pub(crate) redirect_from: Option<u16>,
+
+    /// Serves `/metrics` and `/health` in plain HTTP here, such as 127.0.0.1:9090.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) admin: Option<std::net::SocketAddr>,
+
+    /// Writes no access log.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CertsArgs {
+    /// The folder to write `ca.pem`, `cert.pem` and `key.pem` to; made if it is not there.
+    #[arg(long, default_value = "certs", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+
+    /// Names and IP addresses of the certificate.
+    #[arg(default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()], value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}

@@ -1,0 +1,154 @@
+//! `portcullis`: an edge server and reverse proxy for HTTP/1.1, HTTP/2 and HTTP/3.
+//!
+//! The binary reads the command line, the environment and files, installs what is process-wide (allocator, log
+//! subscriber, signal handlers) and leaves everything else to `portcullis-edge`.
+// A program talks to the person who started it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod certs;
+mod cli;
+mod demo;
+mod plans;
+mod signals;
+
+use std::{io::IsTerminal, path::Path, process::ExitCode};
+
+use anyhow::Context;
+use clap::Parser;
+use portcullis_edge::{Edge, plan::Plan};
+use portcullis_telemetry::subscriber::{self, LogOptions};
+use tracing::warn;
+
+use cli::{Cli, Command, LogFormat};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = init_log(&cli).and_then(|()| dispatch(cli));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes, one a line, without what is said twice.
+fn chain(error: &anyhow::Error) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if lines.last().is_none_or(|last| !last.contains(&text)) {
+            lines.push(text);
+        }
+    }
+    lines.join("\n  caused by: ")
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        None => demo::run(&cli.demo),
+        Some(Command::Proxy(args)) => run(plans::proxy(&args)?, &[]),
+        Some(Command::Run { config }) => match load(&config) {
+            Ok(plan) => run(plan, &[]),
+            Err(code) => Ok(code),
+        },
+        Some(Command::Check { config }) => Ok(match load(&config) {
+            Ok(plan) => {
+                println!(
+                    "{}: ok ({} listeners, {} routes, {} clusters)",
+                    config.display(),
+                    plan.listeners.len(),
+                    plan.routes.len(),
+                    plan.clusters.len()
+                );
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        }),
+        Some(Command::Certs(args)) => certs::make(&args),
+    }
+}
+
+/// Reads a configuration; every mistake in it is on standard error when this fails.
+fn load(path: &Path) -> Result<Plan, ExitCode> {
+    let color = std::io::stderr().is_terminal();
+    match portcullis_config::load(path) {
+        Ok(config) => {
+            if !config.warnings().is_empty() {
+                eprintln!("{}", config.warnings().render(color));
+            }
+            let plan = config.lower();
+            plan.check().map(|()| plan).map_err(|error| {
+                eprintln!("error: {}: {}", path.display(), chain(&error.into()));
+                ExitCode::FAILURE
+            })
+        }
+        Err(error) => {
+            eprintln!("{}", error.render(color));
+            Err(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Binds, says where, and serves until told to stop. `hints` are printed below the addresses.
+fn run(plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
+    prepare_descriptors(&plan);
+    let edge = Edge::new(plan)?;
+    for listening in edge.listening() {
+        println!("listening on {listening}");
+    }
+    if let Some(admin) = edge.admin_address() {
+        println!("admin on http://{admin} (/metrics, /health)");
+    }
+    for hint in hints {
+        println!("{hint}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the main runtime")?;
+    runtime.block_on(async {
+        let shutdown = signals::shutdown()?;
+        edge.run(shutdown).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Raises the soft limit of open files to the hard one, and says so when it still does not carry the plan.
+fn prepare_descriptors(plan: &Plan) {
+    use portcullis_edge::listener::{connections_that_fit, raise_descriptor_limit};
+    const RESERVE: u64 = 64;
+    match raise_descriptor_limit() {
+        Ok(soft) => {
+            let fit = connections_that_fit(soft, RESERVE);
+            if fit < plan.limits.max_connections {
+                warn!(
+                    limit = soft,
+                    max_connections = plan.limits.max_connections,
+                    fit,
+                    "the limit of open files carries fewer connections than max_connections (two each, {RESERVE} in \
+                     reserve): raise it with `ulimit -n` or systemd's LimitNOFILE="
+                );
+            }
+        }
+        Err(error) => warn!(%error, "the limit of open files could not be raised"),
+    }
+}
+
+fn init_log(cli: &Cli) -> anyhow::Result<()> {
+    let format = match cli.log_format {
+        LogFormat::Text => subscriber::LogFormat::Text,
+        LogFormat::Json => subscriber::LogFormat::Json,
+    };
+    let options = LogOptions::default()
+        .with_levels(cli.log.as_str())
+        .with_format(format)
+        .with_color(std::io::stderr().is_terminal());
+    let (subscriber, _levels) = subscriber::build(&options)?;
+    tracing::subscriber::set_global_default(subscriber).context("could not install the log")
+}

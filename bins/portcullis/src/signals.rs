@@ -1,0 +1,66 @@
+//! SIGTERM and Ctrl-C.
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+/// Resolves at the first signal. At the second the process ends at once: somebody is in a hurry.
+pub(crate) fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::new()?;
+    Ok(async move {
+        let name = signals.next().await;
+        info!(signal = name, "shutting down; the same signal again ends the process at once");
+        tokio::spawn(async move {
+            let name = signals.next().await;
+            warn!(signal = name, "ended at once");
+            exit();
+        });
+    })
+}
+
+/// There is nothing left to unwind: the drain was given up.
+#[allow(clippy::disallowed_methods)]
+fn exit() -> ! {
+    std::process::exit(1)
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("could not watch for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("could not watch for SIGTERM")?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // no signal can come: wait for ever
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    }
+}

@@ -1,0 +1,121 @@
+#![doc = include_str!("../REFERENCE.md")]
+
+mod errors;
+mod lower;
+mod net;
+mod reader;
+mod suggest;
+mod values;
+
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use portcullis_edge::plan::{AccessLogPlan, CertificateSource, Plan};
+use toml::de::DeTable;
+
+pub use errors::{ConfigError, Errors, LoadError, Warnings};
+
+use errors::{Finding, Lines};
+use reader::{Sink, Table};
+
+/// The largest file that [`load`] reads. Default 4 MiB: far above any file that was written by hand, and a wrong
+/// path (a log, a device) ends soon.
+pub const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// A file without errors.
+#[derive(Clone, Debug)]
+pub struct Config {
+    plan: Plan,
+    warnings: Warnings,
+}
+
+impl Config {
+    /// What is allowed but probably not meant.
+    pub fn warnings(&self) -> &Warnings {
+        &self.warnings
+    }
+
+    /// The plan that the file describes.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Takes the plan out.
+    pub fn lower(self) -> Plan {
+        self.plan
+    }
+}
+
+/// Reads the text of a file; `name` is what errors call it. Paths in it stay as they are written.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, at once.
+pub fn parse(name: &str, text: &str) -> Result<Config, Errors> {
+    let sink = Sink::default();
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    for error in &syntax {
+        sink.syntax(error);
+    }
+    let root = Table::new(&sink, "the top level", 0..0, root.into_inner());
+    let plan = lower::plan(root, &Lines::new(text));
+    let (errors, warnings) = sink.into_findings(text);
+    if errors.is_empty() {
+        Ok(Config { plan, warnings: Warnings::new(name, text, warnings) })
+    } else {
+        Err(Errors::new(name, text, errors))
+    }
+}
+
+/// Reads a file. Relative paths in it are taken from the file's own directory.
+///
+/// # Errors
+///
+/// [`LoadError::Invalid`] with everything that is wrong with it, or why it could not be read.
+pub fn load(path: impl AsRef<Path>) -> Result<Config, LoadError> {
+    let path = path.as_ref();
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(LoadError::TooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES });
+    }
+    let name = path.to_string_lossy();
+    let text = String::from_utf8(bytes).map_err(|error| not_utf8(&name, &error))?;
+    let mut config = parse(&name, &text)?;
+    if let Some(directory) = path.parent() {
+        rebase(&mut config.plan, directory);
+    }
+    Ok(config)
+}
+
+fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Errors {
+    let at = error.utf8_error().valid_up_to();
+    let found = Finding {
+        span: at..at,
+        message: "the file is not UTF-8 from here on".to_owned(),
+        hint: Some("save it as UTF-8".to_owned()),
+    };
+    Errors::new(name, &String::from_utf8_lossy(error.as_bytes()), vec![found])
+}
+
+fn rebase(plan: &mut Plan, directory: &Path) {
+    // an absolute path stays what it is
+    let rebase = |path: &mut PathBuf| *path = directory.join(&*path);
+    for source in &mut plan.certificates {
+        match source {
+            CertificateSource::Files { cert, key } => {
+                rebase(cert);
+                rebase(key);
+            }
+            CertificateSource::Directory(path) => rebase(path),
+            _ => {}
+        }
+    }
+    if let AccessLogPlan::File(path, _) = &mut plan.access_log {
+        rebase(path);
+    }
+}

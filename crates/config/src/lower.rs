@@ -1,0 +1,49 @@
+//! From the top level of the file to a [`Plan`]; one module for each kind of section.
+
+mod certificate;
+mod check;
+mod cluster;
+mod layers;
+mod listener;
+mod process;
+mod route;
+
+use portcullis_edge::plan::Plan;
+
+use crate::{
+    errors::Lines,
+    reader::{Table, Wrong},
+};
+
+/// Reads everything. What the plan lacks because it was wrong is in the sink.
+pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
+    let mut plan = Plan::default();
+    process::read(&mut root, &mut plan);
+    layers::read(&mut root, &mut plan);
+
+    let timeouts = process::timeouts(&mut root);
+    let listeners: Vec<_> = root
+        .tables("listener", "`[[listener]]`")
+        .into_iter()
+        .map(|table| listener::read(table, &timeouts))
+        .collect();
+    let certificates: Vec<_> =
+        root.tables("certificate", "`[[certificate]]`").into_iter().map(certificate::read).collect();
+    let routes: Vec<_> = root.tables("route", "`[[route]]`").into_iter().map(route::read).collect();
+    let clusters: Vec<_> = root.tables("cluster", "`[[cluster]]`").into_iter().map(cluster::read).collect();
+
+    let sink = root.sink();
+    check::listeners(sink, lines, &listeners, &certificates, plan.admin.as_ref());
+    check::routes(sink, lines, &routes, &clusters);
+    if routes.is_empty() && listeners.iter().any(|listener| !listener.is_redirect()) {
+        let wrong = Wrong::new("the file has no `[[route]]`: every request is answered 404");
+        sink.warn(root.span(), wrong);
+    }
+    root.finish();
+
+    plan.listeners = listeners.into_iter().filter_map(|listener| listener.plan).collect();
+    plan.certificates = certificates.into_iter().filter_map(|certificate| certificate.source).collect();
+    plan.routes = routes.into_iter().filter_map(|route| route.plan).collect();
+    plan.clusters = clusters.into_iter().filter_map(|cluster| cluster.plan).collect();
+    plan
+}

@@ -1,0 +1,200 @@
+//! What only the whole file shows: names that lead nowhere, things that stand twice, things that no one uses.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    net::SocketAddr,
+};
+
+use portcullis_edge::{
+    listener::{BindPlan, Overlap, TcpOptions},
+    plan::AdminPlan,
+    proxy::{RouteError, Router},
+};
+
+use super::{certificate::Certificate, cluster::Cluster, listener::Listener, route::Route};
+use crate::{
+    errors::{Lines, escape},
+    reader::{Sink, Wrong},
+    suggest::nearest,
+};
+
+fn first_on(lines: &Lines<'_>, at: usize) -> String {
+    format!("the first one is on line {}", lines.number(at))
+}
+
+pub(crate) fn listeners(
+    sink: &Sink,
+    lines: &Lines<'_>,
+    listeners: &[Listener],
+    certificates: &[Certificate],
+    admin: Option<&AdminPlan>,
+) {
+    if listeners.is_empty() {
+        let wrong = Wrong::new("the file has no `[[listener]]`")
+            .hint("add one with `address = \"[::]:443\"` and `protocol = \"https\"`");
+        sink.absent(0..0, wrong);
+    }
+    conflicts(sink, lines, listeners, admin);
+    split_port(sink, lines, listeners);
+
+    match listeners.iter().find_map(|listener| listener.protocol.as_ref().filter(|_| listener.is_https())) {
+        Some(protocol) if certificates.is_empty() => {
+            let wrong = Wrong::new("a listener speaks TLS but the file has no `[[certificate]]`")
+                .hint("add one with `cert` and `key`, or for local use `self_signed = [\"localhost\"]`");
+            sink.absent(protocol.span(), wrong);
+        }
+        None => {
+            for certificate in certificates {
+                let wrong = Wrong::new("no listener speaks TLS: the certificate is not used");
+                sink.warn(certificate.span.clone(), wrong.hint("a listener needs `protocol = \"https\"`"));
+            }
+        }
+        Some(_) => {}
+    }
+}
+
+/// Addresses that can't be bound together, by the rules of those who bind them.
+fn conflicts(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener], admin: Option<&AdminPlan>) {
+    let with_address: Vec<_> =
+        listeners.iter().filter_map(|listener| Some((listener, listener.address.as_ref()?))).collect();
+    let mut plan = BindPlan::new();
+    for (listener, address) in &with_address {
+        plan = plan.tcp(*address.get_ref(), TcpOptions::default()).only_v6(listener.only_v6);
+    }
+    if let Some(admin) = admin {
+        plan = plan.tcp(admin.address, TcpOptions::default());
+    }
+    for conflict in plan.check().err().iter().flat_map(|error| error.conflicts()) {
+        let (first, first_address) = with_address[conflict.first];
+        let Some((_, second_address)) = with_address.get(conflict.second) else {
+            let wrong = Wrong::new(format!(
+                "the address {} is in the way of the admin service on {}",
+                conflict.first_address, conflict.second_address
+            ));
+            sink.error(first_address.span(), wrong.hint("give one of them another port"));
+            continue;
+        };
+        let (here, there) = (conflict.second_address, conflict.first_address);
+        let line = lines.number(first.span.start);
+        let (message, hint) = match conflict.overlap {
+            Overlap::Same => (
+                format!("the address {here} is listened on twice"),
+                format!("the first one is on line {line}"),
+            ),
+            Overlap::DualStack => (
+                format!("{here} and {there} both take IPv4 on port {}", here.port()),
+                format!(
+                    "the other one is on line {line}; give the IPv6 one `only_v6 = true`, or leave the IPv4 one out"
+                ),
+            ),
+            _ => (
+                format!("{here} and {there} clash: one of them is every address"),
+                format!("the other one is on line {line}; leave one out, or name each address"),
+            ),
+        };
+        sink.error(second_address.span(), Wrong::new(message).hint(hint));
+    }
+}
+
+/// HTTPS for IPv6 and a redirect for IPv4 on one port: who comes by IPv4 is sent to where he already is.
+fn split_port(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener]) {
+    let at = |listener: &Listener| listener.address.as_ref().map(|address| *address.get_ref());
+    let is_v4 = |address: SocketAddr| address.ip().to_canonical().is_ipv4();
+    for secure in listeners.iter().filter(|listener| listener.is_https()) {
+        let Some(address) = &secure.address else { continue };
+        let v6 = *address.get_ref();
+        let takes_v4 = is_v4(v6) || v6.ip().is_unspecified() && !secure.only_v6;
+        if takes_v4 || v6.port() == 0 {
+            continue;
+        }
+        let redirect = listeners.iter().filter(|other| other.is_redirect()).find_map(|other| {
+            at(other).filter(|v4| is_v4(*v4) && v4.port() == v6.port()).map(|v4| (other, v4))
+        });
+        if let Some((other, v4)) = redirect {
+            let line = lines.number(other.span.start);
+            let wrong = Wrong::new(format!(
+                "IPv4 users get no HTTPS: port {} is HTTPS on IPv6 only, and {v4} (line {line}) only redirects",
+                v6.port()
+            ))
+            .hint("one listener on `[::]` without `only_v6` serves both, and redirects plain HTTP on the same port");
+            sink.warn(address.span(), wrong);
+        }
+    }
+}
+
+pub(crate) fn routes(sink: &Sink, lines: &Lines<'_>, routes: &[Route], clusters: &[Cluster]) {
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    for cluster in clusters {
+        let Some(name) = &cluster.name else { continue };
+        match names.get(name.get_ref().as_str()) {
+            Some(first) => {
+                let wrong = Wrong::new(format!("two clusters are called \"{}\"", escape(name.get_ref())));
+                sink.error(name.span(), wrong.hint(first_on(lines, *first)));
+            }
+            None => {
+                names.insert(name.get_ref(), cluster.span.start);
+            }
+        }
+    }
+
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for route in routes {
+        if route.matches {
+            let host = route.host.as_ref().map(|host| host.get_ref().as_str());
+            let path = route.path.as_ref().map_or("/", |path| path.get_ref());
+            match one_form(host, path) {
+                Ok(form) => match seen.entry(form) {
+                    Entry::Occupied(first) => {
+                        let wrong = Wrong::new(format!("two routes match the same, {}", escape(first.key())));
+                        sink.error(route.span.clone(), wrong.hint(first_on(lines, *first.get())));
+                    }
+                    Entry::Vacant(entry) => {
+                        entry.insert(route.span.start);
+                    }
+                },
+                Err(error) => sink.error(route.span.clone(), Wrong::new(escape(&error.to_string()))),
+            }
+        }
+        if let Some(cluster) = &route.cluster
+            && !names.contains_key(cluster.get_ref().as_str())
+        {
+            unknown_cluster(sink, cluster.span(), cluster.get_ref(), clusters);
+        }
+    }
+
+    let used: HashSet<_> =
+        routes.iter().filter_map(|route| Some(route.cluster.as_ref()?.get_ref())).collect();
+    for cluster in clusters {
+        let Some(name) = &cluster.name else { continue };
+        if !used.contains(name.get_ref()) {
+            let wrong = Wrong::new(format!("no route leads to the cluster \"{}\"", escape(name.get_ref())));
+            sink.warn(name.span(), wrong);
+        }
+    }
+}
+
+/// Host and path as the router compares them.
+fn one_form(host: Option<&str>, path: &str) -> Result<String, RouteError> {
+    let router = Router::builder().route(host, path, ())?.build();
+    Ok(router.iter().map(|found| format!("{}{}", found.host, found.prefix)).collect())
+}
+
+fn unknown_cluster(sink: &Sink, span: std::ops::Range<usize>, name: &str, clusters: &[Cluster]) {
+    let names: Vec<&str> =
+        clusters.iter().filter_map(|cluster| Some(cluster.name.as_ref()?.get_ref().as_str())).collect();
+    let wrong = Wrong::new(format!("there is no cluster \"{}\"", escape(name)));
+    let wrong = match nearest(name, names.iter().copied()) {
+        Some(meant) => wrong.hint(format!("did you mean \"{}\"?", escape(meant))),
+        None if names.is_empty() => {
+            wrong.hint(format!("add a `[[cluster]]` with `name = \"{}\"`", escape(name)))
+        }
+        None => {
+            const SHOWN: usize = 10;
+            let more = if names.len() > SHOWN { ", …" } else { "" };
+            let names: Vec<_> =
+                names.iter().take(SHOWN).map(|name| format!("\"{}\"", escape(name))).collect();
+            wrong.hint(format!("clusters of this file: {}{more}", names.join(", ")))
+        }
+    };
+    sink.absent(span, wrong);
+}

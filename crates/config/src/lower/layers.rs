@@ -1,0 +1,114 @@
+//! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, `[cache]`.
+
+use std::num::NonZeroU32;
+
+use http::HeaderValue;
+use portcullis_edge::{
+    cache::CacheOptions,
+    middleware::{
+        filter::FilterRules,
+        rate_limit::RateLimitOptions,
+        security_headers::{FrameOptions, SecurityHeaders},
+    },
+    plan::Plan,
+};
+use toml::de::DeValue;
+
+use crate::{
+    net::path,
+    reader::{Read, Table, Wrong},
+    values::{boolean, choice, duration, integer, ms, secs, size, text, whole_seconds},
+};
+
+pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
+    plan.security_headers = root.table("security_headers", "`[security_headers]`").map(security_headers);
+    plan.rate_limit = root.table("rate_limit", "`[rate_limit]`").and_then(rate_limit);
+    if let Some(mut filter) = root.table("filter", "`[filter]`") {
+        if let Some(deny) = filter.need_list("deny", "\"/.git\"", path) {
+            for all in deny.get_ref().iter().filter(|path| path.get_ref() == "/") {
+                filter.sink().warn(all.span(), Wrong::new("`/` denies every path"));
+            }
+            plan.filter =
+                FilterRules::deny_prefixes(deny.into_inner().into_iter().map(|path| path.into_inner()));
+        }
+        filter.finish();
+    }
+    plan.cache = root.table("cache", "`[cache]`").map(cache);
+}
+
+fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {
+    // there is one preset so far; naming it says that it is wanted
+    table.get("preset", choice(&[("default", ())]));
+    let mut headers = SecurityHeaders::default();
+    table.set("nosniff", &mut headers.nosniff, boolean);
+    let frames =
+        [("same-origin", Some(FrameOptions::SameOrigin)), ("deny", Some(FrameOptions::Deny)), ("off", None)];
+    table.set("frame_options", &mut headers.frame_options, choice(&frames));
+    table.set("referrer_policy", &mut headers.referrer_policy, or_off(field_value));
+    table.set("hsts", &mut headers.hsts, or_off(whole_seconds(secs(0)..=secs(10 * 365 * 86_400))));
+    table.set("hsts_include_subdomains", &mut headers.hsts_include_subdomains, boolean);
+    table.set("content_security_policy", &mut headers.content_security_policy, or_off(field_value));
+    table.set("permissions_policy", &mut headers.permissions_policy, or_off(field_value));
+    table.finish();
+    headers
+}
+
+/// `"off"`, or something.
+fn or_off<T>(read: impl Fn(&DeValue<'_>) -> Read<T>) -> impl Fn(&DeValue<'_>) -> Read<Option<T>> {
+    move |value| match value {
+        DeValue::String(text) if *text == "off" => Ok(None),
+        _ => read(value).map(Some),
+    }
+}
+
+/// The value of a response field.
+fn field_value(value: &DeValue<'_>) -> Read<HeaderValue> {
+    const LONGEST: usize = 4 << 10;
+    let text = text(value)?;
+    // RFC 9110 section 5.5: visible ASCII and spaces, and no space at the ends
+    let sound = !text.is_empty()
+        && text.len() <= LONGEST
+        && text.trim() == text
+        && text.chars().all(|c| c == ' ' || c.is_ascii_graphic());
+    sound.then(|| HeaderValue::from_str(text).ok()).flatten().ok_or_else(|| {
+        Wrong::new("is no value for a response field")
+            .hint(format!("1 to {LONGEST} printable ASCII characters in one line, or \"off\""))
+    })
+}
+
+fn count(value: &DeValue<'_>) -> Read<NonZeroU32> {
+    let count: u32 = integer(1..=1_000_000)(value)?;
+    NonZeroU32::new(count).ok_or_else(|| Wrong::new("must not be 0"))
+}
+
+fn rate_limit(mut table: Table<'_, '_>) -> Option<RateLimitOptions> {
+    let requests = table.need("requests", "100", count);
+    let mut per = secs(1);
+    table.set("per", &mut per, duration(ms(1)..=secs(86_400)));
+    let burst = table.get("burst", count);
+    let max_clients = table.get("max_clients", integer(1000..=100_000_000));
+    table.finish();
+    let mut options = RateLimitOptions::new(requests?.into_inner(), per);
+    if let Some(burst) = burst {
+        options.burst = burst.into_inner();
+    }
+    if let Some(max_clients) = max_clients {
+        options.max_clients = max_clients.into_inner();
+    }
+    Some(options)
+}
+
+fn cache(mut table: Table<'_, '_>) -> CacheOptions {
+    let mut options = CacheOptions::default();
+    table.set("max_size", &mut options.max_bytes, size(1 << 20..=1 << 40));
+    let object = table.get("max_object", size(1 << 10..=1 << 32));
+    if let Some(object) = object {
+        if *object.get_ref() > options.max_bytes {
+            let wrong = Wrong::new("`max_object` is larger than `max_size`: it would never fit");
+            table.sink().error(object.span(), wrong);
+        }
+        options.max_object_bytes = object.into_inner();
+    }
+    table.finish();
+    options
+}

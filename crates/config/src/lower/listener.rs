@@ -1,0 +1,142 @@
+//! `[[listener]]`.
+
+use std::{net::SocketAddr, ops::Range};
+
+use portcullis_edge::plan::{ListenerMode, ListenerPlan, PlainHttp};
+
+use super::process::Timeouts;
+use crate::{
+    net::socket_address,
+    reader::{Spanned, Table, Wrong},
+    values::{boolean, choice, integer, secs, size, whole_seconds},
+};
+
+/// A listener with what the checks point at.
+pub(crate) struct Listener {
+    pub(crate) address: Option<Spanned<SocketAddr>>,
+    pub(crate) protocol: Option<Spanned<Protocol>>,
+    pub(crate) only_v6: bool,
+    pub(crate) span: Range<usize>,
+    /// Whole if address and protocol are.
+    pub(crate) plan: Option<ListenerPlan>,
+}
+
+impl Listener {
+    fn speaks(&self, protocol: Protocol) -> bool {
+        self.protocol.as_ref().is_some_and(|found| *found.get_ref() == protocol)
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.speaks(Protocol::Https)
+    }
+
+    pub(crate) fn is_redirect(&self) -> bool {
+        self.speaks(Protocol::Redirect)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Https,
+    Http,
+    Redirect,
+}
+
+const PROTOCOLS: &[(&str, Protocol)] =
+    &[("https", Protocol::Https), ("http", Protocol::Http), ("redirect", Protocol::Redirect)];
+
+/// Keys that go with one protocol only.
+const PROTOCOL_KEYS: &[(&str, Protocol, &str)] = &[
+    ("http3", Protocol::Https, "https"),
+    ("plain_http", Protocol::Https, "https"),
+    ("redirect_port", Protocol::Redirect, "redirect"),
+];
+
+pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
+    let span = table.span();
+    let address = table.need("address", "\"[::]:443\"", socket_address);
+    let protocol = table.need("protocol", "\"https\"", choice(PROTOCOLS));
+    if let Some(protocol) = &protocol {
+        for (key, wanted, name) in PROTOCOL_KEYS {
+            if protocol.get_ref() != wanted
+                && let Some(at) = table.key_span(key)
+            {
+                let wrong = Wrong::new(format!("`{key}` goes only with `protocol = \"{name}\"`"));
+                table.sink().error(at, wrong.hint("remove it, or change the protocol"));
+            }
+        }
+    }
+    let (mut http3, mut plain_http, mut redirect_port) = (true, PlainHttp::default(), 443);
+    table.set("http3", &mut http3, boolean);
+    table.set(
+        "plain_http",
+        &mut plain_http,
+        choice(&[("redirect", PlainHttp::Redirect), ("refuse", PlainHttp::Refuse)]),
+    );
+    table.set("redirect_port", &mut redirect_port, integer(1..=65_535));
+    let only_v6 = only_v6(&mut table, address.as_ref());
+
+    // options are read even if the listener can't be made, for the errors in them
+    let mode = match protocol.as_ref().map_or(Protocol::Http, |protocol| *protocol.get_ref()) {
+        Protocol::Https => ListenerMode::Https { http3, plain_http },
+        Protocol::Http => ListenerMode::Http,
+        Protocol::Redirect => ListenerMode::RedirectToHttps { port: redirect_port },
+    };
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut plan = ListenerPlan::new(address.as_ref().map_or(any, |address| *address.get_ref()), mode);
+    plan.only_v6 = only_v6;
+    options(&mut table, &mut plan, timeouts);
+    table.finish();
+
+    let whole = address.is_some() && protocol.is_some();
+    Listener { address, protocol, only_v6, span, plan: whole.then_some(plan) }
+}
+
+fn only_v6(table: &mut Table<'_, '_>, address: Option<&Spanned<SocketAddr>>) -> bool {
+    let only_v6 = table.get("only_v6", boolean);
+    if let (Some(only), Some(address)) = (&only_v6, address)
+        && *only.get_ref()
+        && address.get_ref().is_ipv4()
+    {
+        let wrong =
+            Wrong::new(format!("`only_v6` has no meaning for the IPv4 address {}", address.get_ref()));
+        table.sink().error(only.span(), wrong.hint("remove it, or listen on an IPv6 address"));
+    }
+    only_v6.is_some_and(Spanned::into_inner)
+}
+
+fn options(table: &mut Table<'_, '_>, plan: &mut ListenerPlan, timeouts: &Timeouts) {
+    table.set("backlog", &mut plan.tcp.backlog, integer(1..=65_535));
+    table.set("nodelay", &mut plan.tcp.nodelay, boolean);
+    table.set("keepalive", &mut plan.tcp.keepalive, |value| {
+        // Linux takes at most 32767 s
+        whole_seconds(secs(1)..=secs(9 * 3600))(value).map(Some)
+    });
+    if let Some(most) = table.get("max_headers", integer(1..=1000)) {
+        plan.http.max_headers = *most.get_ref();
+        plan.quic.max_fields = most.into_inner();
+    }
+    if let Some(most) = table.get("max_header_size", size::<u32>(8 << 10..=1 << 20)) {
+        let most = most.into_inner();
+        plan.http.max_header_bytes = most as usize;
+        plan.quic.max_field_section_size = most.into();
+        // a head comes in one frame, which is no longer than the head that it holds compressed
+        plan.quic.max_frame_size = plan.quic.max_frame_size.max(most.into());
+    }
+    if let Some(most) = table.get("max_streams", integer::<u32>(1..=10_000)) {
+        plan.http.h2_max_streams = *most.get_ref();
+        plan.quic.max_bidi_streams = most.into_inner();
+    }
+    if let Some(handshake) = timeouts.handshake {
+        plan.http.handshake_timeout = handshake;
+        plan.quic.handshake_timeout = handshake;
+    }
+    if let Some(header) = timeouts.header {
+        plan.http.header_timeout = header;
+        // there it is the head alone, without the wait for it: longer than the default helps nobody but an attacker
+        plan.quic.header_timeout = plan.quic.header_timeout.min(header);
+    }
+    if let Some(idle) = timeouts.idle {
+        plan.quic.max_idle_timeout = idle;
+    }
+}

@@ -1,0 +1,130 @@
+//! What belongs to the whole process: the top level, `[limits]`, `[admin]`, `[access_log]`, `[forwarded]`,
+//! `[timeouts]`.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use portcullis_edge::plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, Workers};
+use toml::de::DeValue;
+
+use crate::{
+    errors::escape,
+    net::{self, network, socket_address},
+    reader::{Read, Table, Wrong},
+    values::{choice, duration, integer, ms, secs, word},
+};
+
+/// The most connections, QUIC connections or tunnels that can be asked for.
+const MOST_OPEN: u64 = 1_000_000;
+
+pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
+    let threads = root
+        .get("threads", integer::<usize>(1..=1024))
+        .and_then(|threads| NonZeroUsize::new(threads.into_inner()));
+    let workers =
+        [("per-core", Workers::PerCore(threads)), ("work-stealing", Workers::WorkStealing(threads))];
+    plan.workers = Workers::PerCore(threads);
+    root.set("workers", &mut plan.workers, choice(&workers));
+    root.set("drain_timeout", &mut plan.drain_timeout, duration(Duration::ZERO..=secs(3600)));
+    root.set("health_path", &mut plan.health_path, health_path);
+
+    if let Some(mut limits) = root.table("limits", "`[limits]`") {
+        let to = &mut plan.limits;
+        limits.set("max_connections", &mut to.max_connections, integer(1..=MOST_OPEN));
+        limits.set("max_quic_connections", &mut to.max_quic_connections, integer(1..=MOST_OPEN));
+        limits.set("max_tunnels", &mut to.max_tunnels, integer(0..=MOST_OPEN));
+        limits.finish();
+    }
+    if let Some(mut admin) = root.table("admin", "`[admin]`") {
+        let address = admin.need("address", "\"127.0.0.1:9090\"", socket_address);
+        if let Some(address) = &address
+            && !address.get_ref().ip().to_canonical().is_loopback()
+        {
+            let wrong = Wrong::new("the admin service is not on loopback: who can reach it can read it")
+                .hint("use \"127.0.0.1:9090\", or keep others away with a firewall");
+            admin.sink().warn(address.span(), wrong);
+        }
+        plan.admin = address.map(|address| AdminPlan::new(address.into_inner()));
+        admin.finish();
+    }
+    if let Some(log) = root.table("access_log", "`[access_log]`") {
+        plan.access_log = access_log(log);
+    }
+    if let Some(forwarded) = root.table("forwarded", "`[forwarded]`") {
+        trusted_proxies(forwarded, plan);
+    }
+}
+
+fn health_path(value: &DeValue<'_>) -> Read<Option<String>> {
+    match value {
+        DeValue::String(text) if text.is_empty() => Ok(None),
+        _ => net::path(value).map(Some),
+    }
+}
+
+/// Where an access log goes, before its format is known.
+enum Output {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+fn access_log(mut log: Table<'_, '_>) -> AccessLogPlan {
+    let mut output = Output::Stdout;
+    let mut format = AccessLogFormat::default();
+    log.set("output", &mut output, |value| {
+        let text = word(value, "\"stdout\", \"off\" or a path", "/var/log/portcullis/access.log")?;
+        match text {
+            "off" => Ok(Output::Off),
+            "stdout" => Ok(Output::Stdout),
+            // the slash tells a path from a slip of the finger
+            path if path.contains('/') && !path.ends_with('/') => Ok(Output::File(path.into())),
+            other => {
+                Err(Wrong::new(format!("must be \"stdout\", \"off\" or a path, found \"{}\"", escape(other)))
+                    .hint("a path to a file has a slash in it: \"./access.log\""))
+            }
+        }
+    });
+    log.set(
+        "format",
+        &mut format,
+        choice(&[("combined", AccessLogFormat::Combined), ("json", AccessLogFormat::Json)]),
+    );
+    log.finish();
+    match output {
+        Output::Off => AccessLogPlan::Off,
+        Output::Stdout => AccessLogPlan::Stdout(format),
+        Output::File(path) => AccessLogPlan::File(path, format),
+    }
+}
+
+fn trusted_proxies(mut forwarded: Table<'_, '_>, plan: &mut Plan) {
+    if let Some(trusted) = forwarded.need_list("trusted", "\"10.0.0.0/8\"", network) {
+        for network in trusted.get_ref().iter().filter(|network| network.get_ref().prefix_len() == 0) {
+            let wrong = Wrong::new(format!("`{}` trusts everybody to say who they are", network.get_ref()))
+                .hint("name only the networks of your own proxies");
+            forwarded.sink().warn(network.span(), wrong);
+        }
+        plan.trusted_proxies = trusted.into_inner().into_iter().map(|network| network.into_inner()).collect();
+    }
+    forwarded.finish();
+}
+
+/// `[timeouts]`, for every listener.
+#[derive(Debug, Default)]
+pub(crate) struct Timeouts {
+    pub(crate) handshake: Option<Duration>,
+    pub(crate) header: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+}
+
+pub(crate) fn timeouts(root: &mut Table<'_, '_>) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    if let Some(mut table) = root.table("timeouts", "`[timeouts]`") {
+        let from = |least| move |value: &DeValue<'_>| duration(least..=secs(3600))(value).map(Some);
+        table.set("handshake", &mut timeouts.handshake, from(ms(100)));
+        table.set("header", &mut timeouts.header, from(ms(100)));
+        table.set("idle", &mut timeouts.idle, from(secs(1)));
+        table.finish();
+    }
+    timeouts
+}

@@ -1,0 +1,329 @@
+//! What a file says is what the plan says.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use portcullis_config::{Config, LoadError, load, parse};
+use portcullis_edge::{
+    middleware::security_headers::FrameOptions,
+    plan::{
+        AccessLogFormat, AccessLogPlan, CertificateSource, ListenerMode, PlainHttp, Plan, RouteAction,
+        Workers,
+    },
+};
+
+const FULL: &str = include_str!("../examples/full.toml");
+
+/// The least that serves something.
+const LEAST: &str = "[[listener]]\naddress = \"[::]:80\"\nprotocol = \"http\"\n\
+                     [[cluster]]\nname = \"app\"\nendpoints = [\"app:80\"]\n[[route]]\ncluster = \"app\"\n";
+
+fn config(text: &str) -> Config {
+    parse("edge.toml", text).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn plan(text: &str) -> Plan {
+    config(text).lower()
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    config(text).warnings().iter().map(ToString::to_string).collect()
+}
+
+fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[test]
+fn the_full_example_brings_no_warning() {
+    assert_eq!(warnings(FULL), [""; 0]);
+    assert_eq!(config(FULL).warnings().render(true), "");
+}
+
+#[test]
+fn every_key_of_the_process() {
+    let plan = plan(FULL);
+    assert_eq!(plan.workers, Workers::PerCore(2.try_into().ok()));
+    assert_eq!(plan.drain_timeout, secs(30));
+    assert_eq!(plan.health_path.as_deref(), Some("/health"));
+    assert_eq!(plan.limits.max_connections, 20_000);
+    assert_eq!(plan.limits.max_quic_connections, 20_000);
+    assert_eq!(plan.limits.max_tunnels, 2_000);
+    assert_eq!(plan.admin.map(|admin| admin.address.to_string()).as_deref(), Some("127.0.0.1:9090"));
+    assert_eq!(plan.access_log, AccessLogPlan::Stdout(AccessLogFormat::Json));
+    let trusted: Vec<_> = plan.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(trusted, ["10.0.0.0/8", "fd00::/8", "127.0.0.1/32"]);
+    assert!(plan.cert_store.is_none());
+}
+
+#[test]
+fn every_key_of_a_listener() {
+    let plan = plan(FULL);
+    let [https, redirect, http] = &plan.listeners[..] else { panic!("{:?}", plan.listeners) };
+    assert_eq!(https.address.to_string(), "[::]:443");
+    assert_eq!(https.mode, ListenerMode::Https { http3: true, plain_http: PlainHttp::Redirect });
+    assert!(!https.only_v6);
+    assert_eq!(https.tcp.backlog, 4096);
+    assert!(https.tcp.nodelay);
+    assert_eq!(https.tcp.keepalive, Some(secs(300)));
+    assert_eq!(https.http.h2_max_streams, 128);
+    assert_eq!(https.quic.max_bidi_streams, 128);
+    assert_eq!(https.http.max_headers, 80);
+    assert_eq!(https.quic.max_fields, 80);
+    assert_eq!(https.http.max_header_bytes, 32 << 10);
+    assert_eq!(https.quic.max_field_section_size, 32 << 10);
+    assert_eq!(https.quic.max_frame_size, 64 << 10);
+    assert_eq!(redirect.mode, ListenerMode::RedirectToHttps { port: 443 });
+    assert_eq!(http.mode, ListenerMode::Http);
+    for listener in &plan.listeners {
+        assert_eq!(listener.http.handshake_timeout, secs(5));
+        assert_eq!(listener.quic.handshake_timeout, secs(5));
+        assert_eq!(listener.http.header_timeout, secs(20));
+        assert_eq!(listener.quic.header_timeout, secs(10));
+        assert_eq!(listener.quic.max_idle_timeout, secs(60));
+    }
+}
+
+#[test]
+fn values_of_a_listener_that_are_no_default() {
+    let plan = plan(
+        "[timeouts]\nheader = \"3s\"\n[[listener]]\naddress = \"[::1]:0\"\nprotocol = \"https\"\nhttp3 = false\nplain_http = \"refuse\"\n\
+         only_v6 = true\nnodelay = false\nmax_header_size = \"1MiB\"\n\
+         [[listener]]\naddress = \"0.0.0.0:0\"\nprotocol = \"redirect\"\nredirect_port = 8443\n\
+         [[certificate]]\nself_signed = [\"localhost\"]\n",
+    );
+    let [https, redirect] = &plan.listeners[..] else { panic!("{:?}", plan.listeners) };
+    assert_eq!(https.mode, ListenerMode::Https { http3: false, plain_http: PlainHttp::Refuse });
+    assert!(https.only_v6);
+    assert!(!https.tcp.nodelay);
+    assert_eq!((https.http.header_timeout, https.quic.header_timeout), (secs(3), secs(3)));
+    assert_eq!((https.quic.max_field_section_size, https.quic.max_frame_size), (1 << 20, 1 << 20));
+    assert_eq!(redirect.mode, ListenerMode::RedirectToHttps { port: 8443 });
+}
+
+#[test]
+fn every_key_of_certificates_and_routes() {
+    let plan = plan(FULL);
+    assert_eq!(
+        plan.certificates,
+        [
+            CertificateSource::Files {
+                cert: "certs/www.example.com/fullchain.pem".into(),
+                key: "certs/www.example.com/privkey.pem".into()
+            },
+            CertificateSource::Directory("/etc/letsencrypt/live".into()),
+            CertificateSource::SelfSigned {
+                names: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into()
+            },
+        ]
+    );
+    let routes: Vec<_> = plan
+        .routes
+        .iter()
+        .map(|route| {
+            let action = match &route.action {
+                RouteAction::Forward { cluster } => format!("to {cluster}"),
+                RouteAction::Redirect { to, status } => format!("{} {to}", status.as_u16()),
+                RouteAction::Respond { status, body } => format!("{} {body:?}", status.as_u16()),
+                other => format!("{other:?}"),
+            };
+            format!("{} {} {action}", route.host.as_deref().unwrap_or("any"), route.path)
+        })
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            "www.example.com / to web",
+            "www.example.com /api to api",
+            "*.example.com / 308 https://www.example.com/",
+            "any /robots.txt 200 \"User-agent: *\\nDisallow: /\\n\"",
+        ]
+    );
+}
+
+#[test]
+fn statuses_of_routes() {
+    let text = format!(
+        "{LEAST}[[route]]\npath = \"/a\"\nrespond = \"\"\n[[route]]\npath = \"/b\"\nrespond = \"gone\"\nstatus = 410\n\
+         [[route]]\npath = \"/c\"\nredirect = \"http://a/\"\nstatus = 302\n\
+         [[route]]\npath = \"/d\"\nredirect = \"http://a/\"\n"
+    );
+    let statuses: Vec<_> = plan(&text)
+        .routes
+        .iter()
+        .filter_map(|route| match &route.action {
+            RouteAction::Redirect { status, .. } | RouteAction::Respond { status, .. } => {
+                Some(status.as_u16())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(statuses, [200, 410, 302, 308]);
+}
+
+#[test]
+fn every_key_of_a_cluster() {
+    let plan = plan(FULL);
+    let [web, api] = &plan.clusters[..] else { panic!("{:?}", plan.clusters) };
+    assert_eq!(web.endpoints, ["127.0.0.1:3000", "127.0.0.1:3001"]);
+    assert_eq!(web.options, Default::default());
+    assert_eq!(api.name, "api");
+    assert_eq!(api.endpoints, ["api.internal:8080", "[fd00::1]:8080"]);
+    let options = &api.options;
+    assert_eq!(options.connect_timeout, secs(2));
+    assert_eq!(options.response_timeout, secs(90));
+    assert_eq!(options.read_timeout, secs(30));
+    assert_eq!(options.write_timeout, secs(45));
+    assert_eq!(options.idle_timeout, secs(20));
+    assert_eq!(options.max_idle, 64);
+    assert_eq!(options.max_connections, 512);
+    assert_eq!(options.max_fails, 3);
+    assert_eq!(options.fail_timeout, secs(15));
+    assert_eq!(options.max_attempts, 2);
+    assert_eq!(options.max_head_bytes, 16 << 10);
+}
+
+#[test]
+fn every_key_of_the_layers() {
+    let plan = plan(FULL);
+    let headers = plan.security_headers.expect("the table is there");
+    assert!(headers.nosniff);
+    assert_eq!(headers.frame_options, Some(FrameOptions::Deny));
+    assert_eq!(headers.referrer_policy.unwrap(), "no-referrer");
+    assert_eq!(headers.hsts, Some(secs(180 * 86_400)));
+    assert!(headers.hsts_include_subdomains);
+    assert_eq!(headers.content_security_policy.unwrap(), "default-src 'self'");
+    assert_eq!(headers.permissions_policy.unwrap(), "camera=(), microphone=()");
+    let rate = plan.rate_limit.expect("the table is there");
+    assert_eq!((rate.requests.get(), rate.per, rate.burst.get()), (100, secs(1), 50));
+    assert_eq!(rate.max_clients, 100_000);
+    assert!(
+        plan.filter.denies("/.git/config") && plan.filter.denies("/wp-admin") && !plan.filter.denies("/x")
+    );
+    let cache = plan.cache.expect("the table is there");
+    assert_eq!((cache.max_bytes, cache.max_object_bytes), (512 << 20, 2 << 20));
+
+    let plan = self::plan(&format!(
+        "{LEAST}[security_headers]\nhsts = \"off\"\nnosniff = false\nframe_options = \"off\"\n"
+    ));
+    let headers = plan.security_headers.unwrap();
+    assert_eq!((headers.hsts, headers.nosniff, headers.frame_options), (None, false, None));
+}
+
+#[test]
+fn what_is_left_out_is_the_default_of_the_plan() {
+    let plan = plan(LEAST);
+    let default = Plan::default();
+    assert_eq!(plan.workers, default.workers);
+    assert_eq!(plan.drain_timeout, default.drain_timeout);
+    assert_eq!(plan.health_path, default.health_path);
+    assert_eq!(plan.limits, default.limits);
+    assert_eq!(plan.access_log, default.access_log);
+    assert_eq!(plan.admin, default.admin);
+    assert!(plan.security_headers.is_none() && plan.rate_limit.is_none() && plan.cache.is_none());
+    assert!(plan.filter.is_empty() && plan.trusted_proxies.is_empty() && plan.certificates.is_empty());
+}
+
+#[test]
+fn forms_of_the_process() {
+    let workers = |text: &str| plan(&format!("{text}\n{LEAST}")).workers;
+    assert_eq!(workers("workers = \"work-stealing\""), Workers::WorkStealing(None));
+    assert_eq!(workers("workers = \"work-stealing\"\nthreads = 3"), Workers::WorkStealing(3.try_into().ok()));
+    assert_eq!(workers("threads = 3"), Workers::PerCore(3.try_into().ok()));
+    assert_eq!(plan(&format!("health_path = \"\"\n{LEAST}")).health_path, None);
+    let log = |text: &str| plan(&format!("{LEAST}[access_log]\n{text}")).access_log;
+    assert_eq!(log(""), AccessLogPlan::Stdout(AccessLogFormat::Combined));
+    assert_eq!(log("output = \"off\""), AccessLogPlan::Off);
+    assert_eq!(log("output = \"./a.log\""), AccessLogPlan::File("./a.log".into(), AccessLogFormat::Combined));
+    // dotted keys and inline tables are the same file
+    let inline = "limits.max_tunnels = 7\nlistener = [{ address = \"[::]:80\", protocol = \"http\" }]\n\
+                  route = [{ respond = \"x\" }]\n";
+    assert_eq!(plan(inline).limits.max_tunnels, 7);
+}
+
+#[test]
+fn what_is_doubtful_is_a_warning() {
+    let cluster = "[[cluster]]\nname = \"spare\"\nendpoints = [\"app:81\"]\n";
+    let v6_and_v4 = "[[listener]]\naddress = \"[::]:443\"\nprotocol = \"https\"\nonly_v6 = true\n\
+                     [[listener]]\naddress = \"0.0.0.0:443\"\nprotocol = \"redirect\"\n\
+                     [[certificate]]\nself_signed = [\"localhost\"]\n";
+    for (added, line, warning) in [
+        (cluster, 2, "no route leads to the cluster \"spare\""),
+        (v6_and_v4, 2, "IPv4 users get no HTTPS: port 443 is HTTPS on IPv6 only, and 0.0.0.0:443 (line 5)"),
+        ("[admin]\naddress = \"0.0.0.0:9090\"\n", 2, "the admin service is not on loopback"),
+        ("[forwarded]\ntrusted = [\"::/0\"]\n", 2, "trusts everybody"),
+        ("[filter]\ndeny = [\"/\"]\n", 2, "`/` denies every path"),
+        ("[[certificate]]\ndirectory = \"certs\"\n", 1, "the certificate is not used"),
+    ] {
+        let warnings = warnings(&format!("{added}{LEAST}"));
+        assert_eq!(warnings.len(), 1, "{warnings:#?}");
+        assert!(
+            warnings[0].starts_with(&format!("{line}:")) && warnings[0].contains(warning),
+            "{warnings:#?}"
+        );
+    }
+    let no_route = config("[[listener]]\naddress = \"[::]:80\"\nprotocol = \"http\"\n");
+    assert_eq!(no_route.warnings().len(), 1);
+    assert!(no_route.warnings().render(false).starts_with("warning: the file has no `[[route]]`"));
+    assert_eq!(warnings("[[listener]]\naddress = \"[::]:80\"\nprotocol = \"redirect\"\n"), [""; 0]);
+    assert_eq!(warnings(&format!("[admin]\naddress = \"[::ffff:127.0.0.1]:1\"\n{LEAST}")), [""; 0]);
+}
+
+#[test]
+fn load_takes_paths_from_the_directory_of_the_file() {
+    let directory = Scratch::new("paths");
+    let file = directory.0.join("edge.toml");
+    fs::write(
+        &file,
+        format!("[access_log]\noutput = \"log/a.log\"\n{FULL}").replace("output = \"stdout\"", ""),
+    )
+    .unwrap();
+    // two [access_log] tables: an error with the name of the file in it
+    let error = load(&file).unwrap_err();
+    assert!(error.errors().is_some_and(|errors| errors.len() > 0));
+    assert!(error.render(false).contains("edge.toml:"), "{error}");
+
+    fs::write(&file, FULL.replace("output = \"stdout\"", "output = \"log/a.log\"")).unwrap();
+    let plan = load(&file).unwrap().lower();
+    assert_eq!(plan.access_log, AccessLogPlan::File(directory.0.join("log/a.log"), AccessLogFormat::Json));
+    let [CertificateSource::Files { cert, .. }, CertificateSource::Directory(absolute), _] =
+        &plan.certificates[..]
+    else {
+        panic!("{:?}", plan.certificates)
+    };
+    assert_eq!(*cert, directory.0.join("certs/www.example.com/fullchain.pem"));
+    assert_eq!(*absolute, PathBuf::from("/etc/letsencrypt/live"));
+}
+
+#[test]
+fn load_says_why_it_could_not_read() {
+    let directory = Scratch::new("broken");
+    let file = directory.0.join("edge.toml");
+    assert!(matches!(load(&file), Err(LoadError::Read { .. })));
+    assert!(load(&file).unwrap_err().render(true).starts_with("cannot read "));
+
+    fs::write(&file, b"# \xc3\xa9\nworkers = \"\xff\"\n").unwrap();
+    let error = load(&file).unwrap_err();
+    let found = error.errors().and_then(|errors| errors.iter().next()).unwrap();
+    assert_eq!((found.line, found.column), (2, 12));
+    assert!(found.message.contains("not UTF-8"));
+
+    fs::File::create(&file).unwrap().set_len(portcullis_config::MAX_FILE_BYTES + 1).unwrap();
+    assert!(matches!(load(&file), Err(LoadError::TooLarge { .. })));
+}
+
+/// A directory that goes away with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("portcullis-config-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("the temporary directory is writable");
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

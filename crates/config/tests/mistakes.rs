@@ -1,0 +1,271 @@
+//! A file with many mistakes is answered with all of them, each where it stands.
+
+use portcullis_config::{Errors, parse};
+
+/// `line:column: message` and the hint.
+fn told(errors: &Errors) -> Vec<String> {
+    errors.iter().map(|e| format!("{e} | {}", e.hint.as_deref().unwrap_or("-"))).collect()
+}
+
+fn errors(text: &str) -> Errors {
+    parse("edge.toml", text).expect_err("the text has mistakes")
+}
+
+const THIRTEEN: &str = r#"workers = "per-cor"
+drain_timeout = 10
+
+[limits]
+max_conections = 5000
+max_tunnels = 2_000_000
+
+[forwarded]
+trusted = ["10.0.0.0/8", "10.1.0.0/33"]
+
+[[listener]]
+address = "[::]:443"
+protocol = "https"
+backlog = "1024"
+
+[[listener]]
+address = "[::]:443"
+protocol = "http"
+http3 = false
+
+[[route]]
+host = "a.example.com:443"
+cluster = "web"
+
+[[route]]
+cluster = "wep"
+
+[[cluster]]
+name = "web"
+endpoints = []
+
+[cache]
+max_size = "1GB"
+"#;
+
+#[test]
+fn thirteen_mistakes_are_thirteen_errors() {
+    let expected = [
+        r#"1:11: `workers` must be "per-core" or "work-stealing", found "per-cor" | did you mean "per-core"?"#,
+        r#"2:17: `drain_timeout` wants a duration, found the integer 10 | say the unit: "10s" or "10ms""#,
+        "5:1: unknown key `max_conections` in `[limits]` | did you mean `max_connections`? known keys: \
+         `max_connections`, `max_quic_connections`, `max_tunnels`",
+        "6:15: `max_tunnels` must be from 0 to 1000000, found 2000000 | -",
+        r#"9:26: `trusted[1]` wants a network, found "10.1.0.0/33" | for example "10.0.0.0/8" or "fd00::/8""#,
+        "13:12: a listener speaks TLS but the file has no `[[certificate]]` | add one with `cert` and `key`, or \
+         for local use `self_signed = [\"localhost\"]`",
+        r#"14:11: `backlog` wants an integer, found the string "1024" | remove the quotes"#,
+        "17:11: the address [::]:443 is listened on twice | the first one is on line 11",
+        r#"19:1: `http3` goes only with `protocol = "https"` | remove it, or change the protocol"#,
+        r#"22:8: `host` wants a host, found "a.example.com:443" | leave the port out, it is not compared: "a.example.com""#,
+        r#"26:11: there is no cluster "wep" | did you mean "web"?"#,
+        "30:13: `endpoints` is an empty list | write `endpoints = [\"127.0.0.1:3000\"]`, or leave the key out",
+        "33:12: `max_size` wants a size, found \"1GB\" | a whole number and a unit, B, KiB, MiB, GiB or TiB: \"64KiB\"",
+    ];
+    let told = told(&errors(THIRTEEN));
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
+fn they_are_shown_as_rustc_shows_them() {
+    let shown = errors("[[listener]]\naddress = \"[::]:80\"\nprotocol = \"http\"\nport = 80\n").render(false);
+    let expected = "\
+error: unknown key `port` in `[[listener]]`
+ --> edge.toml:4:1
+  |
+4 | port = 80
+  | ^^^^
+  |
+  = help: known keys: `address`, `protocol`, `http3`, `plain_http`, `redirect_port`, `only_v6`, `backlog`, `nodelay`, `keepalive`, `max_headers`, `max_header_size`, `max_streams`
+
+edge.toml: 1 error
+";
+    assert_eq!(shown, expected);
+    assert_eq!(errors("a = 1").to_string(), errors("a = 1").render(false).trim_end());
+}
+
+/// What is added, then line, column and a part of the message and of the hint of the only error.
+type Row<'a> = (&'a str, usize, usize, &'a str, &'a str);
+
+/// Each text is put before a file without mistakes and must bring exactly one error.
+fn one_error_each(rows: &[Row<'_>]) {
+    const SOUND: &str = "[[listener]]\naddress = \"[::]:80\"\nprotocol = \"http\"\n\
+                         [[cluster]]\nname = \"app\"\nendpoints = [\"app:80\"]\n[[route]]\ncluster = \"app\"\n";
+    assert!(parse("sound", SOUND).is_ok_and(|config| config.warnings().is_empty()));
+    for (text, line, column, message, hint) in rows {
+        let text = format!("{text}\n{SOUND}");
+        let errors = errors(&text);
+        let told = told(&errors);
+        assert_eq!(told.len(), 1, "{text}\n{told:#?}");
+        let found = errors.iter().next().expect("there is one");
+        assert_eq!((found.line, found.column), (*line, *column), "{text}\n{told:#?}");
+        assert!(found.message.contains(message), "{text}\n{told:#?}");
+        assert!(found.hint.as_deref().unwrap_or_default().contains(hint), "{text}\n{told:#?}");
+    }
+}
+
+#[test]
+fn one_mistake_is_one_error_in_tables() {
+    one_error_each(&[
+        ("[limit]", 1, 2, "unknown key `limit` in the top level", "did you mean `limits`?"),
+        ("[[limits]]", 1, 1, "`limits` wants one table, found a list", "single brackets"),
+        ("limits = 3", 1, 10, "`limits` wants one table, found the integer 3", "[limits]"),
+        ("[limits]\nthreads = 3", 2, 1, "unknown key `threads`", "move it above the first `[table]`"),
+        ("\"\\u001b[1m\" = 3", 1, 1, "unknown key `\\u{1b}[1m`", "known keys: `threads`"),
+        ("[admin]", 1, 1, "`address` is missing in `[admin]`", "add `address = \"127.0.0.1:9090\"`"),
+        ("[admin]\naddress = \"[::]:80\"", 4, 11, "in the way of the admin service", "another port"),
+        ("[access_log]\noutput = \"stdot\"", 2, 10, "found \"stdot\"", "slash"),
+        ("[forwarded]\ntrusted = \"10.0.0.0/8\"", 2, 11, "wants a list", "trusted = [\"10.0.0.0/8\"]"),
+        ("[forwarded]", 1, 1, "`trusted` is missing", "add `trusted = [\"10.0.0.0/8\"]`"),
+        ("[rate_limit]\nper = \"1s\"", 1, 1, "`requests` is missing", "add `requests = 100`"),
+        ("[rate_limit]\nrequests = 0", 2, 12, "must be from 1 to 1000000, found 0", ""),
+        ("[filter]\ndeny = [\".git\"]", 2, 9, "`deny[0]` wants a path", "\"/.git\""),
+        ("[cache]\nmax_size = \"1MiB\"\nmax_object = \"2MiB\"", 3, 14, "larger than `max_size`", ""),
+        ("[security_headers]\nhsts = \"500ms\"", 2, 8, "wants whole seconds", "s, m, h or d"),
+        ("[security_headers]\nreferrer_policy = \"a\\nb\"", 2, 19, "no value for a response field", "off"),
+        ("[timeouts]\nheader = \"1ms\"", 2, 10, "must be from \"100ms\" to \"1h\", found \"1ms\"", ""),
+        ("health_path = \"health\"", 1, 15, "wants a path", "\"/health\""),
+        ("[[listener]]\naddress = \"[::]:81\"", 1, 1, "`protocol` is missing in `[[listener]]`", "https"),
+        (
+            "[[listener]]\naddress = \"[::1]:80\"\nprotocol = \"http\"",
+            5,
+            11,
+            "[::]:80 and [::1]:80 clash",
+            "on line 1; leave one out",
+        ),
+        (
+            "[admin]\naddress = \"127.0.0.1:80\"",
+            4,
+            11,
+            "in the way of the admin service on 127.0.0.1:80",
+            "port",
+        ),
+        (
+            "[[listener]]\naddress = \"0.0.0.0:80\"\nprotocol = \"http\"",
+            5,
+            11,
+            "both take IPv4 on port 80",
+            "on line 1; give the IPv6 one `only_v6 = true`",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:81\"\nprotocol = \"http\"\nonly_v6 = true",
+            4,
+            11,
+            "`only_v6` has no meaning",
+            "remove it",
+        ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_lists_of_tables() {
+    one_error_each(&[
+        ("[[certificate]]", 1, 1, "has no source", "self_signed"),
+        ("[[certificate]]\ncert = \"a.pem\"", 1, 1, "`key` is missing", "privkey.pem"),
+        ("[[certificate]]\nkey = \"a.pem\"", 1, 1, "`cert` is missing", "fullchain.pem"),
+        ("[[certificate]]\ndirectory = \"a\"\nkey = \"a.pem\"", 3, 1, "`key` goes only with `cert`", ""),
+        (
+            "[[certificate]]\ndirectory = \"a\"\nself_signed = [\"a\"]",
+            3,
+            1,
+            "does not go with `directory`",
+            "own",
+        ),
+        ("[[certificate]]\ndirectory = \"\"", 2, 13, "is an empty path", ""),
+        ("[[route]]\npath = \"/a\"", 1, 1, "does nothing", "cluster"),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nrespond = \"x\"",
+            4,
+            1,
+            "does not go with `cluster`",
+            "",
+        ),
+        ("[[route]]\npath = \"/a\"\ncluster = \"app\"\nstatus = 200", 4, 1, "`status` goes only with", ""),
+        ("[[route]]\npath = \"/a\"\nrespond = \"x\"\nstatus = 204", 4, 10, "sent without a body", "\"\""),
+        ("[[route]]\npath = \"/a\"\nredirect = \"/x\"", 3, 12, "wants an absolute URI", "https://x"),
+        ("[[route]]\npath = \"/a\"\nredirect = \"https://x\"\nstatus = 303", 4, 10, "found 303", "308"),
+        ("[[route]]\ncluster = \"app\"\npath = \"/\"", 10, 1, "two routes match the same", "on line 1"),
+        (
+            "[[route]]\ncluster = \"app\"\npath = \"/a\"\n[[route]]\ncluster = \"app\"\npath = \"/%61\"",
+            4,
+            1,
+            "the same, */a",
+            "line 1",
+        ),
+        ("[[route]]\npath = \"/a\"\ncluster = \"backend\"", 3, 11, "no cluster \"backend\"", "file: \"app\""),
+        (
+            "[[cluster]]\nname = \"app\"\nendpoints = [\"b:1\"]",
+            8,
+            8,
+            "two clusters are called \"app\"",
+            "line 1",
+        ),
+        ("[[cluster]]\nname = \"a b\"\nendpoints = [\"b:1\"]", 2, 8, "wants a name", "1 to 64"),
+        ("[[cluster]]\nname = \"b\"", 1, 1, "`endpoints` is missing", "add `endpoints"),
+        ("[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", \"b:1\"]", 3, 21, "listed twice", "remove"),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", 2]",
+            3,
+            21,
+            "`endpoints[1]` wants",
+            "127.0.0.1:3000",
+        ),
+    ]);
+}
+
+#[test]
+fn single_brackets_are_one_error_and_the_table_is_still_read() {
+    let told = told(&errors("[listener]\naddress = \"[::]:80\"\nprotocol = \"htp\"\n"));
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].starts_with("1:1: `listener` wants a list of tables, found a table"), "{told:#?}");
+    assert!(told[1].starts_with("3:12: `protocol` must be"), "{told:#?}");
+}
+
+#[test]
+fn an_empty_file_lacks_a_listener() {
+    assert_eq!(errors("").len(), 1);
+    assert!(told(&errors(""))[0].starts_with("1:1: the file has no `[[listener]]`"));
+}
+
+#[test]
+fn every_syntax_error_is_told_and_the_rest_is_still_checked() {
+    let text = "workers = per-core\n\
+                threads = 0\n\
+                [limits]\n\
+                max_tunnels = 1 2\n\
+                [[listener]]\n\
+                address = \"[::]:80\n\
+                protocol = \"htp\"\n";
+    let told = told(&errors(text));
+    let lines: Vec<_> = told.iter().map(|told| told.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["1", "2", "4", "6", "7"], "{told:#?}");
+    // what is missing may stand in the part that could not be read
+    assert!(!told.iter().any(|told| told.contains("missing")), "{told:#?}");
+}
+
+#[test]
+fn a_key_that_stands_twice() {
+    let told = told(&errors("threads = 1\nthreads = 2\n[[listener]]\naddress = \"[::]:80\"\n"));
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].starts_with("2:1: duplicate key"), "{told:#?}");
+    assert!(told[1].contains("`protocol` is missing"), "{told:#?}");
+}
+
+#[test]
+fn columns_count_characters_and_lines_count_with_either_end() {
+    let text = "# ä\r\nhealth_path = \"ö\"; x\r\n";
+    let found = errors(text);
+    let first = found.iter().next().unwrap();
+    assert_eq!(first.line, 2);
+    let text = "[[route]]\r\nrespond = \"äöü\"\r\nstatus = 200 # ß\r\nhost = \"ä\"\r\n";
+    let errors = errors(text);
+    let host = errors.iter().find(|e| e.message.contains("`host`")).unwrap();
+    assert_eq!((host.line, host.column), (4, 8));
+    assert_eq!(&text[host.span()], "\"ä\"");
+}

@@ -1,0 +1,132 @@
+//! REFERENCE.md and the full example know the same keys as the code, and the defaults they name are true.
+
+use portcullis_config::parse;
+
+const REFERENCE: &str = include_str!("../REFERENCE.md");
+const FULL: &str = include_str!("../examples/full.toml");
+
+/// Every section once, with no more than it needs.
+const SECTIONS: &str = r#"[limits]
+[admin]
+address = "127.0.0.1:9090"
+[access_log]
+[forwarded]
+trusted = ["::1"]
+[timeouts]
+[[listener]]
+address = "[::]:443"
+protocol = "https"
+[[certificate]]
+self_signed = ["localhost"]
+[[route]]
+cluster = "app"
+[[cluster]]
+name = "app"
+endpoints = ["app:80"]
+[security_headers]
+[rate_limit]
+requests = 100
+[filter]
+deny = ["/.git"]
+[cache]
+"#;
+
+struct Row<'a> {
+    section: &'a str,
+    key: &'a str,
+    default: &'a str,
+}
+
+fn rows() -> Vec<Row<'static>> {
+    let mut section = "";
+    let mut rows = Vec::new();
+    for line in REFERENCE.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            section = title.trim_matches('`');
+        }
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        if let [_, key, _, default, _, _] = cells[..]
+            && let Some(key) = key.strip_prefix('`').and_then(|key| key.strip_suffix('`'))
+        {
+            rows.push(Row { section, key, default });
+        }
+    }
+    rows
+}
+
+/// [`SECTIONS`] with a line in a section.
+fn with(section: &str, line: &str) -> String {
+    match section {
+        "Top level" => format!("{line}\n{SECTIONS}"),
+        section => SECTIONS.replacen(&format!("{section}\n"), &format!("{section}\n{line}\n"), 1),
+    }
+}
+
+/// The keys that the code knows in a section, from its own error.
+fn known(section: &str) -> Vec<String> {
+    let errors = parse("r.toml", &with(section, "zzzzzzzz = 1")).expect_err("an unknown key");
+    let hint = errors.iter().find_map(|e| e.message.contains("zzzzzzzz").then(|| e.hint.clone())).flatten();
+    let hint = hint.unwrap_or_else(|| panic!("{section}: {errors}"));
+    let list = hint.split_once("known keys: ").unwrap_or_else(|| panic!("{hint}")).1;
+    list.split(", ").map(|key| key.trim_matches('`').to_owned()).collect()
+}
+
+#[test]
+fn the_reference_names_every_key_and_no_other() {
+    let rows = rows();
+    let mut sections: Vec<_> = rows.iter().map(|row| row.section).collect();
+    sections.dedup();
+    let tables: Vec<_> =
+        sections.iter().map(|s| s.trim_matches(['[', ']'])).filter(|s| *s != "Top level").collect();
+    for section in &sections {
+        let mut known = known(section);
+        let mut told: Vec<_> = rows.iter().filter(|row| row.section == *section).map(|row| row.key).collect();
+        if *section == "Top level" {
+            told.extend(&tables);
+        }
+        known.sort();
+        told.sort();
+        assert_eq!(known, told, "{section}");
+    }
+}
+
+#[test]
+fn a_key_of_the_top_level_below_a_header_is_sent_up() {
+    for Row { key, .. } in rows().iter().filter(|row| row.section == "Top level") {
+        let errors = parse("r.toml", &with("[limits]", &format!("{key} = 1"))).expect_err("an unknown key");
+        let hint = errors.iter().next().and_then(|error| error.hint.clone()).unwrap_or_default();
+        assert!(hint.contains("move it above the first `[table]`"), "{key}: {hint}");
+    }
+}
+
+#[test]
+fn the_full_example_shows_every_key() {
+    for Row { section, key, .. } in rows() {
+        let part = match section {
+            "Top level" => FULL.split("\n[").next().unwrap().to_owned(),
+            section => FULL.split("\n[").filter(|part| format!("[{part}").starts_with(section)).collect(),
+        };
+        assert!(part.contains(&format!("\n{key} = ")), "{section} {key}");
+    }
+}
+
+#[test]
+fn the_defaults_of_the_reference_are_those_of_the_code() {
+    let plan = |text: &str| {
+        format!("{:?}", parse("r.toml", text).unwrap_or_else(|errors| panic!("{text}\n{errors}")).lower())
+    };
+    let mut checked = 0;
+    for Row { section, key, default } in rows() {
+        let Some(default) = default.strip_prefix('`').and_then(|default| default.strip_suffix('`')) else {
+            continue;
+        };
+        let mut text = with(section, &format!("{key} = {default}"));
+        let mut without = SECTIONS.to_owned();
+        if key == "redirect_port" {
+            (text, without) = (text.replace("https", "redirect"), without.replace("https", "redirect"));
+        }
+        assert_eq!(plan(&text), plan(&without), "{section} {key} = {default}");
+        checked += 1;
+    }
+    assert!(checked > 40, "{checked}");
+}

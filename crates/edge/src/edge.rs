@@ -1,0 +1,330 @@
+//! An edge, from its plan to its end.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use portcullis_cache::CacheLayer;
+use portcullis_h3::ConnLimits;
+use portcullis_listener::{BindPlan, Bound, Limits, TcpOptions};
+use portcullis_middleware::{
+    filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
+};
+use portcullis_proxy::{Trust, Tunnels};
+use portcullis_server::ServerCounters;
+use portcullis_tls::{Acceptor, AcceptorOptions, CertStore, ServerOptions};
+use portcullis_upstream::Cluster;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    EdgeBuilder, EdgeError, PlanFault,
+    access_log::LogSink,
+    observe::Telemetry,
+    order::UserLayer,
+    plan::{CertificateSource, ListenerMode, Plan},
+    workers,
+};
+
+/// An edge that is bound and ready to run: its sockets are open, so connections already wait in their queues.
+pub struct Edge {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sockets: Sockets,
+}
+
+/// The sockets of an edge, each group in the order of the workers.
+pub(crate) struct Sockets {
+    /// In the order of [`Plan::listeners`].
+    pub(crate) listeners: Vec<Bound>,
+    pub(crate) admin: Option<Bound>,
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) plan: Plan,
+    pub(crate) layers: Vec<UserLayer>,
+    pub(crate) store: Option<Arc<CertStore>>,
+    pub(crate) clusters: HashMap<String, Cluster>,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) limits: Limits,
+    pub(crate) quic_limits: ConnLimits,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) http: Arc<ServerCounters>,
+    /// One for each listener that speaks TLS; all have the same session store.
+    acceptors: Vec<Option<Acceptor>>,
+    /// TLS for QUIC, if a listener has HTTP/3.
+    pub(crate) quic_tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) telemetry: Option<Telemetry>,
+    pub(crate) log_sink: Option<LogSink>,
+    pub(crate) rate_limit: Option<RateLimitLayer>,
+    pub(crate) filter: Option<FilterLayer>,
+    pub(crate) security_headers: Option<SecurityHeadersLayer>,
+    pub(crate) cache: Option<CacheLayer>,
+    /// Set when the drain begins: `/health` says 503 from then on.
+    pub(crate) draining: Arc<AtomicBool>,
+    /// Cancelled when the drain begins.
+    pub(crate) stop: CancellationToken,
+    /// Cancelled when the last tunnel has ended or the drain's time is over.
+    pub(crate) finish: CancellationToken,
+}
+
+/// One address that an edge listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listening {
+    /// The address, with the port that the system chose if none was asked for.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub mode: ListenerMode,
+}
+
+impl fmt::Display for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address;
+        match &self.mode {
+            ListenerMode::Https { http3: true, .. } => write!(f, "https://{address} (HTTP/1.1, HTTP/2, HTTP/3)"),
+            ListenerMode::Https { http3: false, .. } => write!(f, "https://{address} (HTTP/1.1, HTTP/2)"),
+            ListenerMode::Http => write!(f, "http://{address} (HTTP/1.1, HTTP/2 by prior knowledge)"),
+            ListenerMode::RedirectToHttps { port } => write!(f, "http://{address} (redirects to HTTPS on port {port})"),
+        }
+    }
+}
+
+impl Edge {
+    /// Begins an edge in code; see [`EdgeBuilder`].
+    pub fn builder() -> EdgeBuilder {
+        EdgeBuilder::default()
+    }
+
+    /// Checks the plan, loads its certificates and binds its sockets. Blocks while it reads files: call it before
+    /// the work begins, or from `spawn_blocking`.
+    pub fn new(plan: Plan) -> Result<Self, EdgeError> {
+        Self::with_layers(plan, Vec::new())
+    }
+
+    pub(crate) fn with_layers(plan: Plan, layers: Vec<UserLayer>) -> Result<Self, EdgeError> {
+        plan.check()?;
+        let store = cert_store(&plan)?;
+        let shared = Shared::new(plan, layers, store)?;
+        let sockets = Sockets::bind(&shared.plan)?;
+        if let Some(telemetry) = &shared.telemetry {
+            telemetry.bind_parts(&shared).map_err(EdgeError::Metrics)?;
+        }
+        Ok(Self { shared: Arc::new(shared), sockets })
+    }
+
+    /// Where it listens, in the plan's order.
+    pub fn listening(&self) -> Vec<Listening> {
+        let modes = self.shared.plan.listeners.iter().map(|listener| listener.mode.clone());
+        self.sockets
+            .listeners
+            .iter()
+            .zip(modes)
+            .map(|(bound, mode)| Listening { address: bound.local_addr, mode })
+            .collect()
+    }
+
+    /// Where the admin service listens, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.sockets.admin.as_ref().map(|bound| bound.local_addr)
+    }
+
+    /// The certificate store, if a listener speaks TLS.
+    pub fn cert_store(&self) -> Option<&Arc<CertStore>> {
+        self.shared.store.as_ref()
+    }
+
+    /// Serves until `shutdown` resolves or a worker fails; then drains: no new connections, `Connection: close` and GOAWAY,
+    /// requests in flight run to their end and tunnels get their grace, all within [`Plan::drain_timeout`].
+    ///
+    /// The workers have runtimes and threads of their own; the future only waits for them and may be awaited on any
+    /// runtime. If it is dropped they drain just the same.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
+        let Self { shared, sockets } = self;
+        let drain_timeout = shared.plan.drain_timeout;
+        let stop_on_drop = shared.stop.clone().drop_guard();
+        let mut workers = workers::start(&shared, sockets)?;
+        let early = tokio::select! {
+            () = shutdown => None,
+            result = workers.any_ended() => result,
+        };
+        info!(deadline = ?drain_timeout, "draining");
+        shared.draining.store(true, Ordering::SeqCst);
+        drop(stop_on_drop);
+        shared.limits.close();
+        shared.tunnels.drain(drain_timeout).await;
+        shared.finish.cancel();
+        let rest = workers.all_ended().await;
+        let open = shared.limits.open();
+        if open > 0 {
+            warn!(connections = open, "the drain's time was over; these connections were cut");
+        } else {
+            info!("drained");
+        }
+        early.map_or(rest, |early| early)
+    }
+}
+
+impl Shared {
+    fn new(plan: Plan, layers: Vec<UserLayer>, store: Option<Arc<CertStore>>) -> Result<Self, EdgeError> {
+        let clusters = clusters(&plan)?;
+        let telemetry = plan.admin.is_some().then(Telemetry::new);
+        let (acceptors, quic_tls) = tls(&plan, store.as_ref())?;
+        Ok(Self {
+            store,
+            clusters,
+            trust: Arc::new(Trust::new(plan.trusted_proxies.iter().copied())),
+            limits: Limits::new(plan.limits.max_connections),
+            quic_limits: ConnLimits::new(plan.limits.max_quic_connections),
+            tunnels: Tunnels::new(plan.limits.max_tunnels),
+            http: Arc::new(ServerCounters::default()),
+            acceptors,
+            quic_tls,
+            log_sink: LogSink::open(&plan.access_log).map_err(EdgeError::AccessLog)?,
+            rate_limit: plan.rate_limit.as_ref().map(RateLimitLayer::new),
+            filter: (!plan.filter.is_empty()).then(|| FilterLayer::new(plan.filter.clone())),
+            security_headers: plan.security_headers.as_ref().map(SecurityHeadersLayer::new),
+            cache: plan.cache.clone().map(CacheLayer::new),
+            draining: Arc::new(AtomicBool::new(false)),
+            stop: CancellationToken::new(),
+            finish: CancellationToken::new(),
+            telemetry,
+            layers,
+            plan,
+        })
+    }
+}
+
+impl Shared {
+    /// The acceptor of a listener, by its place in the plan.
+    pub(crate) fn acceptor(&self, listener: usize) -> Option<&Acceptor> {
+        self.acceptors.get(listener)?.as_ref()
+    }
+
+    pub(crate) fn acceptors(&self) -> impl Iterator<Item = &Acceptor> {
+        self.acceptors.iter().flatten()
+    }
+}
+
+/// One TLS configuration for all TCP listeners and workers and one for QUIC: a session made on one worker is resumed on another.
+#[allow(clippy::type_complexity)]
+fn tls(
+    plan: &Plan,
+    store: Option<&Arc<CertStore>>,
+) -> Result<(Vec<Option<Acceptor>>, Option<Arc<rustls::ServerConfig>>), EdgeError> {
+    let Some(store) = store else { return Ok((Vec::new(), None)) };
+    let options = ServerOptions::default();
+    let config = portcullis_tls::tcp_config(Arc::clone(store), &options).map_err(EdgeError::Tls)?;
+    let acceptors = plan.listeners.iter().map(|listener| {
+        matches!(listener.mode, ListenerMode::Https { .. }).then(|| {
+            let options = AcceptorOptions::default().with_handshake_timeout(listener.http.handshake_timeout);
+            Acceptor::new(Arc::clone(&config), options)
+        })
+    });
+    let quic = portcullis_tls::quic_config(Arc::clone(store), &options).map_err(EdgeError::Tls)?;
+    Ok((acceptors.collect(), Some(quic)))
+}
+
+impl Plan {
+    /// Finds what contradicts itself, without opening anything.
+    pub fn check(&self) -> Result<(), EdgeError> {
+        if self.listeners.is_empty() {
+            return Err(PlanFault::NoListener.into());
+        }
+        let has_certificates = self.cert_store.is_some() || !self.certificates.is_empty();
+        for listener in &self.listeners {
+            if matches!(listener.mode, ListenerMode::Https { .. }) && !has_certificates {
+                return Err(PlanFault::NoCertificate(listener.address).into());
+            }
+        }
+        clusters(self)?;
+        let routes = crate::routes::builder(self, |cluster| self.clusters.iter().any(|c| c.name == cluster))?;
+        drop(routes);
+        bind_plan(self).check().map_err(EdgeError::Listeners)
+    }
+
+    pub(crate) fn worker_count(&self) -> NonZeroUsize {
+        workers::count(self.workers)
+    }
+}
+
+fn clusters(plan: &Plan) -> Result<HashMap<String, Cluster>, PlanFault> {
+    let mut clusters = HashMap::new();
+    for wanted in &plan.clusters {
+        let endpoints = wanted
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.parse())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| PlanFault::Endpoint { cluster: wanted.name.clone(), source })?;
+        let cluster = Cluster::new(wanted.name.as_str(), endpoints, wanted.options.clone())?;
+        if clusters.insert(wanted.name.clone(), cluster).is_some() {
+            return Err(PlanFault::DuplicateCluster(wanted.name.clone()));
+        }
+    }
+    Ok(clusters)
+}
+
+fn cert_store(plan: &Plan) -> Result<Option<Arc<CertStore>>, EdgeError> {
+    if let Some(store) = &plan.cert_store {
+        return Ok(Some(Arc::clone(store)));
+    }
+    if plan.certificates.is_empty() {
+        return Ok(None);
+    }
+    let store = CertStore::new();
+    for source in &plan.certificates {
+        match source {
+            CertificateSource::Files { cert, key } => store.load_files(cert, key).map(drop),
+            CertificateSource::Directory(directory) => store.load_directory(directory).map(drop),
+            CertificateSource::SelfSigned { names } => store.add_self_signed(names).map(drop),
+        }
+        .map_err(EdgeError::Certificate)?;
+    }
+    Ok(Some(Arc::new(store)))
+}
+
+/// All sockets but the admin's: those come as a group, one for each worker.
+fn bind_plan(plan: &Plan) -> BindPlan {
+    plan.listeners.iter().fold(BindPlan::new(), |sockets, listener| {
+        let (address, tcp) = (listener.address, listener.tcp.clone());
+        match listener.mode {
+            ListenerMode::Https { http3: true, .. } => sockets.tcp_and_udp(address, tcp, listener.udp.clone()),
+            _ => sockets.tcp(address, tcp),
+        }
+        .only_v6(listener.only_v6)
+    })
+}
+
+impl Sockets {
+    fn bind(plan: &Plan) -> Result<Self, EdgeError> {
+        let group = match plan.workers {
+            crate::plan::Workers::PerCore(_) => plan.worker_count(),
+            crate::plan::Workers::WorkStealing(_) => NonZeroUsize::MIN,
+        };
+        let admin = plan.admin.as_ref().map(|admin| BindPlan::new().tcp(admin.address, TcpOptions::default()));
+        let listeners = bind_plan(plan).bind(group).map_err(EdgeError::Bind)?;
+        let admin = match admin {
+            Some(admin) => admin.bind(NonZeroUsize::MIN).map_err(EdgeError::Bind)?.pop(),
+            None => None,
+        };
+        Ok(Self { listeners, admin })
+    }
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge").field("listening", &self.listening()).finish_non_exhaustive()
+    }
+}
+
+/// How often shared caches tidy up.
+pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(1);

@@ -1,0 +1,76 @@
+//! What keeps an edge from starting or running.
+
+use std::{io, net::SocketAddr};
+
+/// Why an edge does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EdgeError {
+    /// The plan contradicts itself.
+    #[error("the plan can not be carried out")]
+    Plan(#[from] PlanFault),
+    /// Sockets clash with one another.
+    #[error("the listeners clash with one another")]
+    Listeners(#[source] portcullis_listener::PlanError),
+    /// A socket could not be bound.
+    #[error("could not listen")]
+    Bind(#[source] portcullis_listener::BindError),
+    /// A certificate could not be used.
+    #[error("could not use a certificate")]
+    Certificate(#[source] portcullis_tls::CertError),
+    /// TLS could not be set up.
+    #[error("could not set up TLS")]
+    Tls(#[source] portcullis_tls::ConfigError),
+    /// QUIC could not be set up.
+    #[error("could not set up QUIC on {address}")]
+    Quic {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: portcullis_h3::EndpointError,
+    },
+    /// The access log could not be opened.
+    #[error("could not open the access log")]
+    AccessLog(#[source] portcullis_telemetry::access_log::WriterError),
+    /// Two metrics have one name: a defect of this crate.
+    #[error("could not register the metrics")]
+    Metrics(#[source] portcullis_telemetry::metrics::MetricError),
+    /// The operating system refused something a worker needs.
+    #[error("a worker could not start")]
+    Worker(#[source] io::Error),
+    /// A worker panicked: a defect of the program.
+    #[error("a worker panicked")]
+    WorkerPanicked,
+}
+
+/// How a plan contradicts itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanFault {
+    /// Nothing to listen on.
+    #[error("no listener is given")]
+    NoListener,
+    /// TLS without a certificate.
+    #[error("{0} speaks TLS, but no certificate is given")]
+    NoCertificate(SocketAddr),
+    /// A route to a cluster that is not there.
+    #[error("a route names cluster `{0}`, which is not defined")]
+    UnknownCluster(String),
+    /// Two clusters of one name.
+    #[error("cluster `{0}` is defined twice")]
+    DuplicateCluster(String),
+    /// An endpoint that is none.
+    #[error("cluster `{cluster}` has a bad endpoint")]
+    Endpoint {
+        /// The cluster.
+        cluster: String,
+        /// What is wrong with it.
+        source: portcullis_upstream::InvalidEndpoint,
+    },
+    /// A cluster that can not be.
+    #[error("a cluster can not be made")]
+    Cluster(#[from] portcullis_upstream::ClusterError),
+    /// A route that can not be, or is there twice.
+    #[error("a route can not be made")]
+    Route(#[from] portcullis_proxy::RouteError),
+}

@@ -1,0 +1,60 @@
+//! A whole edge server out of its parts: a typed [`Plan`](plan::Plan) becomes listeners, TLS, HTTP/1.1, HTTP/2 and HTTP/3 drivers,
+//! one middleware order, routes and upstream clusters, on workers that drain when told to.
+//!
+//! An edge of one's own is a few lines:
+//!
+//! ```no_run
+//! use portcullis_edge::{Edge, plan::ClusterPlan};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let app = ClusterPlan::new("app", ["127.0.0.1:3000", "127.0.0.1:3001"]);
+//! let edge = Edge::builder()
+//!     .https("0.0.0.0:8443".parse()?)
+//!     .self_signed(["localhost"])
+//!     .route("a.example.com", app)
+//!     .build()?;
+//! for listening in edge.listening() {
+//!     println!("listening on {listening}");
+//! }
+//! edge.run(async {
+//!     let _ = tokio::signal::ctrl_c().await;
+//! })
+//! .await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod access_log;
+mod body;
+mod builder;
+mod dispatch;
+mod edge;
+mod error;
+mod forward;
+mod observe;
+mod order;
+pub mod plan;
+mod routes;
+mod service;
+mod tcp;
+mod workers;
+
+pub use body::Body;
+pub use builder::EdgeBuilder;
+pub use edge::{Edge, Listening};
+pub use error::{EdgeError, PlanFault};
+pub use service::{EdgeFuture, EdgeService};
+
+pub use portcullis_cache as cache;
+pub use portcullis_conn as conn;
+pub use portcullis_h3 as h3;
+pub use portcullis_listener as listener;
+pub use portcullis_middleware as middleware;
+pub use portcullis_proxy as proxy;
+pub use portcullis_server as server;
+pub use portcullis_tls as tls;
+pub use portcullis_upstream as upstream;
+
+/// Any error, boxed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,226 @@
+//! Binds the cheap counters of the parts to the metrics registry.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use http::{StatusCode, Version};
+use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
+use portcullis_telemetry::{
+    admin::AdminService,
+    metrics::{MetricError, Metrics},
+};
+use portcullis_tls::FailureReason;
+
+use crate::edge::Shared;
+
+/// Tells the registry of every request.
+#[derive(Debug)]
+pub(crate) struct Observer(Metrics);
+
+impl RequestObserver for Observer {
+    fn on_request(&self, version: Version) {
+        self.0.on_request(version);
+    }
+
+    fn on_response(&self, version: Version, status: StatusCode, time_to_head: Duration) {
+        self.0.on_response(version, status, time_to_head);
+    }
+
+    fn on_end(&self, version: Version) {
+        self.0.on_end(version);
+    }
+}
+
+/// The metrics of one edge.
+#[derive(Clone, Debug)]
+pub(crate) struct Telemetry {
+    metrics: Metrics,
+    observer: Arc<Observer>,
+}
+
+impl Telemetry {
+    pub(crate) fn new() -> Self {
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        Self { observer: Arc::new(Observer(metrics.clone())), metrics }
+    }
+
+    pub(crate) fn layer(&self) -> RequestMetricsLayer<Observer> {
+        RequestMetricsLayer::new(Arc::clone(&self.observer))
+    }
+
+    pub(crate) fn admin(&self, draining: Arc<AtomicBool>) -> AdminService {
+        AdminService::new(self.metrics.clone()).with_draining(draining)
+    }
+
+    /// Exposes what the parts count. The names are listed in docs/operations.md.
+    pub(crate) fn bind_parts(&self, shared: &Shared) -> Result<(), MetricError> {
+        self.bind_connections(shared)?;
+        self.bind_quic(shared)?;
+        self.bind_clusters(shared)?;
+        self.bind_middleware(shared)
+    }
+
+    fn bind_connections(&self, shared: &Shared) -> Result<(), MetricError> {
+        let counter = |name, help, read: Box<dyn Fn() -> u64 + Send + Sync>| {
+            self.metrics.register_counter_fn(name, help, read)
+        };
+        let limits = shared.limits.clone();
+        self.metrics.register_gauge_fn("portcullis_connections_open", "Open TCP connections", move || {
+            to_f64(limits.open() as u64)
+        })?;
+        let limits = shared.limits.clone();
+        counter(
+            "portcullis_connections_accepted_total",
+            "Accepted TCP connections",
+            Box::new(move || limits.stats().accepted),
+        )?;
+        let limits = shared.limits.clone();
+        self.metrics.register_counter_series(
+            "portcullis_accept_errors_total",
+            "Errors of accept by class",
+            "class",
+            move |series| {
+                let stats = limits.stats();
+                series.push("connection", stats.connection_errors);
+                series.push("shortage", stats.shortage_errors);
+            },
+        )?;
+        let http = Arc::clone(&shared.http);
+        self.metrics.register_gauge_series(
+            "portcullis_http_connections_open",
+            "Open connections by protocol",
+            "protocol",
+            move |series| {
+                let stats = http.stats();
+                series.push("http1", to_f64(stats.http1_open));
+                series.push("http2", to_f64(stats.http2_open));
+            },
+        )?;
+        let http = Arc::clone(&shared.http);
+        counter(
+            "portcullis_connection_errors_total",
+            "HTTP/1 and 2 connections that ended in an error",
+            Box::new(move || http.stats().connection_errors),
+        )?;
+        let stats: Vec<_> = shared.acceptors().map(|acceptor| Arc::clone(acceptor.stats())).collect();
+        let sum = stats.clone();
+        counter(
+            "portcullis_tls_handshakes_total",
+            "Completed TLS handshakes over TCP",
+            Box::new(move || sum.iter().map(|stats| stats.completed()).sum()),
+        )?;
+        let sum = stats.clone();
+        counter(
+            "portcullis_tls_resumed_total",
+            "Completed TLS handshakes over TCP that resumed a session",
+            Box::new(move || sum.iter().map(|stats| stats.resumed()).sum()),
+        )?;
+        let sum = stats.clone();
+        counter(
+            "portcullis_tls_handshake_milliseconds_total",
+            "Time spent in completed TLS handshakes over TCP",
+            Box::new(move || sum.iter().map(|s| u64::try_from(s.total_time().as_millis()).unwrap_or(0)).sum()),
+        )?;
+        self.metrics.register_counter_series(
+            "portcullis_tls_handshake_failures_total",
+            "Failed TLS handshakes over TCP by reason",
+            "reason",
+            move |series| {
+                for reason in FailureReason::ALL {
+                    series.push(reason.as_str(), stats.iter().map(|stats| stats.failed(reason)).sum());
+                }
+            },
+        )
+    }
+
+    fn bind_quic(&self, shared: &Shared) -> Result<(), MetricError> {
+        let limits = shared.quic_limits.clone();
+        self.metrics.register_gauge_fn("portcullis_quic_connections_open", "Open QUIC connections", move || {
+            to_f64(limits.open() as u64)
+        })?;
+        let limits = shared.quic_limits.clone();
+        self.metrics.register_counter_series(
+            "portcullis_quic_connections_total",
+            "QUIC connections by what became of them",
+            "result",
+            move |series| {
+                let stats = limits.stats();
+                series.push("accepted", stats.accepted);
+                series.push("refused", stats.refused);
+                series.push("retried", stats.retried);
+                series.push("handshake_failed", stats.handshake_failures);
+            },
+        )?;
+        let limits = shared.quic_limits.clone();
+        self.metrics.register_counter_fn(
+            "portcullis_http3_stream_errors_total",
+            "HTTP/3 request streams that did not end with a complete response",
+            move || limits.stats().stream_errors,
+        )
+    }
+
+    fn bind_clusters(&self, shared: &Shared) -> Result<(), MetricError> {
+        type Read = fn(&portcullis_upstream::ClusterStats) -> u64;
+        let counters: [(&str, &str, Read); 3] = [
+            ("portcullis_upstream_requests_total", "Requests sent to a cluster", |stats| stats.requests),
+            ("portcullis_upstream_retries_total", "Attempts beyond the first", |stats| stats.retries),
+            ("portcullis_upstream_errors_total", "Requests to a cluster that ended in an error", |stats| stats.errors),
+        ];
+        for (name, help, read) in counters {
+            let clusters: Vec<_> = shared.clusters.values().cloned().collect();
+            self.metrics.register_counter_series(name, help, "cluster", move |series| {
+                for cluster in &clusters {
+                    series.push(cluster.name(), read(&cluster.stats()));
+                }
+            })?;
+        }
+        let clusters: Vec<_> = shared.clusters.values().cloned().collect();
+        self.metrics.register_gauge_series(
+            "portcullis_upstream_endpoint_healthy",
+            "Whether requests go to an endpoint (1) or it is left alone (0)",
+            "endpoint",
+            move |series| {
+                for endpoint in clusters.iter().flat_map(|cluster| cluster.stats().endpoints) {
+                    series.push(&endpoint.name, if endpoint.healthy { 1.0 } else { 0.0 });
+                }
+            },
+        )
+    }
+
+    fn bind_middleware(&self, shared: &Shared) -> Result<(), MetricError> {
+        let tunnels = shared.tunnels.clone();
+        self.metrics.register_gauge_fn("portcullis_tunnels_open", "Open tunnels", move || {
+            to_f64(tunnels.open() as u64)
+        })?;
+        if let Some(rate_limit) = shared.rate_limit.clone() {
+            self.metrics.register_counter_fn(
+                "portcullis_rate_limited_total",
+                "Requests answered 429",
+                move || rate_limit.rejected(),
+            )?;
+        }
+        if let Some(log) = shared.log_sink.clone() {
+            self.metrics.register_counter_fn(
+                "portcullis_access_log_dropped_total",
+                "Access log lines dropped because their writer was too slow",
+                move || log.writer().dropped(),
+            )?;
+        }
+        if let Some(store) = shared.store.clone() {
+            self.metrics.register_counter_fn(
+                "portcullis_tls_unknown_names_total",
+                "TLS handshakes for a name without a certificate",
+                move || store.unknown_names(),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Exact up to 2^53, which no gauge here gets near.
+#[allow(clippy::cast_precision_loss)]
+fn to_f64(n: u64) -> f64 {
+    n as f64
+}

@@ -1,0 +1,89 @@
+//! THE order of the middleware, written once.
+//!
+//! ```text
+//! request  ->  metrics -> access log -> field count -> Alt-Svc -> health -> security fields
+//!              -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
+//! response <-  the same way back
+//! ```
+//!
+//! Why so: metrics and the log see everything, refusals too. A head with too many fields is refused before anything
+//! looks at it. `/health` answers even a client that is over its limit, so that an overloaded edge can still be told
+//! from a dead one. Security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached
+//! response carry them too. The rate limit comes before work that costs, the filter before the cache (a denied path is never looked
+//! up), the cache before the program's own layers and the upstream.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use portcullis_cache::{CacheBody, CacheLayer};
+use portcullis_middleware::{
+    access_log::{self, AccessLogLayer}, alt_svc::AltSvcLayer, filter::FilterLayer, header_limits::HeaderLimitsLayer,
+    health::HealthLayer, metrics::{self, RequestMetricsLayer}, rate_limit::RateLimitLayer,
+    security_headers::SecurityHeadersLayer,
+};
+use std::convert::Infallible;
+use tower::{ServiceBuilder, util::option_layer};
+use tower_http::map_response_body::MapResponseBodyLayer;
+use tower_service::Service;
+
+use crate::{Body, access_log::LogSink, observe::Observer, service::EdgeService};
+
+type Observed = metrics::ResponseBody<Body, Observer>;
+type Logged = access_log::ResponseBody<Body, LogSink>;
+type Cached = CacheBody<Body>;
+
+/// A layer of the program's own.
+pub(crate) type UserLayer = Arc<dyn Fn(EdgeService) -> EdgeService + Send + Sync>;
+
+/// What there is to put around the routes. What is `None` costs nothing.
+#[derive(Clone)]
+pub(crate) struct Order {
+    pub(crate) metrics: Option<RequestMetricsLayer<Observer>>,
+    pub(crate) access_log: Option<AccessLogLayer<LogSink>>,
+    pub(crate) header_limits: HeaderLimitsLayer,
+    pub(crate) alt_svc: Option<AltSvcLayer>,
+    pub(crate) health: Option<HealthLayer>,
+    pub(crate) security_headers: Option<SecurityHeadersLayer>,
+    pub(crate) rate_limit: Option<RateLimitLayer>,
+    pub(crate) filter: Option<FilterLayer>,
+    pub(crate) cache: Option<CacheLayer>,
+    pub(crate) layers: Vec<UserLayer>,
+}
+
+impl Order {
+    pub(crate) fn around<S>(&self, routes: S) -> EdgeService
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        if self.layers.is_empty() {
+            return self.outside(routes);
+        }
+        // the first layer given is the outermost of them, as in tower's ServiceBuilder
+        let inside = self.layers.iter().rev().fold(EdgeService::new(routes), |service, layer| layer(service));
+        self.outside(inside)
+    }
+
+    fn outside<S>(&self, inside: S) -> EdgeService
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        // layers that wrap the response's body get a `Body` around what they make of it
+        let metrics = self.metrics.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Observed>), layer));
+        let access_log = self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
+        let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Cached>), layer));
+        let service = ServiceBuilder::new()
+            .layer(option_layer(metrics))
+            .layer(option_layer(access_log))
+            .layer(self.header_limits)
+            .layer(option_layer(self.alt_svc.clone()))
+            .layer(option_layer(self.health.clone()))
+            .layer(option_layer(self.security_headers.clone()))
+            .layer(option_layer(self.rate_limit.clone()))
+            .layer(option_layer(self.filter.clone()))
+            .layer(option_layer(cache))
+            .service(inside);
+        EdgeService::new(service)
+    }
+}

@@ -1,0 +1,315 @@
+//! The typed description of a whole edge: what a configuration file lowers to and what the builder fills in.
+//!
+//! A plan is plain data. Making one opens nothing; [`Plan::check`] finds what contradicts itself, and
+//! [`crate::Edge::new`] turns it into sockets and tasks.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use http::Uri;
+use ipnet::IpNet;
+
+use portcullis_cache::CacheOptions;
+use portcullis_h3::QuicOptions;
+use portcullis_listener::{TcpOptions, UdpOptions};
+use portcullis_middleware::{filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders};
+use portcullis_server::HttpOptions;
+use portcullis_tls::CertStore;
+use portcullis_upstream::ClusterOptions;
+
+/// A whole edge.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Plan {
+    /// How the work is spread over the cores.
+    pub workers: Workers,
+    /// Where to listen. At least one.
+    pub listeners: Vec<ListenerPlan>,
+    /// Where certificates come from. At least one if a listener speaks TLS and no [`Plan::cert_store`] is given.
+    pub certificates: Vec<CertificateSource>,
+    /// A store that the program fills by itself, in place of [`Plan::certificates`].
+    pub cert_store: Option<Arc<CertStore>>,
+    /// Which request goes where; the most specific route wins, see `portcullis_proxy::router`.
+    pub routes: Vec<RoutePlan>,
+    /// The clusters that routes name.
+    pub clusters: Vec<ClusterPlan>,
+    /// Where `/metrics` and `/health` are served in plain HTTP. Default `None`: nowhere.
+    pub admin: Option<AdminPlan>,
+    /// The access log. Default [`AccessLogPlan::Off`].
+    pub access_log: AccessLogPlan,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` fields are believed. Default empty: nobody's.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Limits over all listeners.
+    pub limits: Limits,
+    /// How long a drain may take before what is left is aborted. Default 10 s.
+    pub drain_timeout: Duration,
+    /// Answer `GET /health` on every listener before any route. Default `true`.
+    pub health_path: Option<String>,
+    /// Response security fields; `None` (the default) adds none.
+    pub security_headers: Option<SecurityHeaders>,
+    /// Requests per client address; `None` (the default) is no limit.
+    pub rate_limit: Option<RateLimitOptions>,
+    /// Paths that are answered 404 before routing. Default empty.
+    pub filter: FilterRules,
+    /// The shared response cache; `None` (the default) caches nothing.
+    pub cache: Option<CacheOptions>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            workers: Workers::default(),
+            listeners: Vec::new(),
+            certificates: Vec::new(),
+            cert_store: None,
+            routes: Vec::new(),
+            clusters: Vec::new(),
+            admin: None,
+            access_log: AccessLogPlan::Off,
+            trusted_proxies: Vec::new(),
+            limits: Limits::default(),
+            drain_timeout: Duration::from_secs(10),
+            health_path: Some("/health".to_owned()),
+            security_headers: None,
+            rate_limit: None,
+            filter: FilterRules::default(),
+            cache: None,
+        }
+    }
+}
+
+/// How the work is spread over the cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Workers {
+    /// One single-threaded runtime, one listening socket and one upstream pool per worker; `None` is one worker
+    /// per core. The default: it costs the least CPU per request.
+    PerCore(Option<NonZeroUsize>),
+    /// One multi-threaded runtime with work stealing; `None` is one thread per core. The choice when a few
+    /// connections do most of the work.
+    WorkStealing(Option<NonZeroUsize>),
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self::PerCore(None)
+    }
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenerPlan {
+    /// Address and port; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub mode: ListenerMode,
+    /// For an IPv6 address: whether IPv4 is kept out (`IPV6_V6ONLY`). Default `false`: `[::]` serves both.
+    pub only_v6: bool,
+    /// TCP socket options.
+    pub tcp: TcpOptions,
+    /// UDP socket options, for HTTP/3.
+    pub udp: UdpOptions,
+    /// HTTP/1.1 and HTTP/2 limits and deadlines.
+    pub http: HttpOptions,
+    /// QUIC limits and deadlines.
+    pub quic: QuicOptions,
+}
+
+impl ListenerPlan {
+    /// A listener with default options.
+    pub fn new(address: SocketAddr, mode: ListenerMode) -> Self {
+        Self {
+            address,
+            mode,
+            only_v6: false,
+            tcp: TcpOptions::default(),
+            udp: UdpOptions::default(),
+            http: HttpOptions::default(),
+            quic: QuicOptions::default(),
+        }
+    }
+}
+
+/// What a listener speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenerMode {
+    /// TLS with HTTP/1.1 and HTTP/2 by ALPN.
+    Https {
+        /// HTTP/3 on the UDP port of the same number, advertised by `Alt-Svc`.
+        http3: bool,
+        /// What happens to plain HTTP on this port.
+        plain_http: PlainHttp,
+    },
+    /// Plain HTTP/1.1, and HTTP/2 by prior knowledge (RFC 9113 section 3.3).
+    Http,
+    /// Plain HTTP that answers every request with a redirect to HTTPS.
+    RedirectToHttps {
+        /// The port that the redirect names; 443 is left out of the URL.
+        port: u16,
+    },
+}
+
+/// What happens to plain HTTP on a TLS port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum PlainHttp {
+    /// Answered with a redirect to `https://` on the same port.
+    #[default]
+    Redirect,
+    /// The connection is closed.
+    Refuse,
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CertificateSource {
+    /// A PEM chain and its key.
+    Files {
+        /// The chain, leaf first.
+        cert: PathBuf,
+        /// The key: PKCS#8, PKCS#1 or SEC1.
+        key: PathBuf,
+    },
+    /// A directory with one pair: `fullchain.pem`/`privkey.pem`, `cert.pem`/`key.pem` or `tls.crt`/`tls.key`;
+    /// or a directory of such directories.
+    Directory(PathBuf),
+    /// Made at start and never stored: for local use.
+    SelfSigned {
+        /// The names and IP addresses it is good for.
+        names: Vec<String>,
+    },
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RoutePlan {
+    /// The host to match: `a.example.com`, `*.example.com`, or `None` for any. Compared without case and port.
+    pub host: Option<String>,
+    /// The path prefix to match on segment borders: `/api` matches `/api` and `/api/x`, not `/apix`.
+    pub path: String,
+    /// What to do with the request.
+    pub action: RouteAction,
+}
+
+impl RoutePlan {
+    /// Every path of a host, or of every host.
+    pub fn new(host: Option<&str>, action: RouteAction) -> Self {
+        Self { host: host.map(str::to_owned), path: "/".to_owned(), action }
+    }
+
+    /// Narrows it to a path prefix.
+    #[must_use]
+    pub fn with_path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+}
+
+/// What a route does.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RouteAction {
+    /// Forwards to the cluster of this name.
+    Forward {
+        /// [`ClusterPlan::name`].
+        cluster: String,
+    },
+    /// Redirects to this URI, path and query appended when the URI has none.
+    Redirect {
+        /// The target.
+        to: Uri,
+        /// 301, 302, 307 or 308.
+        status: http::StatusCode,
+    },
+    /// Answers by itself.
+    Respond {
+        /// The status.
+        status: http::StatusCode,
+        /// The body, sent as `text/plain; charset=utf-8`.
+        body: String,
+    },
+}
+
+/// A cluster of upstream endpoints.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClusterPlan {
+    /// How routes name it.
+    pub name: String,
+    /// Its endpoints, `host:port` each, resolved when a connection is made. At least one.
+    pub endpoints: Vec<String>,
+    /// Timeouts, pool bounds and failure handling.
+    pub options: ClusterOptions,
+}
+
+impl ClusterPlan {
+    /// A cluster with default options.
+    pub fn new(name: impl Into<String>, endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            name: name.into(),
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            options: ClusterOptions::default(),
+        }
+    }
+}
+
+/// Where the admin service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AdminPlan {
+    /// Plain HTTP; keep it on loopback or a private network.
+    pub address: SocketAddr,
+}
+
+impl AdminPlan {
+    /// On this address.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address }
+    }
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AccessLogPlan {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// To standard output.
+    Stdout(AccessLogFormat),
+    /// Appended to a file.
+    File(PathBuf, AccessLogFormat),
+}
+
+/// The form of an access log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AccessLogFormat {
+    /// The combined log format, with the duration, the upstream and the protocol appended.
+    #[default]
+    Combined,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Limits over all listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Open TCP connections over all listeners, as backpressure: past it the kernel's queue holds the next ones.
+    /// Default 1000. Worst-case memory is about this many times 100 KiB plus the bodies in flight.
+    pub max_connections: usize,
+    /// Open QUIC connections over all listeners; past it new ones are refused. Default 1000.
+    pub max_quic_connections: usize,
+    /// Open tunnels (WebSocket and other upgrades). Past it an upgrade is answered 503. Default 1000.
+    pub max_tunnels: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: 1000, max_quic_connections: 1000, max_tunnels: 1000 }
+    }
+}

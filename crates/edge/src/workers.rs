@@ -1,0 +1,275 @@
+//! Workers: the runtimes and threads that do the work.
+//!
+//! Thread-per-core: one thread and one single-threaded runtime per worker, each with its own socket of every
+//! listener's SO_REUSEPORT group and its own upstream pools, so that a request stays on the core that accepted it.
+//! Work-stealing: one multi-threaded runtime with one socket per listener. Either way a worker does the same.
+
+use std::{io, num::NonZeroUsize, sync::Arc, thread};
+
+use portcullis_h3::{Endpoint, EndpointError, WorkerId};
+use portcullis_listener::{AcceptOptions, Bound, Incoming};
+use portcullis_middleware::{
+    access_log::AccessLogLayer, alt_svc::AltSvcLayer, header_limits::HeaderLimitsLayer, health::HealthLayer, redirect::RedirectToHttps,
+};
+use portcullis_proxy::Router;
+use portcullis_server::{HttpOptions, Plain};
+use tokio::{
+    net::TcpListener,
+    runtime::{self, Runtime},
+    sync::oneshot,
+    task::JoinSet,
+};
+use tracing::error;
+
+use crate::{
+    EdgeError,
+    dispatch::{Dispatch, Insecure, Target},
+    edge::{Shared, Sockets, TIDY_EVERY},
+    order::Order,
+    plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
+    service::{EdgeService, FromProtocol},
+    tcp::Handshake,
+};
+
+/// The workers that run.
+pub(crate) struct Running {
+    ended: JoinSet<Result<(), EdgeError>>,
+}
+
+/// The sockets of one worker.
+struct Share {
+    index: u8,
+    listeners: Vec<Socket>,
+    admin: Option<std::net::TcpListener>,
+}
+
+struct Socket {
+    tcp: std::net::TcpListener,
+    udp: Option<std::net::UdpSocket>,
+}
+
+pub(crate) fn count(workers: Workers) -> NonZeroUsize {
+    let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    match workers {
+        Workers::PerCore(count) | Workers::WorkStealing(count) => count.unwrap_or_else(cores),
+    }
+}
+
+/// Starts all workers. Must be called on a runtime: it waits for them.
+pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<Running, EdgeError> {
+    let mut ended = JoinSet::new();
+    let count = count(shared.plan.workers);
+    for share in shares(sockets) {
+        let runtime = build_runtime(shared.plan.workers, count).map_err(EdgeError::Worker)?;
+        let (report, result) = oneshot::channel();
+        let (shared, index) = (Arc::clone(shared), share.index);
+        let spawned = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let result = runtime.block_on(async { tokio::spawn(work(shared, share)).await });
+            // nobody listens only if the whole edge was dropped
+            let _ = report.send(result.unwrap_or(Err(EdgeError::WorkerPanicked)));
+            runtime.shutdown_background();
+        });
+        spawned.map_err(EdgeError::Worker)?;
+        ended.spawn(async { result.await.unwrap_or(Err(EdgeError::WorkerPanicked)) });
+    }
+    Ok(Running { ended })
+}
+
+fn build_runtime(workers: Workers, count: NonZeroUsize) -> io::Result<Runtime> {
+    match workers {
+        Workers::PerCore(_) => runtime::Builder::new_current_thread().enable_all().build(),
+        Workers::WorkStealing(_) => {
+            runtime::Builder::new_multi_thread().worker_threads(count.get()).enable_all().build()
+        }
+    }
+}
+
+/// Deals the sockets out: the first of every group to the first worker, and so on.
+fn shares(sockets: Sockets) -> Vec<Share> {
+    let mut shares: Vec<Share> = Vec::new();
+    for bound in sockets.listeners {
+        let Bound { tcp, udp, .. } = bound;
+        let mut udp = udp.into_iter();
+        for (index, tcp) in tcp.into_iter().enumerate() {
+            if shares.len() <= index {
+                // a group has at most 255 sockets: the worker's index must fit into a byte of a connection id
+                let index = u8::try_from(index).unwrap_or(u8::MAX);
+                shares.push(Share { index, listeners: Vec::new(), admin: None });
+            }
+            shares[index].listeners.push(Socket { tcp, udp: udp.next() });
+        }
+    }
+    if let (Some(admin), Some(first)) = (sockets.admin, shares.first_mut()) {
+        first.admin = admin.tcp.into_iter().next();
+    }
+    shares
+}
+
+impl Running {
+    /// The first worker to end, which none does by itself unless it failed.
+    pub(crate) async fn any_ended(&mut self) -> Option<Result<(), EdgeError>> {
+        self.ended.join_next().await.map(flatten)
+    }
+
+    /// Waits for the rest; the first failure, if there is one.
+    pub(crate) async fn all_ended(&mut self) -> Result<(), EdgeError> {
+        let mut first = Ok(());
+        while let Some(result) = self.ended.join_next().await.map(flatten) {
+            if first.is_ok() {
+                first = result;
+            }
+        }
+        first
+    }
+}
+
+fn flatten(result: Result<Result<(), EdgeError>, tokio::task::JoinError>) -> Result<(), EdgeError> {
+    result.unwrap_or(Err(EdgeError::WorkerPanicked))
+}
+
+/// One worker's whole life.
+async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
+    let routes = Arc::new(crate::routes::table(&shared)?);
+    let mut serving = JoinSet::new();
+    let plans = shared.plan.listeners.clone();
+    for (at, (plan, socket)) in plans.into_iter().zip(share.listeners).enumerate() {
+        let service = serve_tcp(&shared, at, &routes, &plan, socket.tcp, &mut serving)?;
+        if let Some(udp) = socket.udp {
+            serve_quic(&shared, share.index, service, &plan, udp, &mut serving)?;
+        }
+    }
+    if let Some(admin) = share.admin {
+        serve_admin(&shared, admin, &mut serving)?;
+    }
+    if share.index == 0 {
+        tidy(&shared, &mut serving);
+    }
+    let deadline = async {
+        shared.stop.cancelled().await;
+        tokio::time::sleep(shared.plan.drain_timeout).await;
+    };
+    tokio::select! {
+        () = all(&mut serving) => {}
+        // what is left is cut: dropping the set aborts it
+        () = deadline => {}
+    }
+    drop(serving);
+    // tunnels are tasks of this runtime: it lives until the last of them has ended
+    shared.finish.cancelled().await;
+    Ok(())
+}
+
+async fn all(serving: &mut JoinSet<()>) {
+    while let Some(result) = serving.join_next().await {
+        if let Err(error) = result {
+            error!(%error, "a listener panicked");
+        }
+    }
+}
+
+fn serve_tcp(
+    shared: &Arc<Shared>,
+    at: usize,
+    routes: &Arc<Router<Target>>,
+    plan: &ListenerPlan,
+    socket: std::net::TcpListener,
+    serving: &mut JoinSet<()>,
+) -> Result<EdgeService, EdgeError> {
+    let address = socket.local_addr().map_err(EdgeError::Worker)?;
+    let service = service(shared, routes, plan, address.port());
+    let listener = TcpListener::from_std(socket).map_err(EdgeError::Worker)?;
+    let incoming = Incoming::new(listener, shared.limits.clone(), AcceptOptions::default(), &plan.tcp);
+    let plain_http = match plan.mode {
+        ListenerMode::Https { plain_http, .. } => plain_http,
+        _ => PlainHttp::default(),
+    };
+    let handshake =
+        Handshake { tls: shared.acceptor(at).cloned(), plain_http, timeout: plan.http.handshake_timeout };
+    serving.spawn(portcullis_server::serve(
+        incoming,
+        handshake,
+        FromProtocol(service.clone()),
+        plan.http.clone(),
+        Arc::clone(&shared.http),
+        shared.stop.clone().cancelled_owned(),
+    ));
+    Ok(service)
+}
+
+fn serve_quic(
+    shared: &Arc<Shared>,
+    index: u8,
+    service: EdgeService,
+    plan: &ListenerPlan,
+    socket: std::net::UdpSocket,
+    serving: &mut JoinSet<()>,
+) -> Result<(), EdgeError> {
+    // a UDP socket is only bound for a listener with TLS
+    let Some(tls) = &shared.quic_tls else { return Ok(()) };
+    let address = plan.address;
+    let endpoint =
+        Endpoint::new(socket, Arc::clone(tls), &plan.quic, WorkerId::new(index), shared.quic_limits.clone())
+            .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;
+    let stop = shared.stop.clone().cancelled_owned();
+    serving.spawn(endpoint.serve(FromProtocol(service), stop, shared.plan.drain_timeout));
+    Ok(())
+}
+
+/// The service of one listener on one worker.
+fn service(shared: &Shared, routes: &Arc<Router<Target>>, plan: &ListenerPlan, port: u16) -> EdgeService {
+    let insecure = match plan.mode {
+        ListenerMode::Https { .. } => Insecure::Redirect(RedirectToHttps::new(port)),
+        ListenerMode::RedirectToHttps { port } => Insecure::Redirect(RedirectToHttps::new(port)),
+        ListenerMode::Http => Insecure::Route,
+    };
+    let http3 = matches!(plan.mode, ListenerMode::Https { http3: true, .. });
+    let health = shared.plan.health_path.as_ref().map(|path| {
+        HealthLayer::new().with_path(path.clone()).with_draining(Arc::clone(&shared.draining))
+    });
+    let order = Order {
+        metrics: shared.telemetry.as_ref().map(|telemetry| telemetry.layer()),
+        access_log: shared.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
+        header_limits: HeaderLimitsLayer::new(plan.http.max_headers),
+        alt_svc: http3.then(|| AltSvcLayer::new(port)),
+        health,
+        security_headers: shared.security_headers.clone(),
+        rate_limit: shared.rate_limit.clone(),
+        filter: shared.filter.clone(),
+        cache: shared.cache.clone(),
+        layers: shared.layers.clone(),
+    };
+    order.around(Dispatch { routes: Arc::clone(routes), insecure })
+}
+
+fn serve_admin(
+    shared: &Arc<Shared>,
+    socket: std::net::TcpListener,
+    serving: &mut JoinSet<()>,
+) -> Result<(), EdgeError> {
+    let Some(telemetry) = &shared.telemetry else { return Ok(()) };
+    let listener = TcpListener::from_std(socket).map_err(EdgeError::Worker)?;
+    // a bound of its own: an edge that is full can still be asked how it is
+    let limits = portcullis_listener::Limits::new(64);
+    let incoming = Incoming::new(listener, limits, AcceptOptions::default(), &Default::default());
+    serving.spawn(portcullis_server::serve(
+        incoming,
+        Plain,
+        telemetry.admin(Arc::clone(&shared.draining)),
+        HttpOptions::default(),
+        Arc::default(),
+        shared.stop.clone().cancelled_owned(),
+    ));
+    Ok(())
+}
+
+/// Keeps the shared cache in order while nobody asks it anything.
+fn tidy(shared: &Arc<Shared>, serving: &mut JoinSet<()>) {
+    let Some(cache) = shared.cache.clone() else { return };
+    let stop = shared.stop.clone();
+    serving.spawn(async move {
+        let mut every = tokio::time::interval(TIDY_EVERY);
+        while stop.run_until_cancelled(every.tick()).await.is_some() {
+            cache.run_pending();
+        }
+    });
+}

@@ -1,0 +1,146 @@
+//! How many connections there may be, and what has happened so far.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+/// A bound on open QUIC connections, shared by all endpoints that are given a clone, with their counters.
+#[derive(Clone)]
+pub struct ConnLimits(Arc<Inner>);
+
+struct Inner {
+    max: usize,
+    open: AtomicUsize,
+    /// One set per endpoint, so that workers do not write to each other's cache lines.
+    counters: Mutex<Vec<Arc<Counters>>>,
+}
+
+/// What the endpoints of one [`ConnLimits`] did so far, and how many connections they have now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuicStats {
+    /// Connections whose handshake completed.
+    pub accepted: u64,
+    /// Connection attempts refused because a limit was reached or the endpoint was draining.
+    pub refused: u64,
+    /// Connection attempts asked to prove their address first (Retry, RFC 9000 section 8.1.2).
+    pub retried: u64,
+    /// Handshakes that failed or took too long.
+    pub handshake_failures: u64,
+    /// Connections open now, handshakes included.
+    pub open: u64,
+    /// Requests whose head was read.
+    pub requests: u64,
+    /// Request streams that did not end with a complete response.
+    pub stream_errors: u64,
+}
+
+/// The counters of one endpoint; on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) handshake_failures: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) stream_errors: AtomicU64,
+}
+
+/// Adds one.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl ConnLimits {
+    /// At most `max` open connections at a time; past it a new one is refused (`CONNECTION_REFUSED`, RFC 9000
+    /// section 20.1).
+    pub fn new(max: usize) -> Self {
+        Self(Arc::new(Inner { max, open: AtomicUsize::new(0), counters: Mutex::default() }))
+    }
+
+    /// The bound.
+    pub fn max(&self) -> usize {
+        self.0.max
+    }
+
+    /// Connections open now, handshakes included.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Ordering::Relaxed)
+    }
+
+    /// The counters of all endpoints, added up.
+    pub fn stats(&self) -> QuicStats {
+        let mut stats = QuicStats { open: self.open() as u64, ..QuicStats::default() };
+        for counters in self.0.counters.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            stats.accepted += counters.accepted.load(Ordering::Relaxed);
+            stats.refused += counters.refused.load(Ordering::Relaxed);
+            stats.retried += counters.retried.load(Ordering::Relaxed);
+            stats.handshake_failures += counters.handshake_failures.load(Ordering::Relaxed);
+            stats.requests += counters.requests.load(Ordering::Relaxed);
+            stats.stream_errors += counters.stream_errors.load(Ordering::Relaxed);
+        }
+        stats
+    }
+
+    pub(crate) fn register(&self) -> Arc<Counters> {
+        let counters = Arc::new(Counters::default());
+        self.0.counters.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
+        counters
+    }
+
+    /// A place among the open connections, until it is dropped.
+    pub(crate) fn acquire(&self) -> Option<Permit> {
+        self.0
+            .open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.0.max).then_some(open + 1))
+            .ok()
+            .map(|_| Permit(self.clone()))
+    }
+}
+
+impl fmt::Debug for ConnLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnLimits").field("max", &self.0.max).field("open", &self.open()).finish()
+    }
+}
+
+pub(crate) struct Permit(ConnLimits);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_come_back() {
+        let limits = ConnLimits::new(2);
+        let other = limits.clone();
+        let (a, b) = (limits.acquire(), other.acquire());
+        assert!(a.is_some() && b.is_some() && limits.acquire().is_none() && other.acquire().is_none());
+        assert_eq!((limits.open(), limits.stats().open), (2, 2));
+        drop(a);
+        assert!(limits.acquire().is_some());
+        drop(b);
+        assert_eq!(limits.open(), 0);
+    }
+
+    #[test]
+    fn stats_add_up_over_endpoints() {
+        let limits = ConnLimits::new(1);
+        let (a, b) = (limits.register(), limits.register());
+        count(&a.requests);
+        count(&b.requests);
+        count(&b.refused);
+        assert_eq!(limits.stats(), QuicStats { requests: 2, refused: 1, ..QuicStats::default() });
+    }
+}

@@ -1,0 +1,64 @@
+//! Sockets that say why they could not be made, and an accept loop that outlives descriptor exhaustion.
+//!
+//! Three things that stand alone or together, for any tokio program:
+//!
+//! - [`BindPlan`]: every wanted address is checked against the others before a socket is made, and when the system
+//!   refuses one the error says who holds the port, or which permission is missing, and what to do.
+//! - [`Incoming`]: a stream of accepted connections that never ends by an accept error. Errors of one connection
+//!   are skipped; a shortage of descriptors or memory pauses the loop, says so once, and ends early when a
+//!   connection closes.
+//! - [`Limits`]: a bound on open connections, shared by every listener and changeable while running. The permit is
+//!   taken before accept and lives inside the stream ([`Permitted`]), so it can't leak and survives an upgrade;
+//!   what is past the limit waits in the kernel's queue.
+//!
+//! ```no_run
+//! use std::num::NonZeroUsize;
+//! use portcullis_listener::{AcceptOptions, BindPlan, Incoming, Limits, TcpOptions};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = TcpOptions::default();
+//! let mut bound = BindPlan::new().tcp("[::]:8080".parse()?, options.clone()).bind(NonZeroUsize::MIN)?;
+//! let limits = Limits::new(1000);
+//! for listener in bound.remove(0).tcp {
+//!     let listener = tokio::net::TcpListener::from_std(listener)?;
+//!     let incoming = Incoming::new(listener, limits.clone(), AcceptOptions::default(), &options);
+//!     // `incoming` is a `futures_core::Stream` of connections
+//! #   drop(incoming);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! [`sniff`] looks at the first bytes of a connection without taking them. Nothing here knows TLS or HTTP: it only
+//! tells them apart.
+//!
+//! This crate reads `/proc` and `/etc/passwd`, and only to explain a bind that failed.
+
+mod accept;
+mod accept_error;
+mod bind;
+mod bind_error;
+mod descriptors;
+mod holder;
+mod limits;
+mod options;
+mod permitted;
+mod plan;
+mod seat;
+mod sniff;
+mod sys;
+#[cfg(test)]
+mod test_log;
+
+pub use self::{
+    accept::Incoming,
+    accept_error::{ErrorClass, classify, error_hint},
+    bind::Bound,
+    bind_error::BindError,
+    descriptors::{connections_that_fit, descriptor_limit, raise_descriptor_limit},
+    holder::Holder,
+    limits::{Limits, ListenerStats, Permit},
+    options::{AcceptOptions, TcpOptions, UdpOptions},
+    permitted::Permitted,
+    plan::{BindPlan, Conflict, Overlap, PlanError, Protocol},
+    sniff::{Peek, Peeked, SniffError, sniff},
+};

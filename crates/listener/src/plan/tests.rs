@@ -1,0 +1,139 @@
+use super::*;
+
+struct Side(&'static str, bool);
+
+fn plan(protocol: Protocol, sides: [(&Side, u16); 2]) -> BindPlan {
+    sides.into_iter().fold(BindPlan::new(), |plan, (Side(ip, only_v6), port)| {
+        let address = SocketAddr::new(ip.parse().unwrap(), port);
+        match protocol {
+            Protocol::Tcp => plan.tcp(address, TcpOptions::default()),
+            Protocol::Udp => plan.udp(address, UdpOptions::default()),
+        }
+        .only_v6(*only_v6)
+    })
+}
+
+fn single(protocol: Protocol, side: &Side, port: u16) -> BindPlan {
+    let mut plan = plan(protocol, [(side, port), (side, port)]);
+    plan.wanted.truncate(1);
+    plan
+}
+
+/// (one address, another, how they clash)
+const TABLE: &[(Side, Side, Option<Overlap>)] = &[
+    (Side("127.0.0.1", false), Side("127.0.0.1", false), Some(Overlap::Same)),
+    (Side("0.0.0.0", false), Side("0.0.0.0", false), Some(Overlap::Same)),
+    (Side("::", false), Side("::", false), Some(Overlap::Same)),
+    (Side("::", true), Side("::", true), Some(Overlap::Same)),
+    (Side("::", true), Side("::", false), Some(Overlap::Same)),
+    (Side("::1", false), Side("::1", false), Some(Overlap::Same)),
+    (Side("0.0.0.0", false), Side("127.0.0.1", false), Some(Overlap::Wildcard)),
+    (Side("::", false), Side("::1", false), Some(Overlap::Wildcard)),
+    (Side("::", true), Side("::1", false), Some(Overlap::Wildcard)),
+    (Side("::", false), Side("0.0.0.0", false), Some(Overlap::DualStack)),
+    (Side("::", false), Side("127.0.0.1", false), Some(Overlap::DualStack)),
+    (Side("::ffff:127.0.0.1", false), Side("127.0.0.1", false), Some(Overlap::Same)),
+    (Side("::ffff:127.0.0.1", false), Side("::", false), Some(Overlap::DualStack)),
+    (Side("::ffff:127.0.0.1", false), Side("::", true), None),
+    (Side("127.0.0.1", false), Side("127.0.0.2", false), None),
+    (Side("::", true), Side("0.0.0.0", false), None),
+    (Side("::", true), Side("127.0.0.1", false), None),
+    (Side("::1", false), Side("127.0.0.1", false), None),
+    (Side("::1", false), Side("0.0.0.0", false), None),
+];
+
+#[test]
+fn every_pair_of_addresses() {
+    for (a, b, expected) in TABLE {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for sides in [[(a, 443), (b, 443)], [(b, 443), (a, 443)]] {
+                let found = plan(protocol, sides).check().map_err(|error| error.conflicts()[0].overlap).err();
+                assert_eq!(found, *expected, "{protocol} {} {}", a.0, b.0);
+            }
+            assert_eq!(plan(protocol, [(a, 443), (b, 444)]).check(), Ok(()), "other ports never clash");
+            assert_eq!(plan(protocol, [(a, 0), (b, 0)]).check(), Ok(()), "port 0 never clashes");
+        }
+    }
+}
+
+/// The table is what the kernel does, for exclusive sockets and for groups, whichever comes first.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_kernel_agrees() {
+    for (a, b, expected) in TABLE {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for group in [1, 2].map(|n| NonZeroUsize::new(n).unwrap()) {
+                for (first, second) in [(a, b), (b, a)] {
+                    let held = single(protocol, first, 0).bind(group).unwrap();
+                    let second_bound = single(protocol, second, held[0].local_addr.port()).bind(group);
+                    let what = format!("{protocol} {} then {} in groups of {group}", first.0, second.0);
+                    match second_bound {
+                        Ok(_) => assert_eq!(*expected, None, "{what}"),
+                        Err(error) => {
+                            assert!(expected.is_some() && error.is_in_use(), "{what}: {error}");
+                            let holder = error.holder().unwrap();
+                            assert!(holder.this_process, "{what}: {error}");
+                            assert_eq!(holder.address, held[0].local_addr, "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tcp_beside_udp_is_fine_and_both_count_for_each() {
+    let address: SocketAddr = "0.0.0.0:443".parse().unwrap();
+    let (tcp, udp) = (TcpOptions::default(), UdpOptions::default());
+    assert_eq!(BindPlan::new().tcp(address, tcp.clone()).udp(address, udp.clone()).check(), Ok(()));
+    let error = BindPlan::new()
+        .tcp_and_udp(address, tcp.clone(), udp.clone())
+        .tcp_and_udp(address, tcp, udp)
+        .check()
+        .unwrap_err();
+    let protocols: Vec<_> = error.conflicts().iter().map(|conflict| conflict.protocol).collect();
+    assert_eq!(protocols, [Protocol::Tcp, Protocol::Udp]);
+}
+
+#[test]
+fn all_conflicts_are_listed_with_reason_and_fix() {
+    let tcp = TcpOptions::default();
+    let plan = BindPlan::new()
+        .tcp("[::]:443".parse().unwrap(), tcp.clone())
+        .tcp("0.0.0.0:443".parse().unwrap(), tcp.clone())
+        .tcp("127.0.0.1:80".parse().unwrap(), tcp.clone())
+        .tcp("127.0.0.1:80".parse().unwrap(), tcp.clone())
+        .tcp("0.0.0.0:80".parse().unwrap(), tcp);
+    let error = plan.check().unwrap_err();
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    let expected: [&[&str]; 4] = [
+        &["[::]:443 and 0.0.0.0:443 clash", "IPV6_V6ONLY", "only-v6", "Leave out 0.0.0.0:443"],
+        &["127.0.0.1:80 is wanted twice", "another port", "one listener serve both"],
+        &["0.0.0.0:80 and 127.0.0.1:80 clash", "every address"],
+        &["0.0.0.0:80 and 127.0.0.1:80 clash"],
+    ];
+    assert_eq!(lines.len(), expected.len(), "{text}");
+    for (line, parts) in lines.iter().zip(expected) {
+        for part in parts {
+            assert!(line.contains(part), "{part} is missing in {line}");
+        }
+    }
+    let places: Vec<_> = error.conflicts().iter().map(|conflict| (conflict.first, conflict.second)).collect();
+    assert_eq!(places, [(0, 1), (2, 3), (2, 4), (3, 4)]);
+    assert!(matches!(plan.bind(NonZeroUsize::MIN), Err(BindError::Plan(same)) if same == error));
+}
+
+#[test]
+fn link_local_addresses_on_two_interfaces_are_two() {
+    let scoped = |scope| {
+        let ip = "fe80::1".parse().unwrap();
+        SocketAddr::V6(std::net::SocketAddrV6::new(ip, 443, 0, scope))
+    };
+    let check = |a, b| {
+        BindPlan::new().tcp(scoped(a), TcpOptions::default()).tcp(scoped(b), TcpOptions::default()).check()
+    };
+    assert!(check(1, 2).is_ok());
+    assert!(check(1, 1).is_err() && check(0, 1).is_err());
+}

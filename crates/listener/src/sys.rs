@@ -1,0 +1,98 @@
+//! The only place with `unsafe`: three system calls that no dependency of ours wraps.
+#![allow(
+    unsafe_code,
+    reason = "FFI corner: each call has its SAFETY comment and a test on a real socket or process"
+)]
+
+#[cfg(unix)]
+pub(crate) use self::unix::*;
+
+#[cfg(unix)]
+mod unix {
+    use std::{
+        io,
+        os::fd::{AsRawFd, BorrowedFd},
+    };
+
+    /// Copies what has arrived on a stream socket into `buf` and leaves it there. Never blocks.
+    pub(crate) fn peek(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: `buf` is a live, writable buffer of `buf.len()` bytes for the whole call, the kernel writes at
+        // most that many into it, and the borrowed descriptor stays open meanwhile.
+        let n = unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                buf.as_mut_ptr().cast(),
+                buf.len(),
+                libc::MSG_PEEK | libc::MSG_DONTWAIT,
+            )
+        };
+        // -1 is the only negative return value
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// `RLIMIT_NOFILE` as (soft, hard); no limit is `u64::MAX`.
+    #[allow(clippy::unnecessary_cast, reason = "rlim_t is not u64 on every system")]
+    pub(crate) fn descriptor_limit() -> io::Result<(u64, u64)> {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a valid rlimit that the call fills and does not keep.
+        if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let plain = |n: libc::rlim_t| if n == libc::RLIM_INFINITY { u64::MAX } else { n as u64 };
+        Ok((plain(limit.rlim_cur), plain(limit.rlim_max)))
+    }
+
+    /// Sets the soft `RLIMIT_NOFILE` and keeps the hard one.
+    #[allow(clippy::unnecessary_cast, reason = "rlim_t is not u64 on every system")]
+    pub(crate) fn set_soft_descriptor_limit(soft: u64) -> io::Result<()> {
+        let (_, hard) = descriptor_limit()?;
+        let raw = |n: u64| if n == u64::MAX { libc::RLIM_INFINITY } else { n as libc::rlim_t };
+        let limit = libc::rlimit { rlim_cur: raw(soft), rlim_max: raw(hard) };
+        // SAFETY: `limit` is a valid rlimit that the call only reads.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// Makes the reuse-port group of `socket` choose by one byte of the QUIC destination connection id: the socket
+    /// whose place in the group is that byte modulo `group`.
+    ///
+    /// The layout used is the one that no version of QUIC may change (RFC 8999): the id begins at offset 6 in a
+    /// packet with a long header (section 5.1, the first bit is set) and at offset 1 with a short one (section 5.2).
+    /// A datagram too short for it goes to the first socket. A value without a socket falls back to the kernel's
+    /// hash.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn steer_by_cid_byte(socket: BorrowedFd<'_>, cid_byte: u8, group: u32) -> io::Result<()> {
+        let byte = u32::from(cid_byte);
+        let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+        let mut program = [
+            step(load, 0, 0, 0),
+            // long header: go on; short header: skip two steps
+            step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, 0x80),
+            step(load, 0, 0, 6 + byte),
+            step(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1),
+            step(load, 0, 0, 1 + byte),
+            step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, group),
+            step(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
+        ];
+        let header = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: `header` describes `program`, both live for the whole call; the kernel copies and verifies the
+        // program (a `group` of 0 would be refused as a division by zero) and keeps no pointer to it.
+        let done = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_REUSEPORT_CBPF,
+                (&raw const header).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn step(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k }
+    }
+}

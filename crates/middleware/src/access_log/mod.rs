@@ -1,0 +1,167 @@
+//! One record per request, handed to a [`Sink`] when the response is over.
+//!
+//! tower-http's `TraceLayer` opens a span and emits events for the parts of a request; this layer makes a single record
+//! when everything is known, the bytes sent among it, and leaves its form to the sink. It writes nothing by itself
+//! and doesn't go through `tracing`.
+//!
+//! A record is made for *every* request: when the response body ends, fails or is dropped, when the inner service
+//! fails, and when the response future is dropped before there was a response ([`Outcome`]).
+//!
+//! Memory: the target and four field values are kept until then, by reference count; a protocol driver that hands out
+//! slices of its read buffer can't reuse that buffer before. Without a `ConnInfo` the record has no address.
+
+mod body;
+mod record;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use self::record::Pending;
+pub use self::{
+    body::ResponseBody,
+    record::{AccessRecord, Outcome},
+};
+
+/// The name of whoever made the response, put into the response's extensions for the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamName(pub Arc<str>);
+
+/// Where records go.
+///
+/// Called once per request, inside the task that sends the response: it must not block, and should only copy what it
+/// needs into a buffer. Closures over `&AccessRecord` are sinks.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes a record.
+    fn record(&self, record: &AccessRecord);
+}
+
+impl<F: Fn(&AccessRecord) + Send + Sync + 'static> Sink for F {
+    fn record(&self, record: &AccessRecord) {
+        self(record);
+    }
+}
+
+/// Makes a record of every request for a sink, which may be a trait object: `AccessLogLayer<dyn Sink>`.
+pub struct AccessLogLayer<K: ?Sized> {
+    sink: Arc<K>,
+}
+
+impl<K: Sink + ?Sized> AccessLogLayer<K> {
+    /// Records go to this sink.
+    pub fn new(sink: Arc<K>) -> Self {
+        Self { sink }
+    }
+}
+
+impl<K: ?Sized> Clone for AccessLogLayer<K> {
+    fn clone(&self) -> Self {
+        Self { sink: Arc::clone(&self.sink) }
+    }
+}
+
+impl<K: ?Sized> fmt::Debug for AccessLogLayer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLogLayer").finish_non_exhaustive()
+    }
+}
+
+impl<S, K: Sink + ?Sized> Layer<S> for AccessLogLayer<K> {
+    type Service = AccessLog<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AccessLog { inner, sink: Arc::clone(&self.sink) }
+    }
+}
+
+/// The service of [`AccessLogLayer`].
+pub struct AccessLog<S, K: ?Sized> {
+    inner: S,
+    sink: Arc<K>,
+}
+
+impl<S: Clone, K: ?Sized> Clone for AccessLog<S, K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), sink: Arc::clone(&self.sink) }
+    }
+}
+
+impl<S: fmt::Debug, K: ?Sized> fmt::Debug for AccessLog<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLog").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, K, ReqBody, ResBody> Service<Request<ReqBody>> for AccessLog<S, K>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    K: Sink + ?Sized,
+    ResBody: Body,
+{
+    type Response = Response<ResponseBody<ResBody, K>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, K>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let pending = Pending::new(AccessRecord::begin(&request), Arc::clone(&self.sink));
+        ResponseFuture { inner: self.inner.call(request), pending: Some(pending) }
+    }
+}
+
+pin_project! {
+    /// The future of [`AccessLog`].
+    pub struct ResponseFuture<F, K> where K: Sink, K: ?Sized {
+        #[pin]
+        inner: F,
+        pending: Option<Pending<K>>,
+    }
+}
+
+impl<F: fmt::Debug, K: Sink + ?Sized> fmt::Debug for ResponseFuture<F, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<F, K, B, E> Future for ResponseFuture<F, K>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    K: Sink + ?Sized,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B, K>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(cx));
+        let mut pending = this.pending.take().expect("a future is not polled after it was ready");
+        match result {
+            Ok(response) => {
+                let upstream = response.extensions().get::<UpstreamName>();
+                pending.head(response.status(), upstream.map(|UpstreamName(name)| Arc::clone(name)));
+                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, pending))))
+            }
+            Err(error) => {
+                pending.fail();
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The record, and the guard that hands it over exactly once.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{
+    HeaderValue, Method, Request, StatusCode, Uri, Version,
+    header::{HOST, REFERER, USER_AGENT},
+};
+use portcullis_conn::{ConnId, ConnInfo, TlsVersion};
+
+use super::Sink;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The whole response was handed to the protocol driver.
+    Complete,
+    /// The response, or the wait for it, was given up: the client went away or a deadline passed.
+    Aborted,
+    /// The service failed, or the response body did on its way.
+    Failed,
+}
+
+/// What is known of a request when it is over. Values that the client chose are as it sent them: whoever writes them
+/// somewhere escapes them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AccessRecord {
+    /// The request's method.
+    pub method: Method,
+    /// The request's target, as the service got it.
+    pub uri: Uri,
+    /// The protocol the request came by.
+    pub version: Version,
+    /// The Host field.
+    pub host: Option<HeaderValue>,
+    /// The User-Agent field.
+    pub user_agent: Option<HeaderValue>,
+    /// The Referer field.
+    pub referer: Option<HeaderValue>,
+    /// The client: [`crate::ClientIp`], or else the connection's peer.
+    pub client_ip: Option<IpAddr>,
+    /// The connection.
+    pub conn: Option<Arc<ConnInfo>>,
+    /// The response's status; `None` if there was no response.
+    pub status: Option<StatusCode>,
+    /// How many bytes of response content were handed to the protocol driver, before any coding of the transfer.
+    pub bytes_sent: u64,
+    /// When the request came to this layer.
+    pub started_at: Instant,
+    /// From there until the response's head was ready; `None` if there was no response.
+    pub time_to_head: Option<Duration>,
+    /// From there until the response was over.
+    pub duration: Duration,
+    /// Who made the response: [`super::UpstreamName`].
+    pub upstream: Option<Arc<str>>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl AccessRecord {
+    /// The target as in a request line: path and query, or the authority of a CONNECT.
+    pub fn target(&self) -> &str {
+        match (self.uri.path_and_query(), self.uri.authority()) {
+            (Some(target), _) => target.as_str(),
+            (None, Some(authority)) => authority.as_str(),
+            (None, None) => "",
+        }
+    }
+
+    /// The host that was asked for: the target's authority, else the Host field.
+    pub fn host(&self) -> Option<&[u8]> {
+        match self.uri.authority() {
+            Some(authority) => Some(authority.as_str().as_bytes()),
+            None => self.host.as_ref().map(HeaderValue::as_bytes),
+        }
+    }
+
+    /// The connection's name in logs.
+    pub fn conn_id(&self) -> Option<ConnId> {
+        self.conn.as_ref().map(|conn| conn.id)
+    }
+
+    /// The connection's TLS version.
+    pub fn tls_version(&self) -> Option<TlsVersion> {
+        self.conn.as_ref()?.tls.as_ref()?.version
+    }
+
+    /// Whether the response was given up.
+    pub fn is_aborted(&self) -> bool {
+        self.outcome == Outcome::Aborted
+    }
+
+    /// When the request came, by the wall clock; to be asked while it is being recorded.
+    pub fn time(&self) -> SystemTime {
+        let now = SystemTime::now();
+        now.checked_sub(self.duration).unwrap_or(now)
+    }
+
+    pub(super) fn begin<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        let extensions = request.extensions();
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            host: headers.get(HOST).cloned(),
+            user_agent: headers.get(USER_AGENT).cloned(),
+            referer: headers.get(REFERER).cloned(),
+            client_ip: crate::client_ip(extensions),
+            conn: crate::conn_info(extensions).cloned(),
+            status: None,
+            bytes_sent: 0,
+            started_at: Instant::now(),
+            time_to_head: None,
+            duration: Duration::ZERO,
+            upstream: None,
+            outcome: Outcome::Aborted,
+        }
+    }
+}
+
+/// A record on its way; handed over when this is dropped. Until somebody says otherwise the request counts as aborted.
+pub(super) struct Pending<K: Sink + ?Sized> {
+    record: AccessRecord,
+    sink: Arc<K>,
+}
+
+impl<K: Sink + ?Sized> Pending<K> {
+    pub(super) fn new(record: AccessRecord, sink: Arc<K>) -> Self {
+        Self { record, sink }
+    }
+
+    pub(super) fn head(&mut self, status: StatusCode, upstream: Option<Arc<str>>) {
+        self.record.status = Some(status);
+        self.record.time_to_head = Some(self.record.started_at.elapsed());
+        self.record.upstream = upstream;
+        if self.has_no_content(status) {
+            self.complete();
+        }
+    }
+
+    /// RFC 9110 section 6.4.1: these responses have no content, so nobody asks their body for any. The stream after a 101
+    /// or a successful CONNECT isn't the response's.
+    fn has_no_content(&self, status: StatusCode) -> bool {
+        self.record.method == Method::HEAD
+            || (self.record.method == Method::CONNECT && status.is_success())
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.record.bytes_sent += bytes;
+    }
+
+    pub(super) fn complete(&mut self) {
+        self.record.outcome = Outcome::Complete;
+    }
+
+    pub(super) fn fail(&mut self) {
+        self.record.outcome = Outcome::Failed;
+    }
+}
+
+impl<K: Sink + ?Sized> Drop for Pending<K> {
+    fn drop(&mut self) {
+        self.record.duration = self.record.started_at.elapsed();
+        self.sink.record(&self.record);
+    }
+}

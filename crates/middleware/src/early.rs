@@ -1,0 +1,54 @@
+//! The future of a layer that either answers at once or hands the request on.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::Response;
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// Either an answer that is already there or the inner service's future.
+    #[derive(Debug)]
+    pub struct EarlyFuture<F, B> {
+        #[pin]
+        state: State<F, B>,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = StateProj]
+    enum State<F, B> {
+        Answered { response: Option<Response<B>> },
+        Inner { #[pin] future: F },
+    }
+}
+
+impl<F, B> EarlyFuture<F, B> {
+    pub(crate) fn answered(response: Response<B>) -> Self {
+        Self { state: State::Answered { response: Some(response) } }
+    }
+
+    pub(crate) fn inner(future: F) -> Self {
+        Self { state: State::Inner { future } }
+    }
+}
+
+impl<F, B, E> Future for EarlyFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Answered { response } => {
+                Poll::Ready(Ok(response.take().expect("a future is not polled after it was ready")))
+            }
+            StateProj::Inner { future } => future.poll(cx),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! tower layers for the edge of a network, each usable by itself under any service that speaks [`http`].
+//!
+//! | module | does | answers by itself |
+//! |---|---|---|
+//! | [`access_log`] | hands one record per request to a sink, when the response body is over | never |
+//! | [`metrics`] | tells an observer of every request and response | never |
+//! | [`health`] | a liveness path that answers even where the service behind it is saturated | 200, 503 |
+//! | [`rate_limit`] | requests per client address | 429 |
+//! | [`filter`] | hides paths | 404 |
+//! | [`header_limits`] | how many fields a request may carry | 431 |
+//! | [`redirect`] | a service that sends everything to HTTPS | 308 or 301, 400 |
+//! | [`security_headers`] | response fields that harden browsers | never |
+//! | [`alt_svc`] | advertises HTTP/3 | never |
+//!
+//! **What they read.** Facts about the connection come from `Arc<ConnInfo>` in the request's extensions. A layer says in
+//! its documentation what it does without one.
+//!
+//! **Bodies.** Every layer is generic over the request body and the response body. One that answers by itself needs a
+//! way to make a response body: `Default` where its answer is empty, `From<Bytes>` where it holds text. axum's `Body`,
+//! `http_body_util::Full<Bytes>` and most boxed bodies have both.
+//!
+//! **Readiness.** `poll_ready` is that of the inner service, but for [`health`], whose documentation says why.
+//!
+//! What tower-http has (timeouts, panics, compression, request ids, CORS) is not written again here.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use http::Extensions;
+use portcullis_conn::ConnInfo;
+
+pub mod access_log;
+pub mod alt_svc;
+pub mod early;
+pub mod filter;
+pub mod header_limits;
+pub mod health;
+pub mod metrics;
+pub mod rate_limit;
+pub mod redirect;
+pub mod security_headers;
+
+#[cfg(test)]
+mod test_support;
+
+/// The client's address where it isn't the peer's: put into a request's extensions by whoever believes a forwarded
+/// address, after checking that the peer is trusted to give one. [`rate_limit`] and [`access_log`] prefer it to
+/// [`ConnInfo::client_ip`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientIp(pub IpAddr);
+
+/// The client's address, if anything is known about it.
+fn client_ip(extensions: &Extensions) -> Option<IpAddr> {
+    let ip = match extensions.get::<ClientIp>() {
+        Some(ClientIp(ip)) => *ip,
+        None => conn_info(extensions)?.client_ip(),
+    };
+    Some(match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, |v4: Ipv4Addr| IpAddr::V4(v4)),
+        IpAddr::V4(_) => ip,
+    })
+}
+
+fn conn_info(extensions: &Extensions) -> Option<&Arc<ConnInfo>> {
+    extensions.get::<Arc<ConnInfo>>()
+}
+
+fn is_secure(extensions: &Extensions) -> bool {
+    conn_info(extensions).is_some_and(|info| info.is_secure())
+}

@@ -1,0 +1,57 @@
+//! The message rules of a reverse proxy, as pure functions, and one tower service that applies them.
+//!
+//! What each module decides, and how it differs from its neighbour:
+//!
+//! - [`framing`]: whether a request (or an answer) may be forwarded at all; it changes nothing.
+//! - [`hop`]: which fields end at this hop (RFC 9110 section 7.6.1).
+//! - [`forwarded`]: who the client is, and the fields that tell the upstream.
+//! - [`target`]: the request target and the `Host` that the upstream sees.
+//! - [`host`]: what a host name is and when two are the same.
+//! - [`router`]: which of many routes a host and path belong to; it knows no requests.
+//! - [`upgrade`]: whether a request asks for another protocol, and whether the upstream agreed.
+//! - [`tunnel`]: what happens after it agreed: bytes both ways, counted, bounded and drained.
+//! - [`fault`]: who is at fault, and the one table from fault to status.
+//! - [`service`]: [`ReverseProxy`], which does all of it around any upstream service.
+//!
+//! Nothing here holds a connection, reads a file or knows where a request goes: the upstream is a
+//! `tower_service::Service<http::Request<B>>`, and what is known about the client's connection is the
+//! `Arc<portcullis_conn::ConnInfo>` in the request's extensions.
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use http::{Request, Response};
+//! use portcullis_proxy::{Fault, ProxyOptions, ReverseProxy, Tunnels};
+//! use tower::ServiceExt;
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! // whatever sends a request: a pooled client, a router over several, a mock
+//! let upstream = tower::service_fn(|request: Request<()>| async move {
+//!     assert_eq!(request.headers()["host"], "a.example.com");
+//!     assert!(!request.headers().contains_key("connection"));
+//!     Ok::<_, Fault>(Response::new("hello"))
+//! });
+//! let proxy = ReverseProxy::new(ProxyOptions::new(Tunnels::new(100)), upstream);
+//! let request = Request::get("/").header("host", "a.example.com").header("connection", "close").body(()).unwrap();
+//! assert_eq!(proxy.oneshot(request).await.unwrap().into_body(), "hello");
+//! # });
+//! ```
+
+pub mod fault;
+mod fields;
+pub mod forwarded;
+pub mod framing;
+pub mod hop;
+pub mod host;
+pub mod router;
+pub mod service;
+pub mod target;
+pub mod tunnel;
+pub mod upgrade;
+
+pub use fault::{ClientFault, Fault, InternalFault, Kind, UpstreamFault};
+pub use forwarded::{Downstream, Trust, client_ip};
+pub use framing::{Dots, FramingError, FramingLimits};
+pub use router::{RouteError, Router, RouterBuilder};
+pub use service::{ProxyFuture, ProxyOptions, ReverseProxy};
+pub use tunnel::{RelayEnd, RelayOptions, RelayStats, TunnelGuard, Tunnels, UpstreamTunnel, relay};
+pub use upgrade::{UpgradeProtocols, UpgradeRequest};

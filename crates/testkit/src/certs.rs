@@ -1,0 +1,126 @@
+//! A throw-away certificate authority and the leaf certificates it signs.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// A certificate authority that lives as long as the test.
+#[derive(Debug)]
+pub struct TestCa {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl TestCa {
+    /// A new authority with a fresh P-256 key.
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "portcullis test CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().expect("a P-256 key can be made");
+        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("the CA parameters are complete") }
+    }
+
+    /// The authority's own certificate, for a client's root store.
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    /// The authority's own certificate in PEM.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A server certificate for DNS names and IP addresses (a name that parses as an address becomes one),
+    /// good from 1975 until 4096.
+    pub fn issue(&self, names: &[&str]) -> TestCert {
+        self.issue_with(names, |_| ())
+    }
+
+    /// A server certificate that ended on the first day of 2020.
+    pub fn issue_expired(&self, names: &[&str]) -> TestCert {
+        self.issue_with(names, |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1))
+    }
+
+    /// A server certificate that begins in the year 4000.
+    pub fn issue_future(&self, names: &[&str]) -> TestCert {
+        self.issue_with(names, |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1))
+    }
+
+    /// A certificate for TLS clients.
+    pub fn issue_client(&self, name: &str) -> TestCert {
+        self.issue_with(&[name], |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        })
+    }
+
+    /// A certificate whose parameters a test changes before they are signed.
+    pub fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TestCert {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("the test's names are ASCII");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        change(&mut params);
+        let key = KeyPair::generate().expect("a P-256 key can be made");
+        let cert = params.signed_by(&key, &self.issuer).expect("the leaf parameters are complete");
+        TestCert { cert: cert.der().clone(), cert_pem: cert.pem(), ca_pem: self.pem(), key }
+    }
+}
+
+impl Default for TestCa {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A leaf certificate with its key.
+#[derive(Debug)]
+pub struct TestCert {
+    cert: CertificateDer<'static>,
+    cert_pem: String,
+    ca_pem: String,
+    key: KeyPair,
+}
+
+impl TestCert {
+    /// The leaf.
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.cert.clone()
+    }
+
+    /// The leaf in PEM.
+    pub fn pem(&self) -> &str {
+        &self.cert_pem
+    }
+
+    /// The leaf and then the authority, in PEM, as `fullchain.pem` holds them.
+    pub fn chain_pem(&self) -> String {
+        format!("{}{}", self.cert_pem, self.ca_pem)
+    }
+
+    /// The key, PKCS#8.
+    pub fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
+    }
+
+    /// The key, PKCS#8 in PEM.
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_are_in_the_leaf() {
+        let leaf = TestCa::new().issue(&["a.example.com", "192.0.2.9"]);
+        let der = leaf.der();
+        assert!(der.windows(13).any(|w| w == b"a.example.com"));
+        assert!(der.windows(6).any(|w| w == [0x87, 4, 192, 0, 2, 9]), "an iPAddress of four bytes");
+        assert_eq!(leaf.chain_pem().matches("BEGIN CERTIFICATE").count(), 2);
+    }
+}

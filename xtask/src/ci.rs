@@ -1,0 +1,138 @@
+//! `ci`: everything a change must pass, in one go.
+
+use std::{
+    ffi::OsString,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use comfy_table::{Table, presets};
+
+use crate::{Result, metadata, sh, test, tidy};
+
+/// Installed where `CI=true` and it is missing: compiling it takes longer than anything else here, so that is left
+/// to the machine that has the time.
+const DENY: &str = "cargo-deny@0.20.2";
+
+enum Outcome {
+    Passed,
+    Failed(String),
+    /// Not run, and why.
+    Skipped(String),
+}
+
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<Outcome>,
+}
+
+const STEPS: [Step; 9] = [
+    Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
+    Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
+    Step {
+        name: "clippy",
+        run: || {
+            let args = ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
+            cargo(&args, &[])
+        },
+    },
+    Step { name: "test", run: || test::run(&[]).map(|()| Outcome::Passed) },
+    Step {
+        name: "doc",
+        run: || {
+            let args = ["doc", "--workspace", "--all-features", "--no-deps"];
+            cargo(&args, &[("RUSTDOCFLAGS", "-D warnings")])
+        },
+    },
+    Step { name: "deny install", run: deny_install },
+    Step { name: "deny", run: || deny(&["bans", "licenses", "sources"]) },
+    Step { name: "deny advisories", run: advisories },
+    Step { name: "package", run: package },
+];
+
+/// Runs all steps, then fails if one did.
+pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    if !args.is_empty() {
+        return Err("usage: cargo xtask ci".into());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["step", "result", "time"]);
+    let mut failed = Vec::new();
+    for step in STEPS {
+        eprintln!("\n== {}", step.name);
+        let begin = Instant::now();
+        let outcome = (step.run)().unwrap_or_else(|error| Outcome::Failed(error.to_string()));
+        let result = match &outcome {
+            Outcome::Passed => "ok".to_owned(),
+            Outcome::Failed(why) => {
+                eprintln!("{}: {why}", step.name);
+                failed.push(step.name);
+                "FAILED".to_owned()
+            }
+            Outcome::Skipped(why) => {
+                eprintln!("{}: not run: {why}", step.name);
+                format!("not run: {why}")
+            }
+        };
+        table.add_row([step.name.to_owned(), result, shown(begin.elapsed())]);
+    }
+    println!("\n{table}");
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", ")).into()) }
+}
+
+fn shown(time: Duration) -> String {
+    format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60)
+}
+
+fn cargo(args: &[&str], envs: &[(&str, &str)]) -> Result<Outcome> {
+    sh::run(sh::cargo().args(args).envs(envs.iter().copied()))?;
+    Ok(Outcome::Passed)
+}
+
+fn has_deny() -> bool {
+    sh::is_installed("cargo-deny", "--version")
+}
+
+fn deny_install() -> Result<Outcome> {
+    if has_deny() {
+        return Ok(Outcome::Passed);
+    }
+    if sh::env("CI").is_some_and(|value| value == "true") {
+        return cargo(&["install", "--locked", DENY], &[]);
+    }
+    Ok(Outcome::Skipped(format!("it takes minutes; `cargo install --locked {DENY}` or CI=true does it")))
+}
+
+fn deny(checks: &[&str]) -> Result<Outcome> {
+    if !has_deny() {
+        return Ok(Outcome::Skipped("cargo-deny is not installed".to_owned()));
+    }
+    let mut command = Command::new("cargo-deny");
+    sh::run(command.current_dir(sh::root()).args(["--all-features", "check"]).args(checks))?;
+    Ok(Outcome::Passed)
+}
+
+/// Only where the advisory database can be had: a machine without it must still be able to pass.
+fn advisories() -> Result<Outcome> {
+    if !has_deny() {
+        return Ok(Outcome::Skipped("cargo-deny is not installed".to_owned()));
+    }
+    let fetched = sh::output(Command::new("cargo-deny").current_dir(sh::root()).args(["fetch", "db"]));
+    if fetched.is_err() {
+        return Ok(Outcome::Skipped("the advisory database can't be reached".to_owned()));
+    }
+    deny(&["advisories"])
+}
+
+/// That each published crate makes a package: every path dependency has a version, every field is there.
+fn package() -> Result<Outcome> {
+    let mut command = sh::cargo();
+    command.args(["package", "--workspace", "--no-verify", "--allow-dirty", "--quiet"]);
+    for package in metadata::load()?.packages {
+        if !package.published {
+            command.args(["--exclude", &package.name]);
+        }
+    }
+    sh::run(&mut command)?;
+    Ok(Outcome::Passed)
+}

@@ -1,0 +1,327 @@
+//! What is measured: portcullis, its variants, and other proxies with an equal configuration.
+//!
+//! Equal means: connections to the origin are kept, X-Forwarded-For is added, nothing is logged, bodies stream,
+//! the same number of workers, the same certificate.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{options::Variant, workload::Workload};
+use crate::{Result, sh};
+
+/// Another proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Nginx,
+    Haproxy,
+}
+
+impl Peer {
+    const ALL: [Self; 2] = [Self::Nginx, Self::Haproxy];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|peer| peer.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// What is installed here, or `None`.
+    pub(crate) fn find(self) -> Option<Subject> {
+        let (flag, path) = match self {
+            Self::Nginx => ("-V", ["nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"]),
+            Self::Haproxy => ("-vv", ["haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"]),
+        };
+        let program = path.into_iter().find(|program| sh::is_installed(program, flag))?;
+        let said = Command::new(program).arg(flag).output().ok()?;
+        // nginx speaks of itself on stderr
+        let about = [said.stdout, said.stderr].concat();
+        let about = String::from_utf8_lossy(&about);
+        let version = version(&about)?;
+        let program = PathBuf::from(program);
+        let name = format!("{} {}.{}.{}", self.name(), version.0, version.1, version.2);
+        let kind = match self {
+            Self::Nginx => Kind::Nginx {
+                program,
+                h3: about.contains("http_v3_module"),
+                http2_directive: version >= (1, 25, 1),
+            },
+            Self::Haproxy => {
+                Kind::Haproxy { program, h3: about.contains(" +QUIC") || about.contains("USE_QUIC=1") }
+            }
+        };
+        Some(Subject { name, kind })
+    }
+}
+
+/// The first `N.N.N` behind the word version, or behind a slash.
+fn version(about: &str) -> Option<(u32, u32, u32)> {
+    about.split(|c: char| c.is_whitespace() || c == '/').find_map(|word| {
+        let mut numbers = word.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        match (numbers.next(), numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => Some((major, minor, patch)),
+            _ => None,
+        }
+    })
+}
+
+/// One line of the result.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Portcullis { binary: PathBuf, keys: Vec<(String, String)> },
+    Nginx { program: PathBuf, h3: bool, http2_directive: bool },
+    Haproxy { program: PathBuf, h3: bool },
+}
+
+/// Where a subject listens, what it proxies to, and where its files are.
+pub(crate) struct Place<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) certs: &'a Path,
+    pub(crate) plain: u16,
+    pub(crate) tls: u16,
+    pub(crate) origin: &'a str,
+    pub(crate) workers: usize,
+    /// As root, nginx gives its workers another user, who can't use the directory.
+    pub(crate) root: bool,
+}
+
+impl Subject {
+    pub(crate) fn portcullis(binary: &Path) -> Self {
+        Self {
+            name: "portcullis".to_owned(),
+            kind: Kind::Portcullis { binary: binary.to_owned(), keys: Vec::new() },
+        }
+    }
+
+    pub(crate) fn variant(variant: &Variant, binary: &Path) -> Self {
+        let binary = variant.binary.clone().unwrap_or_else(|| binary.to_owned());
+        Self { name: variant.name.clone(), kind: Kind::Portcullis { binary, keys: variant.keys.clone() } }
+    }
+
+    pub(crate) fn speaks(&self, workload: Workload) -> bool {
+        match &self.kind {
+            Kind::Portcullis { .. } => true,
+            Kind::Nginx { h3, .. } | Kind::Haproxy { h3, .. } => workload != Workload::H3 || *h3,
+        }
+    }
+
+    /// Writes the configuration and makes the command that stays in the foreground.
+    pub(crate) fn command(&self, place: &Place<'_>) -> Result<Command> {
+        let write = |name: &str, text: String| -> Result<PathBuf> {
+            let path = place.dir.join(name);
+            std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok(path)
+        };
+        let mut command;
+        match &self.kind {
+            Kind::Portcullis { binary, keys } => {
+                let path = write("portcullis.toml", portcullis_toml(place, keys))?;
+                command = Command::new(binary);
+                command.args(["run", "--config"]).arg(path);
+            }
+            Kind::Nginx { program, h3, http2_directive } => {
+                let path = write("nginx.conf", nginx_conf(place, *h3, *http2_directive))?;
+                command = Command::new(program);
+                command.arg("-p").arg(place.dir).arg("-c").arg(path).args(["-e", "stderr"]);
+            }
+            Kind::Haproxy { program, h3 } => {
+                let read = |name: &str| std::fs::read_to_string(place.certs.join(name));
+                write("both.pem", format!("{}{}", read("cert.pem")?, read("key.pem")?))?;
+                let path = write("haproxy.cfg", haproxy_cfg(place, *h3))?;
+                command = Command::new(program);
+                command.args(["-db", "-f"]).arg(path);
+            }
+        }
+        command.current_dir(place.dir);
+        Ok(command)
+    }
+}
+
+fn portcullis_toml(place: &Place<'_>, keys: &[(String, String)]) -> String {
+    let mut top = vec![
+        ("workers".to_owned(), "\"per-core\"".to_owned()),
+        ("threads".to_owned(), place.workers.to_string()),
+    ];
+    for (key, value) in keys {
+        match top.iter_mut().find(|(known, _)| known == key) {
+            Some((_, known)) => known.clone_from(value),
+            None => top.push((key.clone(), value.clone())),
+        }
+    }
+    let top: String = top.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    let Place { plain, tls, origin, .. } = place;
+    let (cert, key) = (place.certs.join("cert.pem"), place.certs.join("key.pem"));
+    format!(
+        r#"{top}
+[limits]
+max_connections = 4096
+
+[access_log]
+output = "off"
+
+[[listener]]
+address = "127.0.0.1:{plain}"
+protocol = "http"
+
+[[listener]]
+address = "127.0.0.1:{tls}"
+protocol = "https"
+http3 = true
+
+[[certificate]]
+cert = '{}'
+key = '{}'
+
+[[route]]
+cluster = "origin"
+
+[[cluster]]
+name = "origin"
+endpoints = ["{origin}"]
+"#,
+        cert.display(),
+        key.display()
+    )
+}
+
+fn nginx_conf(place: &Place<'_>, h3: bool, http2_directive: bool) -> String {
+    let Place { dir, certs, plain, tls, origin, workers, root } = place;
+    let (dir, certs) = (dir.display(), certs.display());
+    let user = if *root { "user root;\n" } else { "" };
+    let (flag, directive) = if http2_directive { ("", "    http2 on;\n") } else { (" http2", "") };
+    let quic = if h3 {
+        format!("    listen 127.0.0.1:{tls} quic reuseport;\n    http3 on;\n")
+    } else {
+        String::new()
+    };
+    format!(
+        "{user}worker_processes {workers};
+daemon off;
+pid {dir}/nginx.pid;
+error_log stderr error;
+events {{
+  worker_connections 8192;
+}}
+http {{
+  access_log off;
+  default_type application/octet-stream;
+  keepalive_requests 1000000000;
+  client_body_temp_path {dir}/body;
+  proxy_temp_path {dir}/proxy;
+  fastcgi_temp_path {dir}/fastcgi;
+  uwsgi_temp_path {dir}/uwsgi;
+  scgi_temp_path {dir}/scgi;
+  upstream origin {{
+    server {origin};
+    keepalive 1024;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen 127.0.0.1:{plain} reuseport;
+    listen 127.0.0.1:{tls} ssl{flag} reuseport;
+{directive}{quic}    ssl_certificate {certs}/cert.pem;
+    ssl_certificate_key {certs}/key.pem;
+    ssl_protocols TLSv1.3;
+    location / {{
+      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_request_buffering off;
+      proxy_max_temp_file_size 0;
+    }}
+  }}
+}}
+"
+    )
+}
+
+fn haproxy_cfg(place: &Place<'_>, h3: bool) -> String {
+    let Place { dir, plain, tls, origin, workers, .. } = place;
+    let both = dir.join("both.pem");
+    let both = both.display();
+    let quic =
+        if h3 { format!("  bind quic4@127.0.0.1:{tls} ssl crt {both} alpn h3\n") } else { String::new() };
+    format!(
+        "global
+  nbthread {workers}
+  maxconn 8192
+  ssl-default-bind-options ssl-min-ver TLSv1.3
+defaults
+  mode http
+  option http-keep-alive
+  option forwardfor
+  http-reuse always
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  timeout http-keep-alive 60s
+frontend in
+  bind 127.0.0.1:{plain}
+  bind 127.0.0.1:{tls} ssl crt {both} alpn h2,http/1.1
+{quic}  default_backend origin
+backend origin
+  server origin {origin} pool-max-conn -1
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place<'static> {
+        Place {
+            dir: Path::new("/d"),
+            certs: Path::new("/c"),
+            plain: 80,
+            tls: 443,
+            origin: "127.0.0.1:3000",
+            workers: 2,
+            root: false,
+        }
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version("nginx version: nginx/1.22.1\nbuilt"), Some((1, 22, 1)));
+        assert_eq!(version("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - x"), Some((2, 6, 12)));
+        assert_eq!(version("HAProxy version 3.4.0 2026"), Some((3, 4, 0)));
+        assert_eq!(version("none"), None);
+    }
+
+    #[test]
+    fn a_variant_changes_its_keys_only() {
+        let usual = portcullis_toml(&place(), &[]);
+        assert!(usual.starts_with("workers = \"per-core\"\nthreads = 2\n\n[limits]\n"), "{usual}");
+        let keys = [("workers".to_owned(), "\"work-stealing\"".to_owned()), ("a".to_owned(), "1".to_owned())];
+        let varied = portcullis_toml(&place(), &keys);
+        assert!(
+            varied.starts_with("workers = \"work-stealing\"\nthreads = 2\na = 1\n\n[limits]\n"),
+            "{varied}"
+        );
+        assert_eq!(usual.split_once("\n\n").unwrap().1, varied.split_once("\n\n").unwrap().1);
+    }
+
+    #[test]
+    fn nginx_speaks_what_its_version_can() {
+        let old = nginx_conf(&place(), false, false);
+        assert!(old.contains("listen 127.0.0.1:443 ssl http2 reuseport;") && !old.contains("quic"), "{old}");
+        let new = nginx_conf(&place(), true, true);
+        assert!(new.contains("http2 on;") && new.contains("listen 127.0.0.1:443 quic reuseport;"), "{new}");
+        assert!(!haproxy_cfg(&place(), false).contains("quic"));
+    }
+}

@@ -1,0 +1,57 @@
+//! The project's own commands. `cargo xtask --help` lists them.
+//!
+//! This crate shells out and depends on no crate of the workspace, so that it compiles in seconds and works while
+//! the rest does not.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program: results go to stdout, errors go to stderr"
+)]
+
+mod certs;
+mod ci;
+mod loadtest;
+mod metadata;
+mod sh;
+mod sys;
+mod test;
+mod tidy;
+
+use std::{error::Error, ffi::OsString, process::ExitCode};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  test [ARGS]       builds the binary that the end-to-end tests run, then `cargo test`; ARGS go to it
+  ci                everything a change must pass: fmt, tidy, clippy, test, doc, deny, package
+  tidy              the house rules that no compiler checks; `tidy --print-edges` prints the table of
+                    workspace dependencies as it stands
+  certs [DIR]       a self-signed certificate for localhost in DIR (default: certs)
+  loadtest [...]    cost and latency of the proxy, alone or beside others; see `loadtest --help`
+";
+
+fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let command = if args.is_empty() { OsString::from("--help") } else { args.remove(0) };
+    let done = match command.to_str() {
+        Some("test") => test::run(&args),
+        Some("ci") => ci::run(&args),
+        Some("tidy") => tidy::run(&args),
+        Some("certs") => certs::run(&args),
+        Some("loadtest") => loadtest::run(args),
+        Some("-h" | "--help" | "help") => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => Err(format!("no command `{}`\n\n{HELP}", command.to_string_lossy()).into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

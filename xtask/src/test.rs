@@ -1,0 +1,52 @@
+//! `test`: the end-to-end tests run the real binary, so it is built before them.
+
+use std::ffi::OsString;
+
+use crate::{Result, metadata, sh};
+
+/// Where the end-to-end tests look for the binary's path.
+pub(crate) const BINARY_VARIABLE: &str = "PORTCULLIS_BIN";
+
+/// Builds and tests; `args` go to `cargo test`.
+pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    let mut build = sh::cargo();
+    if selects_packages(args) {
+        build.args(["build", "--package", "portcullis"]);
+    } else {
+        // One build for the binary and the tests: the same features, so every dependency is compiled once.
+        build.args(["build", "--workspace", "--all-features", "--bins", "--tests"]);
+    }
+    sh::run(&mut build)?;
+    let binary = metadata::load()?.target_directory.join("debug/portcullis");
+    if !binary.exists() {
+        return Err(format!("{} was not built", binary.display()).into());
+    }
+    let mut test = sh::cargo();
+    test.arg("test");
+    if !selects_packages(args) {
+        test.args(["--workspace", "--all-features"]);
+    }
+    sh::run(test.args(args).env(BINARY_VARIABLE, binary))
+}
+
+/// Whether the caller says which packages to test.
+fn selects_packages(args: &[OsString]) -> bool {
+    args.iter()
+        .take_while(|arg| *arg != "--")
+        .filter_map(|arg| arg.to_str())
+        .any(|arg| arg.starts_with("-p") || arg.starts_with("--package") || arg == "--workspace")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_choice_is_seen_before_the_dashes_only() {
+        let selects = |args: &[&str]| selects_packages(&args.iter().map(Into::into).collect::<Vec<_>>());
+        assert!(selects(&["-p", "portcullis-tests"]));
+        assert!(selects(&["--package=portcullis-tests"]));
+        assert!(!selects(&["name_of_a_test"]));
+        assert!(!selects(&["--", "-p"]));
+    }
+}
