@@ -168,7 +168,7 @@ mod tests {
             let (sender, connection) = h2::client::handshake(client).await.unwrap();
             let exchange = exchange(&plan, sender, prepared(&plan));
             tokio::select! {
-                // the driver goes on after the exchange only as long as somebody asks it to
+                // both may be ready at once
                 biased;
                 outcome = exchange => outcome,
                 ended = connection => panic!("the connection ended first: {ended:?}"),

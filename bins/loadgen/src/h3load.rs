@@ -71,3 +71,88 @@ async fn exchange(plan: &Plan, connection: &Connection) -> Result<Outcome, Failu
     }
     Ok(Outcome { status, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::{Protocol, Trust},
+        io::TlsTarget,
+        tls,
+        worker::Body,
+    };
+    use http::{HeaderValue, Method, Response, Uri};
+    use portcullis_h3::{ConnLimits, Endpoint, QuicOptions, RecvBody, WorkerId};
+    use portcullis_testkit::certs::TestCa;
+    use rustls_pki_types::ServerName;
+    use std::{net::SocketAddr, time::Duration};
+
+    /// A server that reads the request's body and answers 201 with as many bytes.
+    async fn server() -> SocketAddr {
+        let cert = TestCa::new().issue(&["localhost"]);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der()], cert.key_der())
+            .unwrap();
+        config.alpn_protocols = vec![b"h3".to_vec()];
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+        let (options, limits) = (QuicOptions::default(), ConnLimits::new(10));
+        let endpoint = Endpoint::new(socket, Arc::new(config), &options, WorkerId::new(0), limits).unwrap();
+        let addr = endpoint.local_addr().unwrap();
+        let service = tower::service_fn(async |request: Request<RecvBody>| {
+            assert_eq!(request.uri(), "https://localhost/path");
+            let mut body = pin!(request.into_body());
+            let mut len = 0;
+            while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+                len += frame?.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            let mut response = Response::new(Filler::new(len));
+            *response.status_mut() = http::StatusCode::CREATED;
+            Ok::<_, portcullis_h3::BodyError>(response)
+        });
+        tokio::spawn(endpoint.serve(service, std::future::pending(), Duration::ZERO));
+        addr
+    }
+
+    fn plan(addr: SocketAddr, body: u64) -> Plan {
+        let trust = Trust { insecure: true, ca: None };
+        Plan {
+            protocol: Protocol::H3,
+            addr,
+            tls: Some(TlsTarget {
+                config: tls::client_config(&trust, &[b"h3"], true).unwrap(),
+                name: ServerName::try_from("localhost").unwrap(),
+            }),
+            method: if body > 0 { Method::POST } else { Method::GET },
+            uri: Uri::from_static("https://localhost/path"),
+            host: HeaderValue::from_static("localhost"),
+            body: Body::new(body),
+            streams: 1,
+            per_connection: None,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_both_ways_on_one_connection() {
+        let addr = server().await;
+        let connection = connect(&plan(addr, 0)).await.unwrap();
+        for len in [0, 1, 200_000] {
+            let outcome = exchange(&plan(addr, len), &connection).await.unwrap();
+            assert_eq!(outcome, Outcome { status: 201, bytes: len });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ended_is_a_failure() {
+        let addr = server().await;
+        let plan = plan(addr, 0);
+        let connection = connect(&plan).await.unwrap();
+        connection.close();
+        assert_eq!(exchange(&plan, &connection).await.unwrap_err().kind, "receive");
+        assert!(connection.is_closed());
+    }
+}

@@ -34,6 +34,9 @@ pub(crate) struct Selecting {
     pub(crate) authorized: bool,
 }
 
+/// Names from `Vary`, each with the request's lines.
+type Selection = Box<[(HeaderName, Box<[HeaderValue]>)]>;
+
 /// A response that may be stored, without its body.
 #[derive(Clone, Debug)]
 pub(crate) struct Meta {
@@ -41,7 +44,7 @@ pub(crate) struct Meta {
     /// End-to-end fields, without `Age`, with a `Date`.
     pub(crate) headers: HeaderMap,
     /// The request's fields that select this response, each with its lines.
-    vary: Box<[(HeaderName, Box<[HeaderValue]>)]>,
+    vary: Selection,
     /// Already used up when the response came (RFC 9111 section 4.2.3).
     initial_age: Duration,
     lifetime: Duration,
@@ -147,7 +150,7 @@ fn date(value: &HeaderValue) -> Option<SystemTime> {
 }
 
 /// The request's values of the fields that `Vary` names; `None` for `*` and for too many.
-fn selecting(headers: &HeaderMap, request: &Selecting) -> Option<Box<[(HeaderName, Box<[HeaderValue]>)]>> {
+fn selecting(headers: &HeaderMap, request: &Selecting) -> Option<Selection> {
     let mut vary: Vec<(HeaderName, Box<[HeaderValue]>)> = Vec::new();
     for member in headers.get_all(VARY).iter().flat_map(|line| members(line.as_bytes())) {
         // `*` is a valid token and would pass for a name.

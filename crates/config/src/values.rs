@@ -196,7 +196,8 @@ fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-fn show_size(bytes: u64) -> String {
+/// As [`size`] reads it.
+pub(crate) fn show_size(bytes: u64) -> String {
     let (unit, factor) = SIZE_UNITS
         .iter()
         .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor))

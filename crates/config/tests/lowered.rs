@@ -201,6 +201,11 @@ fn every_key_of_the_layers() {
     );
     let cache = plan.cache.expect("the table is there");
     assert_eq!((cache.max_bytes, cache.max_object_bytes), (512 << 20, 2 << 20));
+    assert_eq!(
+        (cache.max_fill_bytes, cache.max_ttl, cache.keep_stale),
+        (128 << 20, secs(12 * 3600), secs(1800))
+    );
+    assert!(!cache.cache_status);
 
     let plan = self::plan(&format!(
         "{LEAST}[security_headers]\nhsts = \"off\"\nnosniff = false\nframe_options = \"off\"\n"

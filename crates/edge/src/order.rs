@@ -1,12 +1,12 @@
 //! THE order of the middleware, written once.
 //!
 //! ```text
-//! request  ->  metrics -> access log -> field count -> Alt-Svc -> health -> security fields
+//! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> health -> security fields
 //!              -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
 //! response <-  the same way back
 //! ```
 //!
-//! Why so: metrics and the log see everything, refusals too. A head with too many fields is refused before anything
+//! Why so: who the client is, where a trusted proxy tells it, must be known to the log and the rate limit. Metrics and the log see everything, refusals too. A head with too many fields is refused before anything
 //! looks at it. `/health` answers even a client that is over its limit, so that an overloaded edge can still be told
 //! from a dead one. Security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached
 //! response carry them too. The rate limit comes before work that costs, the filter before the cache (a denied path is never looked
@@ -16,13 +16,19 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use portcullis_cache::{CacheBody, CacheLayer};
+use portcullis_conn::ConnInfo;
 use portcullis_middleware::{
+    ClientIp,
     access_log::{self, AccessLogLayer}, alt_svc::AltSvcLayer, filter::FilterLayer, header_limits::HeaderLimitsLayer,
     health::HealthLayer, metrics::{self, RequestMetricsLayer}, rate_limit::RateLimitLayer,
     security_headers::SecurityHeadersLayer,
 };
 use std::convert::Infallible;
-use tower::{ServiceBuilder, util::option_layer};
+use tower::{
+    ServiceBuilder,
+    util::{MapRequestLayer, option_layer},
+};
+use portcullis_proxy::{Trust, client_ip};
 use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
@@ -38,6 +44,8 @@ pub(crate) type UserLayer = Arc<dyn Fn(EdgeService) -> EdgeService + Send + Sync
 /// What there is to put around the routes. What is `None` costs nothing.
 #[derive(Clone)]
 pub(crate) struct Order {
+    /// Networks of proxies in front; `None` when there are none.
+    pub(crate) trust: Option<Arc<Trust>>,
     pub(crate) metrics: Option<RequestMetricsLayer<Observer>>,
     pub(crate) access_log: Option<AccessLogLayer<LogSink>>,
     pub(crate) header_limits: HeaderLimitsLayer,
@@ -69,11 +77,15 @@ impl Order {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
+        let client = self.trust.clone().map(|trust| {
+            MapRequestLayer::new(move |request: Request<Body>| with_client_address(request, &trust))
+        });
         // layers that wrap the response's body get a `Body` around what they make of it
         let metrics = self.metrics.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Observed>), layer));
         let access_log = self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
         let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Cached>), layer));
         let service = ServiceBuilder::new()
+            .layer(option_layer(client))
             .layer(option_layer(metrics))
             .layer(option_layer(access_log))
             .layer(self.header_limits)
@@ -86,4 +98,16 @@ impl Order {
             .service(inside);
         EdgeService::new(service)
     }
+}
+
+/// Who the client is behind proxies that are trusted to tell. Without them it is the connection's peer, and nothing
+/// is added to the request.
+fn with_client_address(mut request: Request<Body>, trust: &Trust) -> Request<Body> {
+    if let Some(peer) = request.extensions().get::<Arc<ConnInfo>>().map(|info| info.client_ip()) {
+        let client = client_ip(request.headers(), peer, trust);
+        if client != peer {
+            request.extensions_mut().insert(ClientIp(client));
+        }
+    }
+    request
 }

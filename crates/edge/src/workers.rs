@@ -227,6 +227,7 @@ fn service(shared: &Shared, routes: &Arc<Router<Target>>, plan: &ListenerPlan, p
         HealthLayer::new().with_path(path.clone()).with_draining(Arc::clone(&shared.draining))
     });
     let order = Order {
+        trust: (!shared.plan.trusted_proxies.is_empty()).then(|| Arc::clone(&shared.trust)),
         metrics: shared.telemetry.as_ref().map(|telemetry| telemetry.layer()),
         access_log: shared.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
         header_limits: HeaderLimitsLayer::new(plan.http.max_headers),

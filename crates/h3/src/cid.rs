@@ -66,7 +66,11 @@ impl ConnectionIdGenerator for WorkerIds {
 
     /// An id of another worker gets silence, not a stateless reset that would kill a connection which lives on.
     fn validate(&self, id: &ConnectionId) -> Result<(), quinn_proto::InvalidCid> {
-        if id.len() == LEN && id[WORKER_BYTE] == self.worker.0 { Ok(()) } else { Err(quinn_proto::InvalidCid) }
+        if id.len() == LEN && id[WORKER_BYTE] == self.worker.0 {
+            Ok(())
+        } else {
+            Err(quinn_proto::InvalidCid)
+        }
     }
 
     fn cid_len(&self) -> usize {

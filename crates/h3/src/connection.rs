@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::h3::{
@@ -43,6 +43,11 @@ type H3 = server::Connection<Connection, Bytes>;
 
 /// Read request streams that wait to be dropped together.
 const BURIED_MAX: usize = 16;
+/// What `QuicOptions::max_cancelled` counts in.
+const CANCELLED_PERIOD: Duration = Duration::from_secs(10);
+/// Cancelled requests that end a connection however long it took: `h3` keeps a few bytes for each whose head never
+/// came.
+const CANCELLED_EVER: u32 = 1 << 18;
 /// Bounds how long requests that crossed the first GOAWAY are waited for.
 const RACE_MAX: Duration = Duration::from_millis(100);
 /// Bounds the wait for room on the control stream.
@@ -58,18 +63,34 @@ pub(crate) struct ConnContext {
     idle: AtomicWaker,
     unacked: Mutex<VecDeque<quinn::SendStream>>,
     buried: Mutex<Vec<ServerStream>>,
+    cancelled: Mutex<Cancelled>,
+    quinn: quinn::Connection,
+}
+
+/// Requests that the client gave up.
+struct Cancelled {
+    since: Instant,
+    within: u32,
+    ever: u32,
 }
 
 impl ConnContext {
-    fn new(info: ConnInfo, options: Arc<QuicOptions>, counters: Arc<Counters>) -> Arc<Self> {
+    fn new(
+        quinn: quinn::Connection,
+        local_port: u16,
+        options: Arc<QuicOptions>,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            info: Arc::new(info),
+            info: Arc::new(describe(&quinn, local_port)),
             options,
             counters,
             active: AtomicUsize::new(0),
             idle: AtomicWaker::new(),
             unacked: Mutex::default(),
             buried: Mutex::default(),
+            cancelled: Mutex::new(Cancelled { since: Instant::now(), within: 0, ever: 0 }),
+            quinn,
         })
     }
 
@@ -87,6 +108,21 @@ impl ConnContext {
             }
         }
         unacked.push_back(stream);
+    }
+
+    /// Counts a request that the client gave up. Each costs it next to nothing and us a request; too many, and the
+    /// connection is closed.
+    pub(crate) fn cancelled(&self) {
+        let mut cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        if cancelled.since.elapsed() > CANCELLED_PERIOD {
+            cancelled.since = Instant::now();
+            cancelled.within = 0;
+        }
+        cancelled.within += 1;
+        cancelled.ever += 1;
+        if cancelled.within > self.options.max_cancelled || cancelled.ever > CANCELLED_EVER {
+            self.quinn.close(codes::var(codes::EXCESSIVE_LOAD), b"too many cancelled requests");
+        }
     }
 
     /// Takes a request stream that was read to its end. `h3` wakes the connection's task for each one that is
@@ -157,7 +193,7 @@ where
         }
     };
     count(&counters.accepted);
-    let context = ConnContext::new(describe(&quinn, local_port), options, counters);
+    let context = ConnContext::new(quinn.clone(), local_port, options, counters);
     let spawn_request = {
         let context = context.clone();
         move |resolver, core| {
@@ -247,7 +283,6 @@ fn log_lost(context: &ConnContext, error: &ConnectionError) {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "made and taken apart at once; a box would cost an allocation")]
 enum Event {
     Accepted(Result<Option<RequestResolver<Connection, Bytes>>, ConnectionError>),
     DrainBegins,

@@ -84,9 +84,8 @@ impl Endpoint {
         let server = server_config(tls, options)?;
         let mut config = EndpointConfig::default();
         config.cid_generator(move || Box::new(WorkerIds::new(worker, provider.clone())));
-        config.max_udp_payload_size(options.max_udp_payload.max(1472)).map_err(|_| EndpointError::Option {
-            option: "max_udp_payload",
-            reason: "what a datagram can carry",
+        config.max_udp_payload_size(options.max_udp_payload.max(1472)).map_err(|_| {
+            EndpointError::Option { option: "max_udp_payload", reason: "what a datagram can carry" }
         })?;
         let quinn = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
             .map_err(EndpointError::Socket)?;

@@ -97,7 +97,9 @@ impl ConnLimits {
     pub(crate) fn acquire(&self) -> Option<Permit> {
         self.0
             .open
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.0.max).then_some(open + 1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+                (open < self.0.max).then_some(open + 1)
+            })
             .ok()
             .map(|_| Permit(self.clone()))
     }

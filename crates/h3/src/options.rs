@@ -57,6 +57,10 @@ pub struct QuicOptions {
     /// How long a response may stand still because the client takes no more of it, whatever else the client sends;
     /// after that the stream is reset. Default 30 s; it is noticed after twice that at the latest.
     pub send_timeout: Duration,
+    /// Requests that a client may give up on one connection within 10 s, before their head is complete or before
+    /// their response is; past it the connection is closed with `H3_EXCESSIVE_LOAD`. Default 1000: a page that is
+    /// left cancels a few hundred.
+    pub max_cancelled: u32,
     /// Which congestion controller paces what we send. Default [`Congestion::Cubic`].
     pub congestion: Congestion,
     /// Whether to look for the largest packet that fits the path (RFC 8899). Default `true`.
@@ -88,6 +92,7 @@ impl Default for QuicOptions {
             max_frame_size: 64 * 1024,
             header_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(30),
+            max_cancelled: 1000,
             congestion: Congestion::default(),
             mtu_discovery: true,
             max_udp_payload: 1452,
@@ -155,6 +160,7 @@ setters! {
     with_max_frame_size, max_frame_size: u64;
     with_header_timeout, header_timeout: Duration;
     with_send_timeout, send_timeout: Duration;
+    with_max_cancelled, max_cancelled: u32;
     with_congestion, congestion: Congestion;
     with_mtu_discovery, mtu_discovery: bool;
     with_max_udp_payload, max_udp_payload: u16;

@@ -45,12 +45,16 @@ pub(crate) async fn serve<S, B>(
     let context = active.context();
     let Some((request, out)) = resolve(resolver, &core, context).await else {
         count(&context.counters.stream_errors);
+        context.cancelled();
         return;
     };
     count(&context.counters.requests);
     core.set_unread_code(codes::NO_ERROR);
     if let Err(fault) = respond(request, out, core, context, service).await {
         count(&context.counters.stream_errors);
+        if matches!(fault, SendFault::Gone) {
+            context.cancelled();
+        }
         let fault: &dyn std::error::Error = &fault;
         debug!(connection = %context.info.id, fault, "a response was not sent to its end");
     }

@@ -1,5 +1,7 @@
 //! Stopping without losing anything.
 
+#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test may panic")]
+
 mod common;
 
 use std::{
@@ -139,7 +141,7 @@ async fn while_draining_connections_are_refused() {
 #[tokio::test]
 async fn dropping_the_serve_future_closes_everything() {
     let hello = service(|_| async { Response::new(ScriptBody::new().data("hello")) });
-    let mut server = Server::start(QuicOptions::default(), hello).await;
+    let server = Server::start(QuicOptions::default(), hello).await;
     let connection = server.connect().await;
     server.abort();
     until(|| connection.is_closed()).await;

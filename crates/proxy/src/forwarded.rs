@@ -144,10 +144,8 @@ pub fn apply(headers: &mut HeaderMap, downstream: Downstream, trust: &Trust) {
 }
 
 pub(crate) fn apply_seen(headers: &mut HeaderMap, seen: Seen, downstream: Downstream, trust: &Trust) {
-    const ANY: Seen = Seen::X_FORWARDED_FOR
-        .or(Seen::X_FORWARDED_PROTO)
-        .or(Seen::X_FORWARDED_HOST)
-        .or(Seen::X_REAL_IP);
+    const ANY: Seen =
+        Seen::X_FORWARDED_FOR.or(Seen::X_FORWARDED_PROTO).or(Seen::X_FORWARDED_HOST).or(Seen::X_REAL_IP);
     const RARE: Seen = Seen::X_FORWARDED_OTHER.or(Seen::FORWARDED).or(Seen::UNDERSCORED);
     let peer = downstream.peer.to_canonical();
     let trusted = seen.has(ANY.or(RARE)) && trust.trusts(peer);
@@ -209,7 +207,8 @@ fn append_peer(headers: &mut HeaderMap, peer: Option<&HeaderValue>) {
         joined.put_slice(line.as_bytes());
     }
     let value = (!joined.is_empty()).then(|| {
-        HeaderValue::from_maybe_shared(joined.freeze()).expect("field values and separators make a field value")
+        HeaderValue::from_maybe_shared(joined.freeze())
+            .expect("field values and separators make a field value")
     });
     set(headers, &X_FORWARDED_FOR, value);
 }

@@ -135,6 +135,15 @@ pub enum FramingError {
     /// RFC 9110 section 7.6.2: this edge is the last recipient.
     #[error("max-forwards is used up")]
     HopsSpent,
+}
+
+/// Why an answer is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// RFC 9112 section 6.3 item 5.
+    #[error("content-length is repeated or no number")]
+    BadContentLength,
     /// RFC 9110 section 15.2: only 101 ends an exchange, and only one that asked for it.
     #[error("an informational status as the answer")]
     Informational,
@@ -300,11 +309,9 @@ fn check_host(head: Head<'_>, seen: Seen) -> Result<(), FramingError> {
 }
 
 fn check_after_http1(head: Head<'_>, seen: Seen) -> Result<(), FramingError> {
-    const CONNECTION: Seen =
-        Seen::CONNECTION.or(Seen::OLD_HOP).or(Seen::TRANSFER_ENCODING).or(Seen::UPGRADE);
-    let te_is_trailers = || {
-        head.headers.get_all(header::TE).iter().all(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
-    };
+    const CONNECTION: Seen = Seen::CONNECTION.or(Seen::OLD_HOP).or(Seen::TRANSFER_ENCODING).or(Seen::UPGRADE);
+    let te_is_trailers =
+        || head.headers.get_all(header::TE).iter().all(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     if seen.has(CONNECTION) || (seen.has(Seen::TE) && !te_is_trailers()) {
         return Err(FramingError::ConnectionField);
     }
@@ -355,7 +362,7 @@ pub fn count_hop(method: &Method, headers: &mut HeaderMap) {
 /// function's to judge, see [`crate::upgrade`].
 ///
 /// A repeated `Content-Length` is refused even when the lines are equal, which RFC 9112 section 6.3 item 5 leaves open.
-pub fn check_response(status: http::StatusCode, headers: &HeaderMap) -> Result<(), FramingError> {
+pub fn check_response(status: http::StatusCode, headers: &HeaderMap) -> Result<(), AnswerError> {
     check_response_seen(status, headers, Seen::of(headers))
 }
 
@@ -363,16 +370,16 @@ pub(crate) fn check_response_seen(
     status: http::StatusCode,
     headers: &HeaderMap,
     seen: Seen,
-) -> Result<(), FramingError> {
+) -> Result<(), AnswerError> {
     if status.is_informational() {
-        return Err(FramingError::Informational);
+        return Err(AnswerError::Informational);
     }
     // RFC 9112 section 6.3 items 3 and 5: next to Transfer-Encoding it does not count, otherwise it must be one number
     if seen.has(Seen::CONTENT_LENGTH) && !seen.has(Seen::TRANSFER_ENCODING) {
         let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
         let number = lines.next().and_then(|line| digits(line.as_bytes()));
         if number.is_none() || lines.next().is_some() {
-            return Err(FramingError::BadContentLength);
+            return Err(AnswerError::BadContentLength);
         }
     }
     Ok(())
@@ -380,10 +387,13 @@ pub(crate) fn check_response_seen(
 
 impl From<FramingError> for Fault {
     fn from(error: FramingError) -> Self {
-        match error {
-            FramingError::Informational => Fault::upstream(UpstreamFault::Protocol).with_source(error),
-            _ => Fault::client(error.client_fault()).with_source(error),
-        }
+        Fault::client(error.client_fault()).with_source(error)
+    }
+}
+
+impl From<AnswerError> for Fault {
+    fn from(error: AnswerError) -> Self {
+        Fault::upstream(UpstreamFault::Protocol).with_source(error)
     }
 }
 

@@ -172,34 +172,73 @@ mod tests {
     fn requests() {
         type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
         let cases: &[Case<'_>] = &[
-            ("RFC 9110 7.6.1: the fixed names", &[
-                ("connection", "close"), ("keep-alive", "timeout=5"), ("proxy-connection", "keep-alive"),
-                ("te", "gzip"), ("transfer-encoding", "chunked"), ("upgrade", "h2c"), ("accept", "*/*"),
-            ], &["accept"]),
-            ("RFC 9110 7.6.1: the listed names, in any case", &[
-                ("connection", "X-One, x-TWO"), ("x-one", "1"), ("x-two", "2"), ("x-three", "3"),
-            ], &["x-three"]),
-            ("RFC 9110 5.3: every Connection line counts", &[
-                ("connection", "close"), ("connection", "x-one"), ("connection", "keep-alive, x-two"),
-                ("x-one", "1"), ("x-two", "2"),
-            ], &[]),
-            ("all lines of a listed name go", &[("connection", "x-one"), ("x-one", "1"), ("x-one", "2")], &[]),
+            (
+                "RFC 9110 7.6.1: the fixed names",
+                &[
+                    ("connection", "close"),
+                    ("keep-alive", "timeout=5"),
+                    ("proxy-connection", "keep-alive"),
+                    ("te", "gzip"),
+                    ("transfer-encoding", "chunked"),
+                    ("upgrade", "h2c"),
+                    ("accept", "*/*"),
+                ],
+                &["accept"],
+            ),
+            (
+                "RFC 9110 7.6.1: the listed names, in any case",
+                &[("connection", "X-One, x-TWO"), ("x-one", "1"), ("x-two", "2"), ("x-three", "3")],
+                &["x-three"],
+            ),
+            (
+                "RFC 9110 5.3: every Connection line counts",
+                &[
+                    ("connection", "close"),
+                    ("connection", "x-one"),
+                    ("connection", "keep-alive, x-two"),
+                    ("x-one", "1"),
+                    ("x-two", "2"),
+                ],
+                &[],
+            ),
+            (
+                "all lines of a listed name go",
+                &[("connection", "x-one"), ("x-one", "1"), ("x-one", "2")],
+                &[],
+            ),
             ("RFC 9110 5.6.1.2: empty members", &[("connection", ", ,x-one,,"), ("x-one", "1")], &[]),
-            ("RFC 9110 10.1.4: TE listed and trailers kept", &[("connection", "TE"), ("te", "trailers")], &["te"]),
-            ("RFC 9113 3.1: HTTP2-Settings", &[
-                ("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk"),
-            ], &[]),
+            (
+                "RFC 9110 10.1.4: TE listed and trailers kept",
+                &[("connection", "TE"), ("te", "trailers")],
+                &["te"],
+            ),
+            (
+                "RFC 9113 3.1: HTTP2-Settings",
+                &[
+                    ("connection", "Upgrade, HTTP2-Settings"),
+                    ("upgrade", "h2c"),
+                    ("http2-settings", "AAMAAABk"),
+                ],
+                &[],
+            ),
             ("HTTP2-Settings that is not listed", &[("http2-settings", "AAMAAABk")], &[]),
             ("RFC 9110 11.7.2: credentials for this hop", &[("proxy-authorization", "Basic eDp5")], &[]),
             ("CVE-2016-5385", &[("proxy", "http://evil.example")], &[]),
             ("RFC 9110 6.6.2: Trailer is end-to-end", &[("trailer", "grpc-status")], &["trailer"]),
-            ("the frame is not the client's to remove", &[
-                ("connection", "host, content-length"), ("host", "a"), ("content-length", "3"),
-            ], &["content-length", "host"]),
-            ("asserted names are left to `forwarded`", &[
-                ("connection", "X-Forwarded-For, x_real_ip, Forwarded"), ("x-forwarded-for", "1.2.3.4"),
-                ("forwarded", "for=1.2.3.4"),
-            ], &["forwarded", "x-forwarded-for"]),
+            (
+                "the frame is not the client's to remove",
+                &[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")],
+                &["content-length", "host"],
+            ),
+            (
+                "asserted names are left to `forwarded`",
+                &[
+                    ("connection", "X-Forwarded-For, x_real_ip, Forwarded"),
+                    ("x-forwarded-for", "1.2.3.4"),
+                    ("forwarded", "for=1.2.3.4"),
+                ],
+                &["forwarded", "x-forwarded-for"],
+            ),
             ("a client may do without its own fields", &[("connection", "cookie"), ("cookie", "a=b")], &[]),
             ("a name that can't be one", &[("connection", "a b, \"x\", x-one"), ("x-one", "1")], &[]),
         ];
@@ -273,8 +312,16 @@ mod tests {
         prop_oneof![
             "[a-cA-C][a-c_-]{0,3}",
             prop::sample::select(vec![
-                "connection", "TE", "keep-alive", "upgrade", "transfer-encoding", "X-Forwarded-For", "host",
-                "Content-Length", "x_real_ip", "proxy-authorization",
+                "connection",
+                "TE",
+                "keep-alive",
+                "upgrade",
+                "transfer-encoding",
+                "X-Forwarded-For",
+                "host",
+                "Content-Length",
+                "x_real_ip",
+                "proxy-authorization",
             ])
             .prop_map(str::to_owned),
         ]

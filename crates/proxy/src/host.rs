@@ -82,7 +82,10 @@ fn ipv6(bracketed: &[u8]) -> Option<Ipv6Addr> {
 /// brackets. Borrowed when it was in that form already, on the stack otherwise.
 pub struct CanonicalHost<'a>(Repr<'a>);
 
-#[expect(clippy::large_enum_variant, reason = "it lives on the stack for one lookup; a box would be an allocation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack for one lookup; a box would be an allocation"
+)]
 enum Repr<'a> {
     Borrowed(&'a str),
     Stack { bytes: [u8; MAX_HOST], len: u8 },
@@ -164,9 +167,43 @@ mod tests {
     fn refused_ones() {
         let long = "a".repeat(255);
         for value in [
-            "", ":80", ".", "..", ".a", "a..b", "a b", " a", "a ", "a,b", "a/b", "a?b", "a#b", "user@a", "a@b", "a:b",
-            "a:65536", "a:-1", "a:+1", "a:80:80", "::1", "[::1", "[::1]x", "[::1]:x", "[fe80::1%25eth0]", "[v1.x]", "[]",
-            "a%2eb", "b\u{fc}cher", "a\tb", "a\0", "*", "*.a", "a;b", "a!b", "(a)", &long,
+            "",
+            ":80",
+            ".",
+            "..",
+            ".a",
+            "a..b",
+            "a b",
+            " a",
+            "a ",
+            "a,b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "user@a",
+            "a@b",
+            "a:b",
+            "a:65536",
+            "a:-1",
+            "a:+1",
+            "a:80:80",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[::1]:x",
+            "[fe80::1%25eth0]",
+            "[v1.x]",
+            "[]",
+            "a%2eb",
+            "b\u{fc}cher",
+            "a\tb",
+            "a\0",
+            "*",
+            "*.a",
+            "a;b",
+            "a!b",
+            "(a)",
+            &long,
         ] {
             assert_eq!(HostPort::parse(value.as_bytes()), None, "{value:?}");
         }

@@ -50,7 +50,7 @@ pub mod upgrade;
 
 pub use fault::{ClientFault, Fault, InternalFault, Kind, UpstreamFault};
 pub use forwarded::{Downstream, Trust, client_ip};
-pub use framing::{Dots, FramingError, FramingLimits};
+pub use framing::{AnswerError, Dots, FramingError, FramingLimits};
 pub use router::{RouteError, Router, RouterBuilder};
 pub use service::{ProxyFuture, ProxyOptions, ReverseProxy};
 pub use tunnel::{RelayEnd, RelayOptions, RelayStats, TunnelGuard, Tunnels, UpstreamTunnel, relay};

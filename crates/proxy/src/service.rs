@@ -157,9 +157,12 @@ where
                 via: self.options.via.clone(),
                 version,
             },
-            Err(fault) => {
-                ProxyFuture { state: State::Refused { fault: Some(fault) }, pending: None, via: None, version }
-            }
+            Err(fault) => ProxyFuture {
+                state: State::Refused { fault: Some(fault) },
+                pending: None,
+                via: None,
+                version,
+            },
         }
     }
 }
@@ -176,9 +179,11 @@ struct Pending {
 fn prepare<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option<Box<Pending>>, Fault> {
     let seen = Seen::of(request.headers());
     framing::check_request_seen(Head::of(request), seen, &options.framing)?;
-    let pending = if upgrade::is_candidate(seen) { note_upgrade(options, request)? } else { None };
-    let downstream =
-        request.extensions().get::<Arc<ConnInfo>>().map_or(Downstream::unknown(), |info| Downstream::from(&**info));
+    let pending = if seen.has(Seen::UPGRADE) { note_upgrade(options, request)? } else { None };
+    let downstream = request
+        .extensions()
+        .get::<Arc<ConnInfo>>()
+        .map_or(Downstream::unknown(), |info| Downstream::from(&**info));
 
     if seen.has(Seen::MAX_FORWARDS) {
         let method = request.method().clone();

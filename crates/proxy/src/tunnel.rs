@@ -225,7 +225,12 @@ where
     relay_until(a, b, options, pending()).await
 }
 
-async fn relay_until<A, B>(mut a: A, mut b: B, options: RelayOptions, stop: impl Future<Output = ()>) -> RelayStats
+async fn relay_until<A, B>(
+    mut a: A,
+    mut b: B,
+    options: RelayOptions,
+    stop: impl Future<Output = ()>,
+) -> RelayStats
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -304,7 +309,12 @@ impl Direction {
     }
 
     /// Ready when the reader is at its end and all is written.
-    fn poll_copy<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<io::Result<()>>
+    fn poll_copy<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,

@@ -8,7 +8,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 
-use crate::fields::{Seen, any_member, digits, members};
+use crate::fields::{any_member, digits, members};
 
 /// The protocols that a client may upgrade to. By default `websocket` alone.
 ///
@@ -84,7 +84,8 @@ impl UpgradeRequest {
     /// that was not asked for; section 15.2.2: it MUST name the one that it switched to.
     pub fn is_agreed(&self, headers: &HeaderMap) -> bool {
         let mut members = headers.get_all(header::UPGRADE).iter().flat_map(members);
-        let agreed = members.next().is_some_and(|agreed| self.protocol.as_bytes().eq_ignore_ascii_case(agreed));
+        let agreed =
+            members.next().is_some_and(|agreed| self.protocol.as_bytes().eq_ignore_ascii_case(agreed));
         agreed && members.next().is_none()
     }
 }
@@ -122,11 +123,6 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| digits(length.as_bytes()) != Some(0))
 }
 
-/// Whether the pass over the fields makes it worth asking.
-pub(crate) fn is_candidate(seen: Seen) -> bool {
-    seen.has(Seen::UPGRADE) && seen.has(Seen::CONNECTION)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,7 +142,13 @@ mod tests {
         let ws = ("upgrade", "websocket");
         let cases: &[Case<'_>] = &[
             ("plain", "GET", H11, &[("connection", "upgrade"), ws], Some("websocket")),
-            ("any case", "GET", H11, &[("connection", "UpGrade"), ("upgrade", "WebSocket")], Some("websocket")),
+            (
+                "any case",
+                "GET",
+                H11,
+                &[("connection", "UpGrade"), ("upgrade", "WebSocket")],
+                Some("websocket"),
+            ),
             ("a list", "GET", H11, &[("connection", "keep-alive, Upgrade"), ws], Some("websocket")),
             (
                 "the second line",
@@ -170,8 +172,20 @@ mod tests {
             ("RFC 6455 4.1: GET", "POST", H11, &[("connection", "upgrade"), ws], None),
             ("h2c", "GET", H11, &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")], None),
             ("a body", "GET", H11, &[("connection", "upgrade"), ws, ("content-length", "5")], None),
-            ("an empty body", "GET", H11, &[("connection", "upgrade"), ws, ("content-length", "0")], Some("websocket")),
-            ("a chunked body", "GET", H11, &[("connection", "upgrade"), ws, ("transfer-encoding", "chunked")], None),
+            (
+                "an empty body",
+                "GET",
+                H11,
+                &[("connection", "upgrade"), ws, ("content-length", "0")],
+                Some("websocket"),
+            ),
+            (
+                "a chunked body",
+                "GET",
+                H11,
+                &[("connection", "upgrade"), ws, ("transfer-encoding", "chunked")],
+                None,
+            ),
         ];
         for (why, method, version, fields, protocol) in cases {
             let found = requested(&request(method, *version, fields), &UpgradeProtocols::default());
@@ -197,7 +211,11 @@ mod tests {
             assert_eq!(UpgradeProtocols::none().allow(never).unwrap_err(), ProtocolError::Never, "{never}");
         }
         for invalid in ["", "a b", "a,b", "a\r\nb"] {
-            assert_eq!(UpgradeProtocols::none().allow(invalid).unwrap_err(), ProtocolError::Invalid, "{invalid:?}");
+            assert_eq!(
+                UpgradeProtocols::none().allow(invalid).unwrap_err(),
+                ProtocolError::Invalid,
+                "{invalid:?}"
+            );
         }
     }
 

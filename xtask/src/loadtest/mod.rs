@@ -67,6 +67,9 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
         let text = serde_json::to_string_pretty(&report::as_json(&options, &rows))?;
         fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
     }
+    if options.profile == "dev" {
+        println!("built without optimisation: these figures say nothing about cost");
+    }
     match report::bad(&rows) {
         0 => Ok(()),
         bad => {

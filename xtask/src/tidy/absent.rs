@@ -15,7 +15,8 @@ pub(crate) fn check(path: &str, source: &str) -> Vec<String> {
     let Some((name, inside)) = path.strip_prefix("crates/").and_then(|rest| rest.split_once('/')) else {
         return Vec::new();
     };
-    if name == "testkit" || !inside.starts_with("src/") {
+    let is_test = inside.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "test_support.rs"));
+    if name == "testkit" || is_test || !inside.starts_with("src/") {
         return Vec::new();
     }
     let code = code(source);
@@ -32,10 +33,18 @@ pub(crate) fn check(path: &str, source: &str) -> Vec<String> {
         .collect()
 }
 
-/// The source without line comments and without the tests, which stand at the end of a file.
+/// The source without line comments, without what is for tests only, and without the module of tests at its end.
 fn code(source: &str) -> String {
     let mut code = String::new();
-    for line in source.lines().take_while(|line| line.trim() != "#[cfg(test)]") {
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() == "#[cfg(test)]" {
+            let item = lines.next().unwrap_or_default().trim();
+            if item.starts_with("mod ") && item.ends_with('{') {
+                break;
+            }
+            continue;
+        }
         let line = line.split_once("//").map_or(line, |(before, _)| before);
         code.push_str(line);
         code.push('\n');
@@ -94,6 +103,7 @@ mod tests {
             "fn f() { std::env::var(\"X\"); }",
             "use ::std::env as e;",
             "use tokio::{net, fs};",
+            "#[cfg(test)]\nmod tests;\nuse std::fs;",
         ] {
             assert_eq!(check("crates/proxy/src/lib.rs", source).len(), 1, "{source}");
         }
@@ -107,14 +117,18 @@ mod tests {
             "// std::fs",
             "mystd::fs();",
             "use std::envelope;",
-            "fn f() {}\n#[cfg(test)]\nmod tests { use std::fs; }",
+            "fn f() {}\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}",
+            "#[cfg(test)]\nuse std::fs;\nfn f() {}",
         ] {
             assert_eq!(check("crates/proxy/src/lib.rs", source), Vec::<String>::new(), "{source}");
         }
         assert!(check("crates/tls/src/store.rs", "use std::fs;").is_empty());
         assert_eq!(check("crates/tls/src/store.rs", "use std::env;").len(), 1);
         assert!(check("crates/testkit/src/lib.rs", "use std::fs;").is_empty());
-        assert!(check("crates/proxy/tests/t.rs", "use std::fs;").is_empty());
+        for path in ["crates/proxy/tests/t.rs", "crates/proxy/src/a/tests.rs", "crates/proxy/src/tests/a.rs"]
+        {
+            assert!(check(path, "use std::fs;").is_empty(), "{path}");
+        }
         assert!(check("bins/portcullis/src/main.rs", "use std::fs;").is_empty());
     }
 }

@@ -17,7 +17,7 @@ use toml::de::DeValue;
 use crate::{
     net::path,
     reader::{Read, Table, Wrong},
-    values::{boolean, choice, duration, integer, ms, secs, size, text, whole_seconds},
+    values::{boolean, choice, duration, integer, ms, secs, show_size, size, text, whole_seconds},
 };
 
 pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
@@ -101,14 +101,20 @@ fn rate_limit(mut table: Table<'_, '_>) -> Option<RateLimitOptions> {
 fn cache(mut table: Table<'_, '_>) -> CacheOptions {
     let mut options = CacheOptions::default();
     table.set("max_size", &mut options.max_bytes, size(1 << 20..=1 << 40));
-    let object = table.get("max_object", size(1 << 10..=1 << 32));
-    if let Some(object) = object {
-        if *object.get_ref() > options.max_bytes {
-            let wrong = Wrong::new("`max_object` is larger than `max_size`: it would never fit");
-            table.sink().error(object.span(), wrong);
+    table.set("max_fill", &mut options.max_fill_bytes, size(1 << 20..=1 << 40));
+    if let Some(object) = table.get("max_object", size(1 << 10..=1 << 30)) {
+        for (key, most) in [("max_size", options.max_bytes), ("max_fill", options.max_fill_bytes)] {
+            if *object.get_ref() > most {
+                let wrong =
+                    Wrong::new(format!("`max_object` is larger than `{key}`: it would never be stored"));
+                table.sink().error(object.span(), wrong.hint(format!("`{key}` is {}", show_size(most))));
+            }
         }
         options.max_object_bytes = object.into_inner();
     }
+    table.set("max_ttl", &mut options.max_ttl, duration(secs(1)..=secs(365 * 86_400)));
+    table.set("keep_stale", &mut options.keep_stale, duration(secs(0)..=secs(30 * 86_400)));
+    table.set("cache_status", &mut options.cache_status, boolean);
     table.finish();
     options
 }

@@ -203,6 +203,8 @@ impl FrameGuard {
         let wrong = match frame {
             HEADERS => self.heads >= 2,
             DATA => self.heads != 1,
+            // frames for the control stream (sections 7.2.3 to 7.2.7), and those that only HTTP/2 has (7.2.8)
+            0x02..=0x09 | 0x0d => true,
             _ => false,
         };
         if wrong { Err(Refusal::Unexpected) } else { Ok(()) }

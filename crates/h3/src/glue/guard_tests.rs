@@ -52,7 +52,7 @@ fn varints_of_every_length() {
 
 #[test]
 fn a_long_frame_is_refused_by_its_header_alone() {
-    for kind in [HEADERS, 0x04, 0x21, 0x1f * 7 + 0x21] {
+    for kind in [HEADERS, 0x21, 0x1f * 7 + 0x21, 0xf0700] {
         let header = [frame(HEADERS, 3), int(kind), int(101)].concat();
         assert_eq!(run(FrameGuard::request(100), &[&header]).unwrap_err(), Refusal::Excessive, "{kind:#x}");
         let fits = [frame(HEADERS, 3), int(kind), int(100)].concat();
@@ -77,6 +77,8 @@ fn order_of_frames_on_a_request_stream() {
         vec![data.clone()],
         vec![head.clone(), head.clone(), data.clone()],
         vec![head.clone(), data, head.clone(), head.clone()],
+        vec![head.clone(), frame(0x04, 0)],
+        vec![frame(0x06, 3), head.clone()],
         vec![head, int(WEBTRANSPORT)],
     ] {
         assert_eq!(run(FrameGuard::request(100), &[&bad.concat()]).unwrap_err(), Refusal::Unexpected);

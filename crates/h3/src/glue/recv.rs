@@ -22,8 +22,11 @@ const BATCH: usize = 8;
 /// Bounds a frame on the control stream: settings and priorities are short.
 const CONTROL_FRAME_MAX: u64 = 16 * 1024;
 
-/// A stream we read; see the module above for what it does on the way.
-pub(crate) struct RecvStream {
+/// A stream we read; see the module above for what it does on the way. In a box, because `h3` moves its streams many
+/// times from task to task and state to state.
+pub(crate) struct RecvStream(Box<Reading>);
+
+struct Reading {
     quinn: quinn::RecvStream,
     shared: Arc<Shared>,
     /// `None` on a unidirectional stream.
@@ -52,14 +55,16 @@ impl RecvStream {
             #[cfg(feature = "client")]
             Role::Client => FrameGuard::response(shared.max_frame),
         };
-        Self::new(quinn, shared, Some(core), guard, None)
+        Self(Box::new(Reading::new(quinn, shared, Some(core), guard, None)))
     }
 
     pub(super) fn uni(quinn: quinn::RecvStream, shared: Arc<Shared>) -> Self {
         let guard = FrameGuard::unidirectional(shared.max_frame.min(CONTROL_FRAME_MAX));
-        Self::new(quinn, shared, None, guard, Some(Quiet::new()))
+        Self(Box::new(Reading::new(quinn, shared, None, guard, Some(Quiet::new()))))
     }
+}
 
+impl Reading {
     fn new(
         quinn: quinn::RecvStream,
         shared: Arc<Shared>,
@@ -220,14 +225,15 @@ impl quic::RecvStream for RecvStream {
     type Buf = Bytes;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        if self.closed {
+        let reading = &mut *self.0;
+        if reading.closed {
             return Poll::Ready(Err(StreamErrorIncoming::Unknown("the stream is closed".into())));
         }
-        match self.quiet.take() {
-            None => self.poll_next(cx),
+        match reading.quiet.take() {
+            None => reading.poll_next(cx),
             Some(quiet) => {
-                let polled = quiet.poll(cx, |cx| self.poll_next(cx));
-                self.quiet = Some(quiet);
+                let polled = quiet.poll(cx, |cx| reading.poll_next(cx));
+                reading.quiet = Some(quiet);
                 polled
             }
         }
@@ -235,16 +241,16 @@ impl quic::RecvStream for RecvStream {
 
     fn stop_sending(&mut self, code: u64) {
         // an error here says that there is nothing left to stop
-        let _ = self.quinn.stop(send::var(code));
-        self.closed = true;
+        let _ = self.0.quinn.stop(send::var(code));
+        self.0.closed = true;
     }
 
     fn recv_id(&self) -> StreamId {
-        stream_id(self.quinn.id().into())
+        stream_id(self.0.quinn.id().into())
     }
 }
 
-impl Drop for RecvStream {
+impl Drop for Reading {
     fn drop(&mut self) {
         let Some(core) = &self.core else { return };
         if !self.closed && !self.eof {

@@ -29,137 +29,336 @@ const HOST: (&str, &str) = ("host", "a.example");
 #[test]
 fn lengths_on_http11() {
     const TE: (&str, &str) = ("transfer-encoding", "chunked");
-    run(Version::HTTP_11, &[
-        ("a plain GET", "GET", "/", &[HOST], Ok(())),
-        ("RFC 9112 6.2", "POST", "/", &[HOST, ("content-length", "5")], Ok(())),
-        ("RFC 9112 6.1", "POST", "/", &[HOST, TE], Ok(())),
-        ("RFC 9110 10.1.4: codings have no case", "POST", "/", &[HOST, ("transfer-encoding", "Chunked")], Ok(())),
-        ("RFC 9112 6.1: both", "POST", "/", &[HOST, TE, ("content-length", "5")], Err(E::TwoFramings)),
-        ("both, other order", "POST", "/", &[("content-length", "5"), TE, HOST], Err(E::TwoFramings)),
-        ("both, zero", "POST", "/", &[HOST, TE, ("content-length", "0")], Err(E::TwoFramings)),
-        ("RFC 9112 6.3: differing", "POST", "/", &[HOST, ("content-length", "5"), ("content-length", "6")],
-            Err(E::BadContentLength)),
-        ("equal lines", "POST", "/", &[HOST, ("content-length", "5"), ("content-length", "5")],
-            Err(E::BadContentLength)),
-        ("a list", "POST", "/", &[HOST, ("content-length", "5, 5")], Err(E::BadContentLength)),
-        ("CVE-2023-40225: empty", "POST", "/", &[HOST, ("content-length", "")], Err(E::BadContentLength)),
-        ("a sign", "POST", "/", &[HOST, ("content-length", "+5")], Err(E::BadContentLength)),
-        ("hex", "POST", "/", &[HOST, ("content-length", "0x5")], Err(E::BadContentLength)),
-        ("overflow", "POST", "/", &[HOST, ("content-length", "18446744073709551616")], Err(E::BadContentLength)),
-        ("gzip before", "POST", "/", &[HOST, ("transfer-encoding", "gzip, chunked")], Err(E::BadTransferEncoding)),
-        ("twice", "POST", "/", &[HOST, ("transfer-encoding", "chunked, chunked")], Err(E::BadTransferEncoding)),
-        ("two lines", "POST", "/", &[HOST, TE, TE], Err(E::BadTransferEncoding)),
-        ("two lines, gzip first", "POST", "/", &[HOST, ("transfer-encoding", "gzip"), TE], Err(E::BadTransferEncoding)),
-        ("identity", "POST", "/", &[HOST, ("transfer-encoding", "identity")], Err(E::BadTransferEncoding)),
-        ("quoted", "POST", "/", &[HOST, ("transfer-encoding", "\"chunked\"")], Err(E::BadTransferEncoding)),
-        ("a parameter", "POST", "/", &[HOST, ("transfer-encoding", "chunked;q=1")], Err(E::BadTransferEncoding)),
-        ("a leading comma", "POST", "/", &[HOST, ("transfer-encoding", ",chunked")], Err(E::BadTransferEncoding)),
-        ("empty", "POST", "/", &[HOST, ("transfer-encoding", "")], Err(E::BadTransferEncoding)),
-        ("a tab", "POST", "/", &[HOST, ("transfer-encoding", "\tchunked")], Err(E::BadTransferEncoding)),
-    ]);
+    run(
+        Version::HTTP_11,
+        &[
+            ("a plain GET", "GET", "/", &[HOST], Ok(())),
+            ("RFC 9112 6.2", "POST", "/", &[HOST, ("content-length", "5")], Ok(())),
+            ("RFC 9112 6.1", "POST", "/", &[HOST, TE], Ok(())),
+            (
+                "RFC 9110 10.1.4: codings have no case",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", "Chunked")],
+                Ok(()),
+            ),
+            ("RFC 9112 6.1: both", "POST", "/", &[HOST, TE, ("content-length", "5")], Err(E::TwoFramings)),
+            ("both, other order", "POST", "/", &[("content-length", "5"), TE, HOST], Err(E::TwoFramings)),
+            ("both, zero", "POST", "/", &[HOST, TE, ("content-length", "0")], Err(E::TwoFramings)),
+            (
+                "RFC 9112 6.3: differing",
+                "POST",
+                "/",
+                &[HOST, ("content-length", "5"), ("content-length", "6")],
+                Err(E::BadContentLength),
+            ),
+            (
+                "equal lines",
+                "POST",
+                "/",
+                &[HOST, ("content-length", "5"), ("content-length", "5")],
+                Err(E::BadContentLength),
+            ),
+            ("a list", "POST", "/", &[HOST, ("content-length", "5, 5")], Err(E::BadContentLength)),
+            ("CVE-2023-40225: empty", "POST", "/", &[HOST, ("content-length", "")], Err(E::BadContentLength)),
+            ("a sign", "POST", "/", &[HOST, ("content-length", "+5")], Err(E::BadContentLength)),
+            ("hex", "POST", "/", &[HOST, ("content-length", "0x5")], Err(E::BadContentLength)),
+            (
+                "overflow",
+                "POST",
+                "/",
+                &[HOST, ("content-length", "18446744073709551616")],
+                Err(E::BadContentLength),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn codings_on_http11() {
+    const TE: (&str, &str) = ("transfer-encoding", "chunked");
+    run(
+        Version::HTTP_11,
+        &[
+            (
+                "gzip before",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", "gzip, chunked")],
+                Err(E::BadTransferEncoding),
+            ),
+            (
+                "twice",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", "chunked, chunked")],
+                Err(E::BadTransferEncoding),
+            ),
+            ("two lines", "POST", "/", &[HOST, TE, TE], Err(E::BadTransferEncoding)),
+            (
+                "two lines, gzip first",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", "gzip"), TE],
+                Err(E::BadTransferEncoding),
+            ),
+            (
+                "identity",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", "identity")],
+                Err(E::BadTransferEncoding),
+            ),
+            (
+                "quoted",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", "\"chunked\"")],
+                Err(E::BadTransferEncoding),
+            ),
+            (
+                "a parameter",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", "chunked;q=1")],
+                Err(E::BadTransferEncoding),
+            ),
+            (
+                "a leading comma",
+                "POST",
+                "/",
+                &[HOST, ("transfer-encoding", ",chunked")],
+                Err(E::BadTransferEncoding),
+            ),
+            ("empty", "POST", "/", &[HOST, ("transfer-encoding", "")], Err(E::BadTransferEncoding)),
+            ("a tab", "POST", "/", &[HOST, ("transfer-encoding", "\tchunked")], Err(E::BadTransferEncoding)),
+        ],
+    );
 }
 
 #[test]
 fn http10() {
-    run(Version::HTTP_10, &[
-        ("RFC 9112 3.2: no host is needed", "GET", "/", &[], Ok(())),
-        ("a host is looked at all the same", "GET", "/", &[("host", "a b")], Err(E::BadHost)),
-        ("RFC 9112 6.1, CVE-2026-2835", "POST", "/", &[("transfer-encoding", "chunked")], Err(E::TransferEncodingOn10)),
-        ("with a length", "POST", "/", &[("transfer-encoding", "chunked"), ("content-length", "3")],
-            Err(E::TwoFramings)),
-        ("a length alone", "POST", "/", &[("content-length", "3")], Ok(())),
-    ]);
+    run(
+        Version::HTTP_10,
+        &[
+            ("RFC 9112 3.2: no host is needed", "GET", "/", &[], Ok(())),
+            ("a host is looked at all the same", "GET", "/", &[("host", "a b")], Err(E::BadHost)),
+            (
+                "RFC 9112 6.1, CVE-2026-2835",
+                "POST",
+                "/",
+                &[("transfer-encoding", "chunked")],
+                Err(E::TransferEncodingOn10),
+            ),
+            (
+                "with a length",
+                "POST",
+                "/",
+                &[("transfer-encoding", "chunked"), ("content-length", "3")],
+                Err(E::TwoFramings),
+            ),
+            ("a length alone", "POST", "/", &[("content-length", "3")], Ok(())),
+        ],
+    );
 }
 
 #[test]
 fn hosts_on_http11() {
-    run(Version::HTTP_11, &[
-        ("RFC 9112 3.2: missing", "GET", "/", &[], Err(E::NoHost)),
-        ("RFC 9112 3.2: two", "GET", "/", &[HOST, ("host", "b.example")], Err(E::ManyHosts)),
-        ("two equal ones", "GET", "/", &[HOST, HOST], Err(E::ManyHosts)),
-        ("empty", "GET", "/", &[("host", "")], Err(E::BadHost)),
-        ("RFC 9110 4.2.4: user information", "GET", "/", &[("host", "u:p@a.example")], Err(E::BadHost)),
-        ("a comma", "GET", "/", &[("host", "a.example, b.example")], Err(E::BadHost)),
-        ("a comma without space", "GET", "/", &[("host", "a.example,b.example")], Err(E::BadHost)),
-        ("a path", "GET", "/", &[("host", "a.example/x")], Err(E::BadHost)),
-        ("a bad port", "GET", "/", &[("host", "a.example:x")], Err(E::BadHost)),
-        ("a port", "GET", "/", &[("host", "a.example:8080")], Ok(())),
-        ("IPv6", "GET", "/", &[("host", "[::1]:8080")], Ok(())),
-        ("RFC 9112 3.2.2: absolute form", "GET", "http://a.example/x", &[HOST], Ok(())),
-        ("RFC 9112 3.2.2: the absolute form wins", "GET", "http://b.example/x", &[HOST], Ok(())),
-        ("absolute form without host", "GET", "http://a.example/x", &[], Err(E::NoHost)),
-        ("RFC 9110 4.2.4: in the target", "GET", "http://u@a.example/x", &[HOST], Err(E::BadHost)),
-        ("a comma in the target", "GET", "http://a,b/x", &[HOST], Err(E::BadHost)),
-    ]);
+    run(
+        Version::HTTP_11,
+        &[
+            ("RFC 9112 3.2: missing", "GET", "/", &[], Err(E::NoHost)),
+            ("RFC 9112 3.2: two", "GET", "/", &[HOST, ("host", "b.example")], Err(E::ManyHosts)),
+            ("two equal ones", "GET", "/", &[HOST, HOST], Err(E::ManyHosts)),
+            ("empty", "GET", "/", &[("host", "")], Err(E::BadHost)),
+            ("RFC 9110 4.2.4: user information", "GET", "/", &[("host", "u:p@a.example")], Err(E::BadHost)),
+            ("a comma", "GET", "/", &[("host", "a.example, b.example")], Err(E::BadHost)),
+            ("a comma without space", "GET", "/", &[("host", "a.example,b.example")], Err(E::BadHost)),
+            ("a path", "GET", "/", &[("host", "a.example/x")], Err(E::BadHost)),
+            ("a bad port", "GET", "/", &[("host", "a.example:x")], Err(E::BadHost)),
+            ("a port", "GET", "/", &[("host", "a.example:8080")], Ok(())),
+            ("IPv6", "GET", "/", &[("host", "[::1]:8080")], Ok(())),
+            ("RFC 9112 3.2.2: absolute form", "GET", "http://a.example/x", &[HOST], Ok(())),
+            ("RFC 9112 3.2.2: the absolute form wins", "GET", "http://b.example/x", &[HOST], Ok(())),
+            ("absolute form without host", "GET", "http://a.example/x", &[], Err(E::NoHost)),
+            ("RFC 9110 4.2.4: in the target", "GET", "http://u@a.example/x", &[HOST], Err(E::BadHost)),
+            ("a comma in the target", "GET", "http://a,b/x", &[HOST], Err(E::BadHost)),
+        ],
+    );
 }
 
 #[test]
 fn targets_and_methods_on_http11() {
     let long_method = "M".repeat(33);
     let long_target = format!("/{}", "a".repeat(8192));
-    run(Version::HTTP_11, &[
-        ("RFC 9112 3.2.3: authority form", "GET", "a.example", &[HOST], Err(E::BadTarget)),
-        ("authority form with port", "GET", "a.example:80", &[HOST], Err(E::BadTarget)),
-        ("RFC 9112 3.2.4", "OPTIONS", "*", &[HOST], Ok(())),
-        ("RFC 9112 3.2.4: only OPTIONS", "GET", "*", &[HOST], Err(E::BadTarget)),
-        ("RFC 9110 4.2: another scheme", "GET", "ftp://a.example/x", &[HOST], Err(E::BadScheme)),
-        ("RFC 9110 4.2.3: an empty path", "GET", "http://a.example?x", &[HOST], Ok(())),
-        ("RFC 9110 9.3.6", "CONNECT", "a.example:443", &[HOST], Err(E::Connect)),
-        ("RFC 9110 9.3.8", "TRACE", "/", &[HOST], Err(E::Trace)),
-        ("an unknown method goes on", "PURGE", "/", &[HOST], Ok(())),
-        ("RFC 9112 3: method too long", &long_method, "/", &[HOST], Err(E::MethodTooLong)),
-        ("RFC 9112 3: target too long", "GET", &long_target, &[HOST], Err(E::TargetTooLong)),
-        ("RFC 9110 10.1.1", "PUT", "/", &[HOST, ("expect", "100-Continue")], Ok(())),
-        ("RFC 9110 10.1.1: another", "PUT", "/", &[HOST, ("expect", "200-ok")], Err(E::Expectation)),
-        ("one of two", "PUT", "/", &[HOST, ("expect", "100-continue"), ("expect", "x")], Err(E::Expectation)),
-        ("RFC 9110 7.6.2: ours", "OPTIONS", "/", &[HOST, ("max-forwards", "0")], Err(E::HopsSpent)),
-        ("RFC 9110 7.6.2: one more", "OPTIONS", "/", &[HOST, ("max-forwards", "1")], Ok(())),
-        ("RFC 9110 7.6.2: not on GET", "GET", "/", &[HOST, ("max-forwards", "0")], Ok(())),
-        ("no number", "OPTIONS", "/", &[HOST, ("max-forwards", "-1")], Err(E::BadMaxForwards)),
-    ]);
+    run(
+        Version::HTTP_11,
+        &[
+            ("RFC 9112 3.2.3: authority form", "GET", "a.example", &[HOST], Err(E::BadTarget)),
+            ("authority form with port", "GET", "a.example:80", &[HOST], Err(E::BadTarget)),
+            ("RFC 9112 3.2.4", "OPTIONS", "*", &[HOST], Ok(())),
+            ("RFC 9112 3.2.4: only OPTIONS", "GET", "*", &[HOST], Err(E::BadTarget)),
+            ("RFC 9110 4.2: another scheme", "GET", "ftp://a.example/x", &[HOST], Err(E::BadScheme)),
+            ("RFC 9110 4.2.3: an empty path", "GET", "http://a.example?x", &[HOST], Ok(())),
+            ("RFC 9110 9.3.6", "CONNECT", "a.example:443", &[HOST], Err(E::Connect)),
+            ("RFC 9110 9.3.8", "TRACE", "/", &[HOST], Err(E::Trace)),
+            ("an unknown method goes on", "PURGE", "/", &[HOST], Ok(())),
+            ("RFC 9112 3: method too long", &long_method, "/", &[HOST], Err(E::MethodTooLong)),
+            ("RFC 9112 3: target too long", "GET", &long_target, &[HOST], Err(E::TargetTooLong)),
+            ("RFC 9110 10.1.1", "PUT", "/", &[HOST, ("expect", "100-Continue")], Ok(())),
+            ("RFC 9110 10.1.1: another", "PUT", "/", &[HOST, ("expect", "200-ok")], Err(E::Expectation)),
+            (
+                "one of two",
+                "PUT",
+                "/",
+                &[HOST, ("expect", "100-continue"), ("expect", "x")],
+                Err(E::Expectation),
+            ),
+            ("RFC 9110 7.6.2: ours", "OPTIONS", "/", &[HOST, ("max-forwards", "0")], Err(E::HopsSpent)),
+            ("RFC 9110 7.6.2: one more", "OPTIONS", "/", &[HOST, ("max-forwards", "1")], Ok(())),
+            ("RFC 9110 7.6.2: not on GET", "GET", "/", &[HOST, ("max-forwards", "0")], Ok(())),
+            ("no number", "OPTIONS", "/", &[HOST, ("max-forwards", "-1")], Err(E::BadMaxForwards)),
+        ],
+    );
 }
 
 #[test]
-fn after_http1() {
+fn hosts_after_http1() {
     for version in [Version::HTTP_2, Version::HTTP_3] {
-        run(version, &[
-            ("plain", "GET", "https://a.example/", &[], Ok(())),
-            ("RFC 9113 8.3.1: an equal host", "GET", "https://a.example/", &[HOST], Ok(())),
-            ("equal after normalising", "GET", "https://a.example:443/", &[("host", "A.Example")], Ok(())),
-            ("RFC 9113 8.3.1: differs", "GET", "https://a.example/", &[("host", "b.example")], Err(E::HostMismatch)),
-            ("differs in port", "GET", "https://a.example/", &[("host", "a.example:8443")], Err(E::HostMismatch)),
-            ("two hosts", "GET", "https://a.example/", &[HOST, HOST], Err(E::ManyHosts)),
-            ("RFC 9113 8.3.1: user information", "GET", "https://u@a.example/", &[], Err(E::BadHost)),
-            ("a comma in :authority", "GET", "https://a,b/", &[], Err(E::BadHost)),
-            ("host alone", "GET", "/", &[HOST], Ok(())),
-            ("neither", "GET", "/", &[], Err(E::NoHost)),
-            ("RFC 9113 8.2.2", "GET", "https://a.example/", &[("connection", "close")], Err(E::ConnectionField)),
-            ("RFC 9113 8.2.2", "GET", "https://a.example/", &[("keep-alive", "5")], Err(E::ConnectionField)),
-            ("RFC 9113 8.2.2", "GET", "https://a.example/", &[("proxy-connection", "x")], Err(E::ConnectionField)),
-            ("RFC 9113 8.2.2", "POST", "https://a.example/", &[("transfer-encoding", "chunked")],
-                Err(E::ConnectionField)),
-            ("RFC 9113 8.2.2", "GET", "https://a.example/", &[("upgrade", "websocket")], Err(E::ConnectionField)),
-            ("RFC 9113 8.2.2: te", "GET", "https://a.example/", &[("te", "trailers")], Ok(())),
-            ("RFC 9113 8.2.2: another te", "GET", "https://a.example/", &[("te", "gzip")], Err(E::ConnectionField)),
-            ("differing lengths", "POST", "https://a.example/", &[("content-length", "1"), ("content-length", "2")],
-                Err(E::BadContentLength)),
-            ("another scheme", "GET", "ftp://a.example/", &[], Err(E::BadScheme)),
-        ]);
+        run(
+            version,
+            &[
+                ("plain", "GET", "https://a.example/", &[], Ok(())),
+                ("RFC 9113 8.3.1: an equal host", "GET", "https://a.example/", &[HOST], Ok(())),
+                (
+                    "equal after normalising",
+                    "GET",
+                    "https://a.example:443/",
+                    &[("host", "A.Example")],
+                    Ok(()),
+                ),
+                (
+                    "RFC 9113 8.3.1: differs",
+                    "GET",
+                    "https://a.example/",
+                    &[("host", "b.example")],
+                    Err(E::HostMismatch),
+                ),
+                (
+                    "differs in port",
+                    "GET",
+                    "https://a.example/",
+                    &[("host", "a.example:8443")],
+                    Err(E::HostMismatch),
+                ),
+                ("two hosts", "GET", "https://a.example/", &[HOST, HOST], Err(E::ManyHosts)),
+                ("RFC 9113 8.3.1: user information", "GET", "https://u@a.example/", &[], Err(E::BadHost)),
+                ("a comma in :authority", "GET", "https://a,b/", &[], Err(E::BadHost)),
+                ("host alone", "GET", "/", &[HOST], Ok(())),
+                ("neither", "GET", "/", &[], Err(E::NoHost)),
+            ],
+        );
+    }
+}
+
+#[test]
+fn fields_after_http1() {
+    for version in [Version::HTTP_2, Version::HTTP_3] {
+        run(
+            version,
+            &[
+                (
+                    "RFC 9113 8.2.2",
+                    "GET",
+                    "https://a.example/",
+                    &[("connection", "close")],
+                    Err(E::ConnectionField),
+                ),
+                (
+                    "RFC 9113 8.2.2",
+                    "GET",
+                    "https://a.example/",
+                    &[("keep-alive", "5")],
+                    Err(E::ConnectionField),
+                ),
+                (
+                    "RFC 9113 8.2.2",
+                    "GET",
+                    "https://a.example/",
+                    &[("proxy-connection", "x")],
+                    Err(E::ConnectionField),
+                ),
+                (
+                    "RFC 9113 8.2.2",
+                    "POST",
+                    "https://a.example/",
+                    &[("transfer-encoding", "chunked")],
+                    Err(E::ConnectionField),
+                ),
+                (
+                    "RFC 9113 8.2.2",
+                    "GET",
+                    "https://a.example/",
+                    &[("upgrade", "websocket")],
+                    Err(E::ConnectionField),
+                ),
+                ("RFC 9113 8.2.2: te", "GET", "https://a.example/", &[("te", "trailers")], Ok(())),
+                (
+                    "RFC 9113 8.2.2: another te",
+                    "GET",
+                    "https://a.example/",
+                    &[("te", "gzip")],
+                    Err(E::ConnectionField),
+                ),
+                (
+                    "differing lengths",
+                    "POST",
+                    "https://a.example/",
+                    &[("content-length", "1"), ("content-length", "2")],
+                    Err(E::BadContentLength),
+                ),
+                ("another scheme", "GET", "ftp://a.example/", &[], Err(E::BadScheme)),
+            ],
+        );
     }
 }
 
 #[test]
 fn dot_segments() {
     for refused in [
-        "/..", "/.", "/a/../b", "/a/./b", "/a/..", "/%2e%2e/b", "/%2E./b", "/.%2e", "/a/..%2fb", "/a%2f..%2fb", "/..%5cb",
-        "/a\\..\\b", "/..;x=1/b", "/a/..;/b", "/%2e;/b",
+        "/..",
+        "/.",
+        "/a/../b",
+        "/a/./b",
+        "/a/..",
+        "/%2e%2e/b",
+        "/%2E./b",
+        "/.%2e",
+        "/a/..%2fb",
+        "/a%2f..%2fb",
+        "/..%5cb",
+        "/a\\..\\b",
+        "/..;x=1/b",
+        "/a/..;/b",
+        "/%2e;/b",
     ] {
         // `http` takes a backslash for what it is not, so the function is asked directly
         assert!(has_dot_segment(refused.as_bytes()), "{refused}");
     }
-    for passed in
-        ["/", "", "/...", "/.well-known/x", "/a..b", "/a./b", "/..a", "/%2e%2ea", "/a%2fb", "/%252e%252e/", "/a;../b", "*"]
-    {
+    for passed in [
+        "/",
+        "",
+        "/...",
+        "/.well-known/x",
+        "/a..b",
+        "/a./b",
+        "/..a",
+        "/%2e%2ea",
+        "/a%2fb",
+        "/%252e%252e/",
+        "/a;../b",
+        "*",
+    ] {
         assert!(!has_dot_segment(passed.as_bytes()), "{passed}");
     }
     let up = request("GET", "/a/../b?x=/../y", Version::HTTP_11, &[HOST]);
@@ -181,11 +380,13 @@ fn statuses() {
         (E::Connect, 501),
         (E::MethodTooLong, 501),
         (E::HopsSpent, 200),
-        (E::Informational, 502),
     ] {
         assert_eq!(Fault::from(error).status().as_u16(), status, "{error:?}");
     }
     assert!(Fault::from(E::TwoFramings).closes_connection());
+    for error in [AnswerError::BadContentLength, AnswerError::Informational] {
+        assert_eq!(Fault::from(error).status(), 502);
+    }
 }
 
 #[test]
@@ -208,12 +409,15 @@ fn responses() {
         check_response(StatusCode::from_u16(status).unwrap(), &headers)
     };
     assert_eq!(check(200, &[("content-length", "5")]), Ok(()));
-    assert_eq!(check(200, &[("content-length", "5"), ("content-length", "6")]), Err(E::BadContentLength));
-    assert_eq!(check(200, &[("content-length", "5, 5")]), Err(E::BadContentLength));
-    assert_eq!(check(200, &[("content-length", "")]), Err(E::BadContentLength));
+    assert_eq!(
+        check(200, &[("content-length", "5"), ("content-length", "6")]),
+        Err(AnswerError::BadContentLength)
+    );
+    assert_eq!(check(200, &[("content-length", "5, 5")]), Err(AnswerError::BadContentLength));
+    assert_eq!(check(200, &[("content-length", "")]), Err(AnswerError::BadContentLength));
     assert_eq!(check(200, &[("content-length", "5"), ("transfer-encoding", "chunked")]), Ok(()));
     for status in [100, 101, 103, 199] {
-        assert_eq!(check(status, &[]), Err(E::Informational));
+        assert_eq!(check(status, &[]), Err(AnswerError::Informational));
     }
 }
 

@@ -121,7 +121,9 @@ async fn an_end_that_breaks_ends_both() {
     let (client, a) = duplex(64);
     let broken = tokio_test_io();
     let stats = relay(a, broken, RelayOptions::default()).await;
-    assert!(matches!(stats.end, RelayEnd::Failed(ref error) if error.kind() == io::ErrorKind::ConnectionReset));
+    assert!(
+        matches!(stats.end, RelayEnd::Failed(ref error) if error.kind() == io::ErrorKind::ConnectionReset)
+    );
     drop(client);
 }
 
