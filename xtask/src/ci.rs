@@ -10,8 +10,8 @@ use comfy_table::{Table, presets};
 
 use crate::{Result, metadata, sh, test, tidy};
 
-/// Installed where `CI=true` and it is missing: compiling it takes longer than anything else here, so that is left
-/// to the machine that has the time.
+/// Installed where `CI=true` and it is missing. Compiling it takes some minutes on two cores, so elsewhere that is
+/// left to the person.
 const DENY: &str = "cargo-deny@0.20.2";
 
 enum Outcome {

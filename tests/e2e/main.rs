@@ -1,0 +1,23 @@
+//! The real binary, started as a process and talked to over real sockets: what only the whole can show.
+//!
+//! `cargo xtask test` builds the binary and runs this. Every test starts an edge of its own on a port that the system
+//! chooses, reads from its output where it listens, and has a deadline.
+#![allow(clippy::unwrap_used, reason = "whatever is missing fails the test")]
+#![allow(clippy::print_stderr, reason = "a failed test shows what the binary said")]
+#![allow(clippy::disallowed_methods, reason = "a test reads the environment and its child's files")]
+
+mod support;
+
+mod bodies;
+mod bounds;
+mod check;
+mod config;
+mod demo;
+mod drain;
+mod failover;
+mod fields;
+mod layers;
+mod nginx;
+mod proxy;
+mod smuggling;
+mod upgrade;
