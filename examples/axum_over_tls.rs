@@ -17,7 +17,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tls = Acceptor::new(tcp_config(store, &ServerOptions::default())?, AcceptorOptions::default());
 
     let options = TcpOptions::default();
-    let bound = BindPlan::new().tcp("127.0.0.1:8443".parse()?, options.clone()).bind(NonZeroUsize::MIN)?.remove(0);
+    let bound =
+        BindPlan::new().tcp("127.0.0.1:8443".parse()?, options.clone()).bind(NonZeroUsize::MIN)?.remove(0);
     println!("https://{}", bound.local_addr);
     let listener = TcpListener::from_std(bound.tcp.into_iter().next().ok_or("no socket")?)?;
     let incoming = Incoming::new(listener, Limits::new(1000), AcceptOptions::default(), &options);

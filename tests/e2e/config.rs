@@ -117,7 +117,6 @@ fn hosts_paths_endpoints_and_certificates() {
                 ("/apix", 200, "b"),
                 ("/api", 200, "a"),
                 ("/api/x", 200, "a"),
-                ("/robots.txt", 200, "User-agent: *\n"),
                 ("/teapot", 418, "short and stout"),
             ] {
                 let reply = client.get(path).await;
@@ -133,6 +132,11 @@ fn hosts_paths_endpoints_and_certificates() {
             assert_eq!(client.get("/").await.body, "b", "{protocol:?}: hosts have no case");
             client.authority = "c.example.test".to_owned();
             assert_eq!(client.get("/").await.status, 404, "{protocol:?}");
+            assert_eq!(
+                client.get("/robots.txt").await.body,
+                "User-agent: *\n",
+                "{protocol:?}: any other host"
+            );
         }
         let redirected =
             raw::send(edge.redirect(), "GET /x?y HTTP/1.1\r\nHost: a.example.test\r\n\r\n").await;

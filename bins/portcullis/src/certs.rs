@@ -8,7 +8,8 @@ use portcullis_tls::ca::LocalCa;
 use crate::cli::CertsArgs;
 
 pub(crate) fn make(args: &CertsArgs) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(&args.out).with_context(|| format!("could not make the folder {}", args.out.display()))?;
+    fs::create_dir_all(&args.out)
+        .with_context(|| format!("could not make the folder {}", args.out.display()))?;
     let ca = LocalCa::generate("portcullis local authority")?;
     let leaf = ca.issue(&args.names)?;
     write(&args.out.join("ca.pem"), &ca.pem().cert_pem, false)?;

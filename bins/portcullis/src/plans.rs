@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, bail};
 use portcullis_edge::plan::{
-    AccessLogFormat, AccessLogPlan, AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan, PlainHttp,
-    Plan, RouteAction, RoutePlan,
+    AccessLogFormat, AccessLogPlan, AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan,
+    PlainHttp, Plan, RouteAction, RoutePlan,
 };
 use tracing::info;
 
@@ -48,7 +48,8 @@ fn host_and_port(from: &str) -> anyhow::Result<(&str, u16)> {
     }
     let (host, port) = match from.rsplit_once(':') {
         Some((host, port)) => {
-            let port = port.parse().with_context(|| format!("`{port}` in --from is not a port (1 to 65535)"))?;
+            let port =
+                port.parse().with_context(|| format!("`{port}` in --from is not a port (1 to 65535)"))?;
             (host, port)
         }
         None => (from, DEFAULT_PORT),

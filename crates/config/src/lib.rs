@@ -1,3 +1,5 @@
+//! The edge's TOML file: every error at once with line and column, lowered to a typed plan.
+//!
 #![doc = include_str!("../REFERENCE.md")]
 
 mod errors;

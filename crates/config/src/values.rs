@@ -22,7 +22,7 @@ pub(crate) fn boolean(value: &DeValue<'_>) -> Read<bool> {
         DeValue::String(text) if ["true", "false"].contains(&&**text) => {
             Err(wants("true or false", value).hint("remove the quotes"))
         }
-        other => Err(wants("true or false", other)),
+        other => Err(wants("true or false", other).hint("write true or false, without quotes")),
     }
 }
 
@@ -51,7 +51,10 @@ pub(crate) fn integer<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&D
             DeValue::String(text) if text.parse::<u64>().is_ok() => {
                 return Err(wants("an integer", value).hint("remove the quotes"));
             }
-            other => return Err(wants("an integer", other)),
+            other => {
+                return Err(wants("an integer", other)
+                    .hint(format!("a whole number from {least} to {most}, without quotes")));
+            }
         };
         i128::from_str_radix(number.as_str(), number.radix())
             .ok()
@@ -70,7 +73,9 @@ pub(crate) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> R
     move |value| {
         let names = words.iter().map(|(name, _)| *name);
         let all = names.clone().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ");
-        let DeValue::String(text) = value else { return Err(wants(&all, value)) };
+        let DeValue::String(text) = value else {
+            return Err(wants(&all, value).hint("put it in double quotes"));
+        };
         if let Some((_, meaning)) = words.iter().find(|(name, _)| name == text) {
             return Ok(*meaning);
         }

@@ -38,7 +38,8 @@ impl LogSink {
 
 impl Sink for LogSink {
     fn record(&self, record: &AccessRecord) {
-        let mut line = AccessLine::new(record.time(), record.method.as_str(), record.target(), record.version);
+        let mut line =
+            AccessLine::new(record.time(), record.method.as_str(), record.target(), record.version);
         line.client = record.client_ip;
         line.host = record.host();
         line.status = record.status.map(|status| status.as_u16());

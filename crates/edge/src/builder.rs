@@ -9,8 +9,8 @@ use crate::{
     Edge, EdgeError, EdgeService,
     order::UserLayer,
     plan::{
-        AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan, PlainHttp, Plan, RouteAction, RoutePlan,
-        Workers,
+        AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan, PlainHttp, Plan, RouteAction,
+        RoutePlan, Workers,
     },
 };
 

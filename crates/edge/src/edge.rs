@@ -90,10 +90,14 @@ impl fmt::Display for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = self.address;
         match &self.mode {
-            ListenerMode::Https { http3: true, .. } => write!(f, "https://{address} (HTTP/1.1, HTTP/2, HTTP/3)"),
+            ListenerMode::Https { http3: true, .. } => {
+                write!(f, "https://{address} (HTTP/1.1, HTTP/2, HTTP/3)")
+            }
             ListenerMode::Https { http3: false, .. } => write!(f, "https://{address} (HTTP/1.1, HTTP/2)"),
             ListenerMode::Http => write!(f, "http://{address} (HTTP/1.1, HTTP/2 by prior knowledge)"),
-            ListenerMode::RedirectToHttps { port } => write!(f, "http://{address} (redirects to HTTPS on port {port})"),
+            ListenerMode::RedirectToHttps { port } => {
+                write!(f, "http://{address} (redirects to HTTPS on port {port})")
+            }
         }
     }
 }
@@ -297,7 +301,9 @@ fn bind_plan(plan: &Plan) -> BindPlan {
     plan.listeners.iter().fold(BindPlan::new(), |sockets, listener| {
         let (address, tcp) = (listener.address, listener.tcp.clone());
         match listener.mode {
-            ListenerMode::Https { http3: true, .. } => sockets.tcp_and_udp(address, tcp, listener.udp.clone()),
+            ListenerMode::Https { http3: true, .. } => {
+                sockets.tcp_and_udp(address, tcp, listener.udp.clone())
+            }
             _ => sockets.tcp(address, tcp),
         }
         .only_v6(listener.only_v6)
@@ -310,7 +316,8 @@ impl Sockets {
             crate::plan::Workers::PerCore(_) => plan.worker_count(),
             crate::plan::Workers::WorkStealing(_) => NonZeroUsize::MIN,
         };
-        let admin = plan.admin.as_ref().map(|admin| BindPlan::new().tcp(admin.address, TcpOptions::default()));
+        let admin =
+            plan.admin.as_ref().map(|admin| BindPlan::new().tcp(admin.address, TcpOptions::default()));
         let listeners = bind_plan(plan).bind(group).map_err(EdgeError::Bind)?;
         let admin = match admin {
             Some(admin) => admin.bind(NonZeroUsize::MIN).map_err(EdgeError::Bind)?.pop(),

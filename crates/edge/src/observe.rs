@@ -121,7 +121,9 @@ impl Telemetry {
         counter(
             "portcullis_tls_handshake_milliseconds_total",
             "Time spent in completed TLS handshakes over TCP",
-            Box::new(move || sum.iter().map(|s| u64::try_from(s.total_time().as_millis()).unwrap_or(0)).sum()),
+            Box::new(move || {
+                sum.iter().map(|s| u64::try_from(s.total_time().as_millis()).unwrap_or(0)).sum()
+            }),
         )?;
         self.metrics.register_counter_series(
             "portcullis_tls_handshake_failures_total",
@@ -137,9 +139,11 @@ impl Telemetry {
 
     fn bind_quic(&self, shared: &Shared) -> Result<(), MetricError> {
         let limits = shared.quic_limits.clone();
-        self.metrics.register_gauge_fn("portcullis_quic_connections_open", "Open QUIC connections", move || {
-            to_f64(limits.open() as u64)
-        })?;
+        self.metrics.register_gauge_fn(
+            "portcullis_quic_connections_open",
+            "Open QUIC connections",
+            move || to_f64(limits.open() as u64),
+        )?;
         let limits = shared.quic_limits.clone();
         self.metrics.register_counter_series(
             "portcullis_quic_connections_total",
@@ -166,7 +170,9 @@ impl Telemetry {
         let counters: [(&str, &str, Read); 3] = [
             ("portcullis_upstream_requests_total", "Requests sent to a cluster", |stats| stats.requests),
             ("portcullis_upstream_retries_total", "Attempts beyond the first", |stats| stats.retries),
-            ("portcullis_upstream_errors_total", "Requests to a cluster that ended in an error", |stats| stats.errors),
+            ("portcullis_upstream_errors_total", "Requests to a cluster that ended in an error", |stats| {
+                stats.errors
+            }),
         ];
         for (name, help, read) in counters {
             let clusters: Vec<_> = shared.clusters.values().cloned().collect();

@@ -19,16 +19,21 @@ use portcullis_cache::{CacheBody, CacheLayer};
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::{
     ClientIp,
-    access_log::{self, AccessLogLayer}, alt_svc::AltSvcLayer, filter::FilterLayer, header_limits::HeaderLimitsLayer,
-    health::HealthLayer, metrics::{self, RequestMetricsLayer}, rate_limit::RateLimitLayer,
+    access_log::{self, AccessLogLayer},
+    alt_svc::AltSvcLayer,
+    filter::FilterLayer,
+    header_limits::HeaderLimitsLayer,
+    health::HealthLayer,
+    metrics::{self, RequestMetricsLayer},
+    rate_limit::RateLimitLayer,
     security_headers::SecurityHeadersLayer,
 };
+use portcullis_proxy::{Trust, client_ip};
 use std::convert::Infallible;
 use tower::{
     ServiceBuilder,
     util::{MapRequestLayer, option_layer},
 };
-use portcullis_proxy::{Trust, client_ip};
 use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
@@ -61,7 +66,11 @@ pub(crate) struct Order {
 impl Order {
     pub(crate) fn around<S>(&self, routes: S) -> EdgeService
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send,
     {
         if self.layers.is_empty() {
@@ -74,15 +83,21 @@ impl Order {
 
     fn outside<S>(&self, inside: S) -> EdgeService
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send,
     {
         let client = self.trust.clone().map(|trust| {
             MapRequestLayer::new(move |request: Request<Body>| with_client_address(request, &trust))
         });
         // layers that wrap the response's body get a `Body` around what they make of it
-        let metrics = self.metrics.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Observed>), layer));
-        let access_log = self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
+        let metrics =
+            self.metrics.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Observed>), layer));
+        let access_log =
+            self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
         let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Cached>), layer));
         let service = ServiceBuilder::new()
             .layer(option_layer(client))

@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use portcullis_cache::CacheOptions;
 use portcullis_h3::QuicOptions;
 use portcullis_listener::{TcpOptions, UdpOptions};
-use portcullis_middleware::{filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders};
+use portcullis_middleware::{
+    filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
+};
 use portcullis_server::HttpOptions;
 use portcullis_tls::CertStore;
 use portcullis_upstream::ClusterOptions;

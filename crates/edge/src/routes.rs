@@ -15,7 +15,9 @@ use crate::{
 /// The table without what a route takes, for checking.
 pub(crate) fn builder(plan: &Plan, known: impl Fn(&str) -> bool) -> Result<Router<()>, PlanFault> {
     build(plan, |route| match &route.action {
-        RouteAction::Forward { cluster } if !known(cluster) => Err(PlanFault::UnknownCluster(cluster.clone())),
+        RouteAction::Forward { cluster } if !known(cluster) => {
+            Err(PlanFault::UnknownCluster(cluster.clone()))
+        }
         _ => Ok(()),
     })
 }
@@ -42,12 +44,17 @@ pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
                     .ok_or_else(|| PlanFault::UnknownCluster(cluster.clone()))?,
             ),
             RouteAction::Redirect { to, status } => Target::Redirect { to: to.clone(), status: *status },
-            RouteAction::Respond { status, body } => Target::Respond { status: *status, body: body.as_str().into() },
+            RouteAction::Respond { status, body } => {
+                Target::Respond { status: *status, body: body.as_str().into() }
+            }
         })
     })
 }
 
-fn build<T>(plan: &Plan, mut target: impl FnMut(&RoutePlan) -> Result<T, PlanFault>) -> Result<Router<T>, PlanFault> {
+fn build<T>(
+    plan: &Plan,
+    mut target: impl FnMut(&RoutePlan) -> Result<T, PlanFault>,
+) -> Result<Router<T>, PlanFault> {
     let mut builder: RouterBuilder<T> = Router::builder();
     for route in &plan.routes {
         let target = target(route)?;

@@ -34,7 +34,11 @@ impl EdgeService {
     /// and answered 500.
     pub fn new<S>(service: S) -> Self
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send,
     {
         let call = move |request| {
@@ -47,7 +51,8 @@ impl EdgeService {
             };
             // nothing of the service is used again after a panic: its clone is gone with the future
             let response = AssertUnwindSafe(response).catch_unwind();
-            Box::pin(async move { response.await.unwrap_or_else(|panic| Ok(panicked(&*panic))) }) as EdgeFuture
+            Box::pin(async move { response.await.unwrap_or_else(|panic| Ok(panicked(&*panic))) })
+                as EdgeFuture
         };
         Self { call: Arc::new(call) }
     }

@@ -9,7 +9,8 @@ use std::{io, num::NonZeroUsize, sync::Arc, thread};
 use portcullis_h3::{Endpoint, EndpointError, WorkerId};
 use portcullis_listener::{AcceptOptions, Bound, Incoming};
 use portcullis_middleware::{
-    access_log::AccessLogLayer, alt_svc::AltSvcLayer, header_limits::HeaderLimitsLayer, health::HealthLayer, redirect::RedirectToHttps,
+    access_log::AccessLogLayer, alt_svc::AltSvcLayer, header_limits::HeaderLimitsLayer, health::HealthLayer,
+    redirect::RedirectToHttps,
 };
 use portcullis_proxy::Router;
 use portcullis_server::{HttpOptions, Plain};
@@ -223,9 +224,10 @@ fn service(shared: &Shared, routes: &Arc<Router<Target>>, plan: &ListenerPlan, p
         ListenerMode::Http => Insecure::Route,
     };
     let http3 = matches!(plan.mode, ListenerMode::Https { http3: true, .. });
-    let health = shared.plan.health_path.as_ref().map(|path| {
-        HealthLayer::new().with_path(path.clone()).with_draining(Arc::clone(&shared.draining))
-    });
+    let health =
+        shared.plan.health_path.as_ref().map(|path| {
+            HealthLayer::new().with_path(path.clone()).with_draining(Arc::clone(&shared.draining))
+        });
     let order = Order {
         trust: (!shared.plan.trusted_proxies.is_empty()).then(|| Arc::clone(&shared.trust)),
         metrics: shared.telemetry.as_ref().map(|telemetry| telemetry.layer()),

@@ -1,5 +1,7 @@
 //! `serve` over duplex streams, with the clock paused where time matters.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use std::{
     convert::Infallible,
     future::Future,
@@ -56,8 +58,14 @@ impl Server {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let task =
-            tokio::spawn(serve(Connections(receiver), Plain, service, options, Arc::clone(&counters), shutdown));
+        let task = tokio::spawn(serve(
+            Connections(receiver),
+            Plain,
+            service,
+            options,
+            Arc::clone(&counters),
+            shutdown,
+        ));
         Self { connect, stop: Some(stop), task, counters }
     }
 

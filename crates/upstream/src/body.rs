@@ -99,7 +99,9 @@ where
                         source.pump = None;
                         source.keep_alive = false;
                     }
-                    Poll::Ready(Err(PumpError::Body(source))) => return this.fail(|_| Error::RequestBody { source }),
+                    Poll::Ready(Err(PumpError::Body(source))) => {
+                        return this.fail(|_| Error::RequestBody { source });
+                    }
                 }
             }
             match this.decoder.decode(&mut source.conn.read, source.shared.options.max_head_bytes) {

@@ -74,7 +74,8 @@ where
     /// Closes pooled connections as they grow too old or are closed by their endpoints. Never ends: spawn it on the
     /// client's runtime, or leave it out and let the pool be looked at only when it is used.
     pub async fn maintain(&self) {
-        let every = (self.shared.options.idle_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(15));
+        let every =
+            (self.shared.options.idle_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(15));
         loop {
             tokio::time::sleep(every).await;
             self.pool.sweep();
@@ -272,7 +273,10 @@ impl Drop for Place<'_> {
 
 /// RFC 9110 section 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 fn to_error(error: ExchangeError, endpoint: &Arc<str>) -> Error {

@@ -71,13 +71,16 @@ impl Cluster {
         if endpoints.is_empty() {
             return Err(ClusterError::Empty(name.to_string()));
         }
-        if let Some((_, twice)) =
-            endpoints.iter().enumerate().find(|(at, one)| endpoints[..*at].iter().any(|other| other.name == one.name))
+        if let Some((_, twice)) = endpoints
+            .iter()
+            .enumerate()
+            .find(|(at, one)| endpoints[..*at].iter().any(|other| other.name == one.name))
         {
             return Err(ClusterError::Duplicate { cluster: name.to_string(), endpoint: twice.to_string() });
         }
         let base = Instant::now();
-        let endpoints = endpoints.into_iter().map(|endpoint| Arc::new(EndpointState::new(endpoint, base))).collect();
+        let endpoints =
+            endpoints.into_iter().map(|endpoint| Arc::new(EndpointState::new(endpoint, base))).collect();
         Ok(Self {
             shared: Arc::new(Shared {
                 name,
@@ -178,7 +181,11 @@ impl Shared {
         let mut healthy = rotation().filter(untried).filter(|index| self.endpoints[*index].is_healthy(now));
         match (healthy.next(), healthy.next()) {
             (Some(a), Some(b)) => {
-                if self.endpoints[b].busy() < self.endpoints[a].busy() { b } else { a }
+                if self.endpoints[b].busy() < self.endpoints[a].busy() {
+                    b
+                } else {
+                    a
+                }
             }
             (Some(a), None) => a,
             (None, _) => rotation().find(untried).unwrap_or(first % count),

@@ -128,7 +128,20 @@ mod tests {
 
     #[test]
     fn endpoints_that_are_none() {
-        for text in ["", ":80", "127.0.0.1", "host:", "host:0", "127.0.0.1:0", "host:70000", "a b:1", "::1:80", "1.2.3:80", "http://a:1", "a..b:1"] {
+        for text in [
+            "",
+            ":80",
+            "127.0.0.1",
+            "host:",
+            "host:0",
+            "127.0.0.1:0",
+            "host:70000",
+            "a b:1",
+            "::1:80",
+            "1.2.3:80",
+            "http://a:1",
+            "a..b:1",
+        ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }

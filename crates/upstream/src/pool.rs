@@ -53,7 +53,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pool<Io> {
         let now = Instant::now();
         for idle in &self.idle {
             let mut idle = idle.lock();
-            idle.retain_mut(|conn| now.duration_since(conn.idle_since) < self.idle_timeout && conn.is_alive());
+            idle.retain_mut(|conn| {
+                now.duration_since(conn.idle_since) < self.idle_timeout && conn.is_alive()
+            });
             if idle.is_empty() {
                 idle.shrink_to_fit();
             }

@@ -52,12 +52,17 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
+    async fn poll_once(timer: &mut LazyTimer) {
+        let pending = poll_fn(|cx| Poll::Ready(timer.poll(cx).is_pending())).await;
+        assert!(pending);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn fires_at_the_last_deadline_set() {
         let mut timer = LazyTimer::default();
         let start = Instant::now();
         timer.set(Duration::from_secs(1));
-        poll_fn(|cx| Poll::Ready(assert!(timer.poll(cx).is_pending()))).await;
+        poll_once(&mut timer).await;
         tokio::time::advance(Duration::from_millis(500)).await;
         timer.set(Duration::from_secs(1));
         poll_fn(|cx| timer.poll(cx)).await;
@@ -68,7 +73,7 @@ mod tests {
     async fn an_earlier_deadline_is_kept() {
         let mut timer = LazyTimer::default();
         timer.set(Duration::from_secs(100));
-        poll_fn(|cx| Poll::Ready(assert!(timer.poll(cx).is_pending()))).await;
+        poll_once(&mut timer).await;
         timer.set(Duration::from_secs(1));
         let start = Instant::now();
         poll_fn(|cx| timer.poll(cx)).await;

@@ -1,5 +1,7 @@
 //! The client against an origin whose every byte the test decides.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -47,7 +49,8 @@ fn get(path: &str) -> Request<Body> {
 }
 
 fn cluster(origins: &[&RawOrigin], options: ClusterOptions) -> Cluster {
-    Cluster::new("test", origins.iter().map(|origin| Endpoint::from(origin.addr())).collect(), options).unwrap()
+    Cluster::new("test", origins.iter().map(|origin| Endpoint::from(origin.addr())).collect(), options)
+        .unwrap()
 }
 
 fn client(origin: &RawOrigin) -> Client {
@@ -99,7 +102,8 @@ async fn what_must_not_be_used_again_is_not() {
 
 #[tokio::test]
 async fn a_body_that_is_dropped_closes_its_connection() {
-    let origin = RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")]).await;
+    let origin =
+        RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")]).await;
     let cluster = cluster(&[&origin], ClusterOptions::default());
     let client = cluster.client();
     let response = client.send(get("/")).await.unwrap();
@@ -124,7 +128,8 @@ async fn a_stale_connection_is_no_error() {
 
 #[tokio::test]
 async fn an_idempotent_request_goes_to_another_endpoint() {
-    let (bad, good) = (RawOrigin::script(vec![Answer::Close]).await, RawOrigin::script(vec![Answer::ok("ok")]).await);
+    let (bad, good) =
+        (RawOrigin::script(vec![Answer::Close]).await, RawOrigin::script(vec![Answer::ok("ok")]).await);
     let cluster = cluster(&[&bad, &good], ClusterOptions::default());
     let client = cluster.client();
     for _ in 0..10 {
@@ -137,7 +142,8 @@ async fn an_idempotent_request_goes_to_another_endpoint() {
 
 #[tokio::test]
 async fn a_request_with_effects_is_not_sent_twice() {
-    let (bad, good) = (RawOrigin::script(vec![Answer::Close]).await, RawOrigin::script(vec![Answer::ok("ok")]).await);
+    let (bad, good) =
+        (RawOrigin::script(vec![Answer::Close]).await, RawOrigin::script(vec![Answer::ok("ok")]).await);
     let client = cluster(&[&bad, &good], ClusterOptions::default()).client();
     let mut failed = 0;
     for _ in 0..2 {
@@ -158,7 +164,8 @@ async fn an_endpoint_that_is_down_costs_nothing_but_a_try() {
         let post = Request::post("/").header("host", "t").body(full("pay")).unwrap();
         assert_eq!(text(client.send(post).await.unwrap()).await, "ok");
     }
-    let alone = Cluster::new("alone", vec![Endpoint::from(closed)], ClusterOptions::default()).unwrap().client();
+    let alone =
+        Cluster::new("alone", vec![Endpoint::from(closed)], ClusterOptions::default()).unwrap().client();
     let error = alone.send(get("/")).await.unwrap_err();
     assert!(error.is_connect() && !error.is_timeout(), "{error}");
 }
@@ -226,7 +233,10 @@ async fn request_bodies_are_framed_and_held_to_their_length() {
     let request = Request::post("/").header("host", "t").body(body).unwrap();
     assert_eq!(text(client.send(request).await.unwrap()).await, "ok");
     let sent = origin.received_text();
-    let expected = format!("transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n1388\r\n{}\r\n0\r\nx-sum: 1\r\n\r\n", "x".repeat(5000));
+    let expected = format!(
+        "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n1388\r\n{}\r\n0\r\nx-sum: 1\r\n\r\n",
+        "x".repeat(5000)
+    );
     assert!(sent.ends_with(&expected), "{sent}");
 
     for (length, data) in [("3", "abcd"), ("5", "abcd")] {
@@ -278,7 +288,9 @@ async fn early_refusal_is_heard_although_the_request_can_not_be_written() {
     let origin = RawOrigin::with(|mut conn| async move {
         let mut buf = [0; 16];
         conn.read_exact(&mut buf).await.unwrap();
-        conn.write_all(b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        conn.write_all(b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
         // hold the door until the client has gone
         let mut sink = vec![0; 65536];
         while matches!(conn.read(&mut sink).await, Ok(n) if n > 0) {}
@@ -305,7 +317,8 @@ async fn timeouts_have_names() {
     assert!(matches!(error, Error::ResponseTimeout { .. }) && error.is_timeout(), "{error}");
     assert_eq!(cluster1.stats().endpoints[0].failures, 1);
 
-    let origin = RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc")]).await;
+    let origin =
+        RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc")]).await;
     let response = cluster(&[&origin], options.clone()).client().send(get("/")).await.unwrap();
     let error = response.into_body().collect().await.unwrap_err();
     assert!(matches!(error, Error::ReadTimeout { .. }), "{error}");
@@ -347,7 +360,8 @@ async fn a_client_that_sends_slowly_runs_into_no_upstream_timeout() {
 
 #[tokio::test]
 async fn connections_are_bounded_and_places_come_back() {
-    let origin = RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc")]).await;
+    let origin =
+        RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc")]).await;
     let cluster = cluster(&[&origin], ClusterOptions::default().with_max_connections(2).with_max_fails(0));
     let client = cluster.client();
     let (one, _two) = (client.send(get("/")).await.unwrap(), client.send(get("/")).await.unwrap());
@@ -364,7 +378,11 @@ async fn upgrades_hand_over_the_stream_with_what_came_early() {
     let origin = RawOrigin::with(|mut conn| async move {
         let mut head = Vec::new();
         conn.read_request(&mut head).await.unwrap();
-        conn.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nhello ").await.unwrap();
+        conn.write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nhello ",
+        )
+        .await
+        .unwrap();
         let mut buf = [0; 64];
         while let Ok(n @ 1..) = conn.read(&mut buf).await {
             conn.write_all(&buf[..n]).await.unwrap();
@@ -373,7 +391,8 @@ async fn upgrades_hand_over_the_stream_with_what_came_early() {
     .await;
     let cluster = cluster(&[&origin], ClusterOptions::default());
     let client = cluster.client();
-    let request = Request::get("/").header("host", "t").header("connection", "upgrade").header("upgrade", "echo");
+    let request =
+        Request::get("/").header("host", "t").header("connection", "upgrade").header("upgrade", "echo");
     let mut response = client.send(request.body(none()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     let slot = response.extensions_mut().remove::<UpgradedSlot<TcpStream>>().unwrap();

@@ -171,7 +171,11 @@ impl Edge {
     }
 
     pub(crate) fn terminate(&self) {
-        self.child.signal("TERM").unwrap();
+        self.signal("TERM");
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        self.child.signal(name).unwrap();
     }
 
     /// Waits for the end of the process: its status, and how long that took.

@@ -35,7 +35,9 @@ pub(super) fn start() -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
-    thread::Builder::new().name("demo-origin".to_owned()).spawn(move || runtime.block_on(accept(listener)))?;
+    thread::Builder::new()
+        .name("demo-origin".to_owned())
+        .spawn(move || runtime.block_on(accept(listener)))?;
     Ok(address)
 }
 
@@ -78,12 +80,17 @@ async fn answer(request: Request<Incoming>) -> Response<Demo> {
         ("upload", None) => upload(request).await,
         ("slow", Some(delay)) => slow(delay).await,
         ("ws", None) => websocket(request),
-        _ => refuse(StatusCode::NOT_FOUND, "there is /, /headers, /bytes/N, /upload, /slow/MS and /ws here\n"),
+        _ => {
+            refuse(StatusCode::NOT_FOUND, "there is /, /headers, /bytes/N, /upload, /slow/MS and /ws here\n")
+        }
     }
 }
 
 fn wants_html(headers: &HeaderMap) -> bool {
-    headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"))
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|a| a.contains("text/html"))
 }
 
 /// The request as it arrived here.
@@ -154,7 +161,9 @@ fn page() -> Response<Demo> {
 
 fn text(text: String) -> Response<Demo> {
     let mut response = Response::new(Demo::Once(Some(text.into())));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -174,7 +183,10 @@ impl http_body::Body for Demo {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         Poll::Ready(match self.get_mut() {
             Self::Once(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),

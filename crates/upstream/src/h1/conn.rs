@@ -51,7 +51,10 @@ pub(crate) enum ExchangeError {
     WriteTimeout,
     ResponseTimeout,
     /// Closed; whether any byte of a response came before.
-    Closed { answered: bool, source: Option<io::Error> },
+    Closed {
+        answered: bool,
+        source: Option<io::Error>,
+    },
     Protocol(ProtocolError),
 }
 
@@ -138,7 +141,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let mut state = Exchange { sent: false, broken: None, unsent: usize::MAX, interim: 0, answered: false };
+        let mut state =
+            Exchange { sent: false, broken: None, unsent: usize::MAX, interim: 0, answered: false };
         std::future::poll_fn(|cx| state.poll(self, pump, method, options, cx)).await
     }
 }
@@ -179,10 +183,12 @@ impl Exchange {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.closed(Some(error)))),
                 Poll::Ready(Ok(_)) => self.answered = true,
             }
-            while let Some(head) = parse_head(&mut conn.read, method, options.max_head_bytes)
-                .map_err(ExchangeError::Protocol)?
+            while let Some(head) =
+                parse_head(&mut conn.read, method, options.max_head_bytes).map_err(ExchangeError::Protocol)?
             {
-                if !head.parts.status.is_informational() || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                if !head.parts.status.is_informational()
+                    || head.parts.status == StatusCode::SWITCHING_PROTOCOLS
+                {
                     conn.timer.clear();
                     return Poll::Ready(Ok(head));
                 }
@@ -194,7 +200,11 @@ impl Exchange {
         }
         if conn.timer.poll(cx).is_ready() {
             let writing = !self.sent && self.broken.is_none();
-            return Poll::Ready(Err(if writing { ExchangeError::WriteTimeout } else { ExchangeError::ResponseTimeout }));
+            return Poll::Ready(Err(if writing {
+                ExchangeError::WriteTimeout
+            } else {
+                ExchangeError::ResponseTimeout
+            }));
         }
         Poll::Pending
     }

@@ -92,7 +92,11 @@ impl Decoder {
         clean
     }
 
-    pub(crate) fn decode(&mut self, buf: &mut BytesMut, max_trailers: usize) -> Result<Decoded, ProtocolError> {
+    pub(crate) fn decode(
+        &mut self,
+        buf: &mut BytesMut,
+        max_trailers: usize,
+    ) -> Result<Decoded, ProtocolError> {
         match &mut self.kind {
             Kind::Done => Ok(Decoded::Done),
             _ if buf.is_empty() => Ok(Decoded::Need),
@@ -192,8 +196,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Feeds `input` in pieces of `step`; the data, the trailers and what was left over.
-    fn run(mut decoder: Decoder, input: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), ProtocolError> {
+    /// The data, the trailers and what was left over.
+    type Whole = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+    /// Feeds `input` in pieces of `step`.
+    fn run(mut decoder: Decoder, input: &[u8], step: usize) -> Result<Whole, ProtocolError> {
         let (mut data, mut trailers, mut buf) = (Vec::new(), None, BytesMut::new());
         let mut pieces = input.chunks(step.max(1));
         loop {
@@ -226,20 +233,38 @@ mod tests {
             ("A\r\n0123456789\r\n0\r\n\r\n", "0123456789"),
         ] {
             for step in 1..text.len() {
-                let (got, trailers, rest) = run(Decoder::chunked(), format!("{text}NEXT").as_bytes(), step).unwrap();
-                assert_eq!((got.as_slice(), trailers.is_none(), rest.as_slice()), (data.as_bytes(), true, &b"NEXT"[..]));
+                let (got, trailers, rest) =
+                    run(Decoder::chunked(), format!("{text}NEXT").as_bytes(), step).unwrap();
+                assert_eq!(
+                    (got.as_slice(), trailers.is_none(), rest.as_slice()),
+                    (data.as_bytes(), true, &b"NEXT"[..])
+                );
             }
         }
-        let (data, trailers, _) = run(Decoder::chunked(), b"1\r\nx\r\n0\r\ngrpc-status: 0\r\n\r\n", 2).unwrap();
+        let (data, trailers, _) =
+            run(Decoder::chunked(), b"1\r\nx\r\n0\r\ngrpc-status: 0\r\n\r\n", 2).unwrap();
         assert_eq!((data, trailers.unwrap()["grpc-status"].to_str().unwrap()), (b"x".to_vec(), "0"));
     }
 
     #[test]
     fn bad_chunks() {
         for text in [
-            "\r\n", "g\r\n", "-1\r\n", "3\nabc\r\n", "3\r\nabcd\r\n0\r\n\r\n", "3\r\nabc\n0\r\n\r\n", "0x3\r\nabc\r\n",
-            " 3\r\nabc\r\n", "3 \r\nabc\r\n", "10000000000000000\r\n", "fffffffffffffffff\r\n", "3;\nabc\r\n0\r\n\r\n",
-            "3\r\nabc\r\n", "3\r\nab", "0\r\n", "0\r\na b: c\r\n\r\n",
+            "\r\n",
+            "g\r\n",
+            "-1\r\n",
+            "3\nabc\r\n",
+            "3\r\nabcd\r\n0\r\n\r\n",
+            "3\r\nabc\n0\r\n\r\n",
+            "0x3\r\nabc\r\n",
+            " 3\r\nabc\r\n",
+            "3 \r\nabc\r\n",
+            "10000000000000000\r\n",
+            "fffffffffffffffff\r\n",
+            "3;\nabc\r\n0\r\n\r\n",
+            "3\r\nabc\r\n",
+            "3\r\nab",
+            "0\r\n",
+            "0\r\na b: c\r\n\r\n",
         ] {
             assert!(run(Decoder::chunked(), text.as_bytes(), 64).is_err(), "{text:?}");
         }

@@ -152,7 +152,11 @@ mod tests {
 
     #[test]
     fn heads() {
-        let get = Request::get("/a?b=c").header("host", "h").header("x-a", "1").body(Empty::<Bytes>::new()).unwrap();
+        let get = Request::get("/a?b=c")
+            .header("host", "h")
+            .header("x-a", "1")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
         assert_eq!(head(get).unwrap(), "GET /a?b=c HTTP/1.1\r\nhost: h\r\nx-a: 1\r\n\r\n");
         let no_host = Request::get("/").body(Empty::<Bytes>::new()).unwrap();
         assert_eq!(head(no_host).unwrap(), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
@@ -175,7 +179,8 @@ mod tests {
             .unwrap();
         assert!(!head(smuggle).unwrap().contains("transfer-encoding"));
         for bad in ["+3", "3,3", "0x3", "", " 3", "99999999999999999999"] {
-            let request = Request::post("/").header("content-length", bad).body(Full::new(Bytes::from("abc"))).unwrap();
+            let request =
+                Request::post("/").header("content-length", bad).body(Full::new(Bytes::from("abc"))).unwrap();
             assert!(head(request).is_err(), "{bad:?}");
         }
         let twice = Request::post("/").header("content-length", "3").header("content-length", "3");

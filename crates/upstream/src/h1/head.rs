@@ -36,7 +36,8 @@ pub(crate) fn parse_head(
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     // httparse's default is the strict grammar of RFC 9112: no obs-fold, no space before the colon
-    let result = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, buf, &mut fields);
+    let result =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, buf, &mut fields);
     let length = match result {
         Ok(httparse::Status::Complete(length)) if length <= max_bytes => length,
         Ok(httparse::Status::Partial) if buf.len() < max_bytes => return Ok(None),
@@ -148,7 +149,10 @@ fn is_chunked(parts: &response::Parts) -> Result<bool, ProtocolError> {
 }
 
 /// Takes a trailer section with its closing empty line off the front of `buf`; `None` if it is not complete.
-pub(crate) fn parse_trailers(buf: &mut BytesMut, max_bytes: usize) -> Result<Option<HeaderMap>, ProtocolError> {
+pub(crate) fn parse_trailers(
+    buf: &mut BytesMut,
+    max_bytes: usize,
+) -> Result<Option<HeaderMap>, ProtocolError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let (length, count) = match httparse::parse_headers(buf, &mut fields) {
         Ok(httparse::Status::Complete((length, parsed))) if length <= max_bytes => (length, parsed.len()),
@@ -182,15 +186,30 @@ mod tests {
         use Decoder as D;
         let ok: &[(&str, Method, Decoder, bool)] = &[
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Method::GET, D::length(5), true),
-            ("HTTP/1.1 200 \r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", Method::GET, D::length(5), true),
+            (
+                "HTTP/1.1 200 \r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                Method::GET,
+                D::length(5),
+                true,
+            ),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Method::HEAD, D::none(), true),
             ("HTTP/1.1 204 No Content\r\n\r\n", Method::GET, D::none(), true),
             ("HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", Method::GET, D::none(), true),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n", Method::GET, D::chunked(), true),
             ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, D::until_close(), false),
-            ("HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 1\r\n\r\n", Method::GET, D::length(1), false),
+            (
+                "HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 1\r\n\r\n",
+                Method::GET,
+                D::length(1),
+                false,
+            ),
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n", Method::GET, D::length(1), false),
-            ("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\n", Method::GET, D::length(1), true),
+            (
+                "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\n",
+                Method::GET,
+                D::length(1),
+                true,
+            ),
         ];
         for (text, method, decoder, keep_alive) in ok {
             let head = parse(text, method).unwrap().unwrap();
@@ -208,9 +227,15 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n", E::ContentLength),
             ("HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n", E::ContentLength),
             ("HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n", E::ContentLength),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", E::TransferEncoding),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+                E::TransferEncoding,
+            ),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n", E::TransferEncoding),
-            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n", E::TransferEncoding),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+                E::TransferEncoding,
+            ),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked\r\n\r\n", E::TransferEncoding),
             ("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", E::TransferEncoding),
         ];

@@ -60,7 +60,12 @@ where
 
     /// Ready when everything is written. Pending may mean that the connection takes no more or that the body has no
     /// more yet: in the second case nothing is unflushed, see [`Pump::unflushed`].
-    pub(crate) fn poll<Io>(&mut self, io: &mut Io, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>>
+    pub(crate) fn poll<Io>(
+        &mut self,
+        io: &mut Io,
+        out: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), PumpError>>
     where
         Io: AsyncWrite + Unpin,
     {
@@ -87,7 +92,12 @@ where
         out.len() + self.data.len()
     }
 
-    fn poll_write<Io>(&mut self, io: &mut Io, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    fn poll_write<Io>(
+        &mut self,
+        io: &mut Io,
+        out: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
     where
         Io: AsyncWrite + Unpin,
     {
