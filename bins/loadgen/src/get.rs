@@ -3,17 +3,18 @@
 use std::{
     error::Error,
     io::{self, Write},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri, Version as HttpVersion, header, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use portcullis_h3::client::Connection;
+use portcullis_h3::client::{Client, Connection};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
@@ -45,8 +46,16 @@ async fn exchange(options: GetOptions) -> Result<(), BoxError> {
     let config = |alpn: &[&[u8]]| tls::client_config(&options.trust, alpn, true);
     if options.version == Version::H3 {
         let (config, request) = (config(&[b"h3"])?, request(&options, HttpVersion::HTTP_3)?);
-        let connection = connect_h3(&target, &config).await?;
-        return show(&options, connection.send(request).await?).await;
+        let (client, connection) = connect_h3(&target, &config).await?;
+        let shown = match connection.send(request).await {
+            Ok(response) => show(&options, response).await,
+            Err(error) => Err(error.into()),
+        };
+        // a server should not have to guess that nobody is there any more
+        connection.close();
+        drop(connection);
+        let _ = tokio::time::timeout(Duration::from_millis(200), client.wait_idle()).await;
+        return shown;
     }
     let tls = if options.url.scheme_str() == Some("https") {
         let alpn: &[&[u8]] = match options.version {
@@ -87,11 +96,14 @@ impl Drop for Driver {
     }
 }
 
-async fn connect_h3(target: &Target, config: &Arc<ClientConfig>) -> Result<Connection, BoxError> {
+async fn connect_h3(target: &Target, config: &Arc<ClientConfig>) -> Result<(Client, Connection), BoxError> {
     let mut last: BoxError = "no address".into();
     for address in &target.addresses {
-        match Connection::connect(*address, &target.host, Arc::clone(config)).await {
-            Ok(connection) => return Ok(connection),
+        let any: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let client = Client::new((any, 0).into())?;
+        match client.connect(*address, &target.host, Arc::clone(config)).await {
+            Ok(connection) => return Ok((client, connection)),
             Err(error) => last = format!("{address}: {}", chain(&error)).into(),
         }
     }

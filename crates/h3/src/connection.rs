@@ -52,6 +52,9 @@ const CANCELLED_EVER: u32 = 1 << 18;
 const RACE_MAX: Duration = Duration::from_millis(100);
 /// Bounds the wait for room on the control stream.
 const GOAWAY_MAX: Duration = Duration::from_secs(1);
+/// How long a peer that owes an acknowledgement may be silent during a drain, or four round trips if that is more. It
+/// may hold one back for 25 ms (RFC 9000 section 18.2, max_ack_delay), so this leaves room for several losses.
+const SILENCE_MIN: Duration = Duration::from_millis(500);
 
 /// What all requests of a connection share.
 pub(crate) struct ConnContext {
@@ -266,9 +269,28 @@ async fn serve(
         }
     }
     let unacked = std::mem::take(&mut *context.unacked.lock().unwrap_or_else(PoisonError::into_inner));
-    for stream in unacked {
-        // ends when the peer has all of it, does not want it, or the connection is lost
-        let _ = stream.stopped().await;
+    let arrived = async {
+        for stream in unacked {
+            // ends when the peer has all of it, does not want it, or the connection is lost
+            let _ = stream.stopped().await;
+        }
+    };
+    tokio::select! {
+        () = arrived => {}
+        () = silence(quinn) => {}
+    }
+}
+
+/// Ends once nothing has come from the peer for a while: it went away without a word and will acknowledge nothing.
+async fn silence(quinn: &quinn::Connection) {
+    let mut heard = quinn.stats().udp_rx.datagrams;
+    loop {
+        tokio::time::sleep((quinn.rtt() * 4).max(SILENCE_MIN)).await;
+        let now = quinn.stats().udp_rx.datagrams;
+        if now == heard {
+            return;
+        }
+        heard = now;
     }
 }
 

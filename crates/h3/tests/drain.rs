@@ -12,7 +12,10 @@ use std::{
 use common::{Server, get, service, soon, until};
 use http::Response;
 use http_body_util::BodyExt;
-use portcullis_h3::{ConnLimits, QuicOptions, client::ClientError};
+use portcullis_h3::{
+    ConnLimits, QuicOptions,
+    client::{ClientError, Connection},
+};
 use portcullis_testkit::body::ScriptBody;
 use tokio::sync::Semaphore;
 
@@ -81,6 +84,43 @@ async fn requests_in_flight_are_served_and_new_ones_are_not() {
     soon(done).await.unwrap();
     // a new connection finds nobody
     assert!(server.try_connect_briefly().await.is_none());
+}
+
+/// A client that is frozen with its response on the way: it acknowledges nothing and closes nothing, as one whose
+/// network or power is gone.
+#[tokio::test]
+async fn a_client_that_went_away_does_not_hold_a_drain() {
+    let (entered, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let mut server = Server::start(QuicOptions::default(), {
+        let (entered, go) = (entered.clone(), go.clone());
+        service(move |_| {
+            let (entered, go) = (entered.clone(), go.clone());
+            async move {
+                entered.add_permits(1);
+                go.acquire().await.unwrap().forget();
+                Response::new(ScriptBody::new().data("hello"))
+            }
+        })
+    })
+    .await;
+    let (addr, tls) = (server.addr, Arc::new(server.client_tls()));
+    let client = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let connection = Connection::connect(addr, "localhost", tls).await.unwrap();
+            connection.send(get("/")).await.map(drop)
+        });
+        // polled until the request is with the server, and never again
+        runtime.block_on(async { entered.acquire().await.unwrap().forget() });
+        runtime
+    });
+    let frozen = client.await.unwrap();
+    go.add_permits(1);
+
+    let begin = Instant::now();
+    soon(server.stop()).await.unwrap();
+    assert!(begin.elapsed() < common::GRACE / 2, "{:?}", begin.elapsed());
+    frozen.shutdown_background();
 }
 
 #[tokio::test]
