@@ -215,31 +215,34 @@ fn idle_connections_do_not_hold_it() {
 
 /// Connections on which no request has begun: nothing is lost with them.
 #[test]
+#[ignore = "a handshake under way and a missing HTTP/2 preface hold the drain"]
 fn silent_connections_do_not_hold_it() {
     run(async {
         let (origin, _gate) = gated().await;
-        for what in ["admin", "tcp", "tls http/1.1", "tls h2", "tls hello"] {
+        let mut held = Vec::new();
+        for what in ["admin", "http/1.1", "h2", "nothing", "a part of a ClientHello"] {
             let mut edge = Edge::run(&format!("{LONG}{}", secure(origin.addr()))).await;
             let (mut plain, mut shaken) = (None, None);
             match what {
                 "admin" => plain = Some(TcpStream::connect(edge.admin()).await.unwrap()),
-                "tls http/1.1" => shaken = Some(tls::connect(edge.https(), "localhost", &["http/1.1"]).await),
-                "tls h2" => shaken = Some(tls::connect(edge.https(), "localhost", &["h2"]).await),
+                "http/1.1" | "h2" => shaken = Some(tls::connect(edge.https(), "localhost", &[what]).await),
                 _ => {
                     let mut stream = TcpStream::connect(edge.https()).await.unwrap();
-                    if what == "tls hello" {
+                    if what != "nothing" {
                         stream.write_all(b"\x16\x03\x01\x02").await.unwrap();
                     }
                     plain = Some(stream);
                 }
             }
-            // whoever was accepted before this one is in the hands of its task by now
+            // what came before this one is in the hands of its task by now
             Client::connect(Protocol::H1, edge.https(), "localhost").await.get("/").await;
             edge.terminate();
-            let ended = tokio::time::timeout(Duration::from_secs(1), edge.ended(SOON)).await;
-            println!("{what} {}", ended.is_ok());
+            if tokio::time::timeout(Duration::from_secs(1), edge.ended(SOON)).await.is_err() {
+                held.push(what);
+            }
             drop((plain, shaken));
         }
+        assert!(held.is_empty(), "the drain is held by {held:?}");
     });
 }
 

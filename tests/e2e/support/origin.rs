@@ -51,7 +51,8 @@ impl Origin {
                 });
                 connections.spawn(async move {
                     // an edge may cut its connections as it likes
-                    let _ = http1::Builder::new().max_headers(256)
+                    let _ = http1::Builder::new()
+                        .max_headers(256)
                         .serve_connection(TokioIo::new(stream), service)
                         .with_upgrades()
                         .await;

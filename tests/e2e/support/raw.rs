@@ -28,18 +28,19 @@ impl Answered {
     }
 }
 
-/// Sends these bytes and reads until the connection is closed, or quiet for half a second.
+/// Sends these bytes and reads as [`drain`] does.
 pub(crate) async fn send(addr: SocketAddr, bytes: impl AsRef<[u8]>) -> Answered {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(bytes.as_ref()).await.unwrap();
     drain(&mut stream).await
 }
 
-/// Reads until the connection is closed, or quiet for half a second.
+/// Reads until the connection is closed, or was quiet for half a second after something came.
 pub(crate) async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> Answered {
     let mut got = Vec::new();
     let closed = loop {
-        match timeout(Duration::from_millis(500), stream.read_buf(&mut got)).await {
+        let patience = if got.is_empty() { SOON } else { Duration::from_millis(500) };
+        match timeout(patience, stream.read_buf(&mut got)).await {
             // a reset closes as well
             Ok(Ok(0) | Err(_)) => break true,
             Ok(Ok(_)) => {}
