@@ -1,4 +1,4 @@
-//! `certs`: a self-signed certificate for trying things out, made by the binary itself.
+//! `certs`: a local authority and a certificate for trying things out, made by the binary itself.
 
 use std::{ffi::OsString, path::Path};
 

@@ -28,7 +28,7 @@ cargo xtask COMMAND
   ci                everything a change must pass: fmt, tidy, clippy, test, doc, deny, package
   tidy              the house rules that no compiler checks; `tidy --print-edges` prints the table of
                     workspace dependencies as it stands
-  certs [DIR]       a self-signed certificate for localhost in DIR (default: certs)
+  certs [DIR]       a local authority and a certificate for localhost in DIR (default: certs)
   loadtest [...]    cost and latency of the proxy, alone or beside others; see `loadtest --help`
 ";
 

@@ -114,6 +114,7 @@ fn run(plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
         .context("could not start the main runtime")?;
     runtime.block_on(async {
         let shutdown = signals::shutdown()?;
+        signals::on_hangup(edge.handle())?;
         edge.run(shutdown).await?;
         Ok(ExitCode::SUCCESS)
     })

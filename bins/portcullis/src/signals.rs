@@ -1,4 +1,4 @@
-//! SIGTERM and Ctrl-C.
+//! SIGTERM, Ctrl-C and SIGHUP.
 
 use anyhow::Context;
 use tracing::{info, warn};
@@ -8,13 +8,33 @@ pub(crate) fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
     let mut signals = Signals::new()?;
     Ok(async move {
         let name = signals.next().await;
-        info!(signal = name, "shutting down; the same signal again ends the process at once");
+        info!(signal = name, "shutting down; another one ends the process at once");
         tokio::spawn(async move {
             let name = signals.next().await;
             warn!(signal = name, "ended at once");
             exit();
         });
     })
+}
+
+/// Opens the access log anew at every SIGHUP, as a rotation asks for. Without this the signal would end the process.
+#[cfg(unix)]
+pub(crate) fn on_hangup(edge: portcullis_edge::EdgeHandle) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).context("could not watch for SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            info!(signal = "SIGHUP", "opening the access log anew");
+            edge.reopen_access_log();
+        }
+    });
+    Ok(())
+}
+
+/// There is no such signal here.
+#[cfg(not(unix))]
+pub(crate) fn on_hangup(_: portcullis_edge::EdgeHandle) -> anyhow::Result<()> {
+    Ok(())
 }
 
 /// There is nothing left to unwind: the drain was given up.

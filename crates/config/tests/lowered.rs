@@ -44,6 +44,7 @@ fn every_key_of_the_process() {
     let plan = plan(FULL);
     assert_eq!(plan.workers, Workers::PerCore(2.try_into().ok()));
     assert_eq!(plan.drain_timeout, secs(30));
+    assert_eq!(plan.drain_delay, secs(5));
     assert_eq!(plan.health_path.as_deref(), Some("/health"));
     assert_eq!(plan.limits.max_connections, 20_000);
     assert_eq!(plan.limits.max_quic_connections, 20_000);
@@ -173,6 +174,7 @@ fn every_key_of_a_cluster() {
     assert_eq!(options.response_timeout, secs(90));
     assert_eq!(options.read_timeout, secs(30));
     assert_eq!(options.write_timeout, secs(45));
+    assert_eq!(options.request_timeout, secs(50));
     assert_eq!(options.idle_timeout, secs(20));
     assert_eq!(options.max_idle, 64);
     assert_eq!(options.max_connections, 512);
@@ -220,6 +222,7 @@ fn what_is_left_out_is_the_default_of_the_plan() {
     let default = Plan::default();
     assert_eq!(plan.workers, default.workers);
     assert_eq!(plan.drain_timeout, default.drain_timeout);
+    assert_eq!(plan.drain_delay, default.drain_delay);
     assert_eq!(plan.health_path, default.health_path);
     assert_eq!(plan.limits, default.limits);
     assert_eq!(plan.access_log, default.access_log);

@@ -14,7 +14,7 @@ use portcullis_proxy::{Fault, ReverseProxy, Router, host};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::{Body, forward::ToCluster, service::respond};
+use crate::{Body, Causes, forward::ToCluster, service::respond};
 
 /// What a listener does with requests that came without TLS.
 #[derive(Clone, Copy, Debug)]
@@ -127,20 +127,4 @@ fn answer(fault: &Fault, version: http::Version) -> Response<Body> {
         debug!(status = status.as_u16(), %fault, %cause, "request refused");
     }
     fault.respond(version).map(Body::new)
-}
-
-struct Causes<'a>(Option<&'a (dyn std::error::Error + 'static)>);
-
-impl std::fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut next = self.0;
-        while let Some(error) = next {
-            write!(f, "{error}")?;
-            next = error.source();
-            if next.is_some() {
-                f.write_str(": ")?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -30,7 +30,7 @@ use crate::{
     access_log::LogSink,
     observe::Telemetry,
     order::UserLayer,
-    plan::{CertificateSource, ListenerMode, Plan},
+    plan::{CertificateSource, ListenerMode, Plan, Workers},
     workers,
 };
 
@@ -74,6 +74,37 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     /// Cancelled when the last tunnel has ended or the drain's time is over.
     pub(crate) finish: CancellationToken,
+}
+
+/// Reaches a running edge. Cheap to clone.
+#[derive(Clone)]
+pub struct EdgeHandle {
+    shared: Arc<Shared>,
+}
+
+impl EdgeHandle {
+    /// Opens the access log's file anew, after it was renamed to rotate it. Nothing happens without a file.
+    pub fn reopen_access_log(&self) {
+        if let Some(sink) = &self.shared.log_sink {
+            sink.writer().reopen();
+        }
+    }
+
+    /// Changes [`crate::plan::Limits::max_connections`]. Open connections stay.
+    pub fn set_max_connections(&self, max: usize) {
+        self.shared.limits.set_max(max);
+    }
+
+    /// Open TCP connections.
+    pub fn open_connections(&self) -> usize {
+        self.shared.limits.open()
+    }
+}
+
+impl fmt::Debug for EdgeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EdgeHandle").finish_non_exhaustive()
+    }
 }
 
 /// One address that an edge listens on.
@@ -146,6 +177,11 @@ impl Edge {
         self.shared.store.as_ref()
     }
 
+    /// For what is done to an edge while it runs.
+    pub fn handle(&self) -> EdgeHandle {
+        EdgeHandle { shared: Arc::clone(&self.shared) }
+    }
+
     /// Serves until `shutdown` resolves or a worker fails; then drains: no new connections, `Connection: close` and GOAWAY,
     /// requests in flight run to their end and tunnels get their grace, all within [`Plan::drain_timeout`].
     ///
@@ -160,10 +196,13 @@ impl Edge {
             () = shutdown => None,
             result = workers.any_ended() => result,
         };
-        info!(deadline = ?drain_timeout, "draining");
         shared.draining.store(true, Ordering::SeqCst);
+        if early.is_none() && !shared.plan.drain_delay.is_zero() {
+            info!(delay = ?shared.plan.drain_delay, "no longer healthy; serving on until the drain begins");
+            tokio::time::sleep(shared.plan.drain_delay).await;
+        }
+        info!(deadline = ?drain_timeout, "draining");
         drop(stop_on_drop);
-        shared.limits.close();
         shared.tunnels.drain(drain_timeout).await;
         shared.finish.cancel();
         let rest = workers.all_ended().await;
@@ -249,6 +288,9 @@ impl Plan {
                 return Err(PlanFault::NoCertificate(listener.address).into());
             }
         }
+        if matches!(self.workers, Workers::PerCore(_)) && self.worker_count().get() > MAX_WORKERS {
+            return Err(PlanFault::TooManyWorkers(self.worker_count().get()).into());
+        }
         clusters(self)?;
         let routes = crate::routes::builder(self, |cluster| self.clusters.iter().any(|c| c.name == cluster))?;
         drop(routes);
@@ -288,7 +330,11 @@ fn cert_store(plan: &Plan) -> Result<Option<Arc<CertStore>>, EdgeError> {
     for source in &plan.certificates {
         match source {
             CertificateSource::Files { cert, key } => store.load_files(cert, key).map(drop),
-            CertificateSource::Directory(directory) => store.load_directory(directory).map(drop),
+            CertificateSource::Directory(directory) => store.load_directory(directory).map(|loaded| {
+                for error in loaded.failed {
+                    warn!(error = %crate::Causes(Some(&error)), "a certificate is left out");
+                }
+            }),
             CertificateSource::SelfSigned { names } => store.add_self_signed(names).map(drop),
         }
         .map_err(EdgeError::Certificate)?;
@@ -313,8 +359,8 @@ fn bind_plan(plan: &Plan) -> BindPlan {
 impl Sockets {
     fn bind(plan: &Plan) -> Result<Self, EdgeError> {
         let group = match plan.workers {
-            crate::plan::Workers::PerCore(_) => plan.worker_count(),
-            crate::plan::Workers::WorkStealing(_) => NonZeroUsize::MIN,
+            Workers::PerCore(_) => plan.worker_count(),
+            Workers::WorkStealing(_) => NonZeroUsize::MIN,
         };
         let admin =
             plan.admin.as_ref().map(|admin| BindPlan::new().tcp(admin.address, TcpOptions::default()));
@@ -332,6 +378,9 @@ impl fmt::Debug for Edge {
         f.debug_struct("Edge").field("listening", &self.listening()).finish_non_exhaustive()
     }
 }
+
+/// A worker's index is a byte of the connection ids it issues.
+const MAX_WORKERS: usize = 255;
 
 /// How often shared caches tidy up.
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(1);

@@ -50,6 +50,9 @@ pub enum PlanFault {
     /// Nothing to listen on.
     #[error("no listener is given")]
     NoListener,
+    /// More workers than a byte of a connection id can name.
+    #[error("{0} workers are too many: at most 255 can have sockets of their own")]
+    TooManyWorkers(usize),
     /// TLS without a certificate.
     #[error("{0} speaks TLS, but no certificate is given")]
     NoCertificate(SocketAddr),

@@ -66,6 +66,7 @@ fn to_fault(error: Error) -> Fault {
         }
         Error::Closed { .. } => Kind::Upstream(UpstreamFault::Closed),
         Error::Protocol { .. } => Kind::Upstream(UpstreamFault::Protocol),
+        Error::RequestTimeout => Kind::Client(ClientFault::Timeout),
         Error::RequestBody { .. } | Error::InvalidRequest { .. } => Kind::Client(ClientFault::Malformed),
         _ => Kind::Internal(InternalFault::Failed),
     };

@@ -28,6 +28,7 @@
 mod access_log;
 mod body;
 mod builder;
+mod causes;
 mod dispatch;
 mod edge;
 mod error;
@@ -42,7 +43,7 @@ mod workers;
 
 pub use body::Body;
 pub use builder::EdgeBuilder;
-pub use edge::{Edge, Listening};
+pub use edge::{Edge, EdgeHandle, Listening};
 pub use error::{EdgeError, PlanFault};
 pub use service::{EdgeFuture, EdgeService};
 
@@ -55,6 +56,8 @@ pub use portcullis_proxy as proxy;
 pub use portcullis_server as server;
 pub use portcullis_tls as tls;
 pub use portcullis_upstream as upstream;
+
+use causes::Causes;
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -185,11 +185,14 @@ impl Telemetry {
         let clusters: Vec<_> = shared.clusters.values().cloned().collect();
         self.metrics.register_gauge_series(
             "portcullis_upstream_endpoint_healthy",
-            "Whether requests go to an endpoint (1) or it is left alone (0)",
+            "Whether requests go to an endpoint (1) or it is left alone (0), by cluster/endpoint",
             "endpoint",
             move |series| {
-                for endpoint in clusters.iter().flat_map(|cluster| cluster.stats().endpoints) {
-                    series.push(&endpoint.name, if endpoint.healthy { 1.0 } else { 0.0 });
+                for cluster in &clusters {
+                    for endpoint in cluster.stats().endpoints {
+                        let name = format!("{}/{}", cluster.name(), endpoint.name);
+                        series.push(&name, if endpoint.healthy { 1.0 } else { 0.0 });
+                    }
                 }
             },
         )

@@ -44,7 +44,11 @@ pub struct Plan {
     pub limits: Limits,
     /// How long a drain may take before what is left is aborted. Default 10 s.
     pub drain_timeout: Duration,
-    /// Answer `GET /health` on every listener before any route. Default `true`.
+    /// How long `/health` says 503 before the drain begins, while everything goes on as before: time for a balancer in
+    /// front to notice and send its clients elsewhere. Default 0.
+    pub drain_delay: Duration,
+    /// The path that answers GET and HEAD with the edge's own health on every listener, before any route; `None` is no
+    /// such path. Default `/health`.
     pub health_path: Option<String>,
     /// Response security fields; `None` (the default) adds none.
     pub security_headers: Option<SecurityHeaders>,
@@ -70,6 +74,7 @@ impl Default for Plan {
             trusted_proxies: Vec::new(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
             health_path: Some("/health".to_owned()),
             security_headers: None,
             rate_limit: None,
@@ -83,8 +88,8 @@ impl Default for Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Workers {
-    /// One single-threaded runtime, one listening socket and one upstream pool per worker; `None` is one worker
-    /// per core. The default: it costs the least CPU per request.
+    /// One single-threaded runtime, one listening socket and one upstream pool per worker, 255 at most; `None` is
+    /// one worker per core. The default: it costs the least CPU per request.
     PerCore(Option<NonZeroUsize>),
     /// One multi-threaded runtime with work stealing; `None` is one thread per core. The choice when a few
     /// connections do most of the work.
@@ -304,7 +309,8 @@ pub struct Limits {
     /// Open TCP connections over all listeners, as backpressure: past it the kernel's queue holds the next ones.
     /// Default 1000. Worst-case memory is about this many times 100 KiB plus the bodies in flight.
     pub max_connections: usize,
-    /// Open QUIC connections over all listeners; past it new ones are refused. Default 1000.
+    /// Open QUIC connections over all listeners; past it new ones are refused. Default 1000. Worst-case memory of each
+    /// is in the documentation of `portcullis_h3::QuicOptions`.
     pub max_quic_connections: usize,
     /// Open tunnels (WebSocket and other upgrades). Past it an upgrade is answered 503. Default 1000.
     pub max_tunnels: usize,

@@ -26,6 +26,7 @@ use crate::{
     BoxError, HttpOptions,
     drain::Drain,
     service::{Activity, ConnService},
+    stall::Stall,
     stats::{ServerCounters, count},
     timer::ConnTimer,
 };
@@ -60,7 +61,7 @@ impl Driver {
         let id = conn.info.id;
         let info = Arc::new(conn.info);
         let activity = Arc::new(Activity::default());
-        let io = TokioIo::new(conn.io);
+        let io = TokioIo::new(Stall::new(conn.io, self.options.send_timeout));
         let http2 = speaks_http2(&info);
         let service = ConnService { service, info, activity: Arc::clone(&activity) };
         let result = if http2 {

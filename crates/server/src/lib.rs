@@ -14,6 +14,7 @@ mod connection;
 mod drain;
 mod options;
 mod service;
+mod stall;
 mod stats;
 mod timer;
 
@@ -35,6 +36,9 @@ pub use stats::{ServerCounters, ServerStats};
 
 use connection::Driver;
 use drain::Drain;
+
+/// Connections taken from the queue at most when the drain begins.
+const MAX_QUEUED: usize = 4096;
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -98,6 +102,13 @@ pub async fn serve<L, Io, H, Io2, S, B>(
                 incoming.as_mut().poll_next(cx)
             });
             let Some(conn) = next.await else { break };
+            let (driver, handshake, service) = (Arc::clone(&driver), handshake.clone(), service.clone());
+            tasks.spawn(async move { driver.drive(conn, handshake, service).await });
+        }
+        // those that wait in the socket's queue would be reset with it: they are let in, and served if they hurry
+        for _ in 0..MAX_QUEUED {
+            let next = std::future::poll_fn(|cx| Poll::Ready(incoming.as_mut().poll_next(cx))).await;
+            let Poll::Ready(Some(conn)) = next else { break };
             let (driver, handshake, service) = (Arc::clone(&driver), handshake.clone(), service.clone());
             tasks.spawn(async move { driver.drive(conn, handshake, service).await });
         }

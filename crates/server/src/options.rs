@@ -13,6 +13,9 @@ pub struct HttpOptions {
     /// head and the keep-alive time between requests. HTTP/2: how long a connection without open streams is kept.
     /// Default 30 s.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of what is written to it before its connection is closed. Default 30 s. It
+    /// holds for upgraded connections too.
+    pub send_timeout: Duration,
     /// HTTP/1.1: fields in a head; one with more is answered 431. Default 100.
     pub max_headers: usize,
     /// Bytes of a head: HTTP/1.1's request line and fields, HTTP/2's decoded field list (RFC 9113 section 6.5.2,
@@ -50,6 +53,7 @@ impl Default for HttpOptions {
         Self {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(30),
             max_headers: 100,
             max_header_bytes: 64 << 10,
             max_read_buffer: 128 << 10,
@@ -84,6 +88,7 @@ macro_rules! with {
 with! {
     with_handshake_timeout => handshake_timeout: Duration,
     with_header_timeout => header_timeout: Duration,
+    with_send_timeout => send_timeout: Duration,
     with_max_headers => max_headers: usize,
     with_max_header_bytes => max_header_bytes: usize,
     with_max_read_buffer => max_read_buffer: usize,

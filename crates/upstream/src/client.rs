@@ -162,7 +162,7 @@ where
                 let stale = conn.reused && matches!(error, ExchangeError::Closed { answered: false, .. });
                 let unanswered = matches!(error, ExchangeError::Closed { answered: false, .. });
                 let again = unanswered && is_idempotent(&parts.method) && !pump.started();
-                let theirs = !matches!(error, ExchangeError::RequestBody(_));
+                let theirs = !matches!(error, ExchangeError::RequestBody(_) | ExchangeError::RequestTimeout);
                 if theirs && !stale {
                     self.failed(state);
                 }
@@ -283,6 +283,7 @@ fn to_error(error: ExchangeError, endpoint: &Arc<str>) -> Error {
     let endpoint = Arc::clone(endpoint);
     match error {
         ExchangeError::RequestBody(source) => Error::RequestBody { source },
+        ExchangeError::RequestTimeout => Error::RequestTimeout,
         ExchangeError::WriteTimeout => Error::WriteTimeout { endpoint },
         ExchangeError::ResponseTimeout => Error::ResponseTimeout { endpoint },
         ExchangeError::Closed { source, .. } => Error::Closed { endpoint, source },

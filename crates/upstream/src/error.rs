@@ -71,6 +71,9 @@ pub enum Error {
         /// What the body said.
         source: BoxError,
     },
+    /// The request's body paused for too long: the fault is on the downstream side.
+    #[error("the request body paused for too long")]
+    RequestTimeout,
     /// The request can not be written as HTTP/1.1.
     #[error("the request can not be sent: {reason}")]
     InvalidRequest {
@@ -88,6 +91,7 @@ impl Error {
                 | Self::ResponseTimeout { .. }
                 | Self::ReadTimeout { .. }
                 | Self::WriteTimeout { .. }
+                | Self::RequestTimeout
         )
     }
 
@@ -98,7 +102,7 @@ impl Error {
 
     /// Whether the request, not the endpoint, is at fault.
     pub fn is_request(&self) -> bool {
-        matches!(self, Self::RequestBody { .. } | Self::InvalidRequest { .. })
+        matches!(self, Self::RequestBody { .. } | Self::RequestTimeout | Self::InvalidRequest { .. })
     }
 }
 

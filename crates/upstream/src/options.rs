@@ -17,6 +17,9 @@ pub struct ClusterOptions {
     /// How long an endpoint may refuse to take more of a request. Default 60 s. Waiting for the client to send more
     /// does not count.
     pub write_timeout: Duration,
+    /// How long the client may pause inside a request body before its request fails with
+    /// [`crate::Error::RequestTimeout`]. Default 60 s. It is no limit on the whole body.
+    pub request_timeout: Duration,
     /// How long a pooled connection may lie unused. Default 60 s; keep it below the endpoints' own keep-alive time,
     /// so that it is seldom they who close.
     pub idle_timeout: Duration,
@@ -44,6 +47,7 @@ impl Default for ClusterOptions {
             response_timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             max_idle: 256,
             max_connections: 4096,
@@ -75,6 +79,7 @@ with! {
     with_response_timeout => response_timeout: Duration,
     with_read_timeout => read_timeout: Duration,
     with_write_timeout => write_timeout: Duration,
+    with_request_timeout => request_timeout: Duration,
     with_idle_timeout => idle_timeout: Duration,
     with_max_idle => max_idle: usize,
     with_max_connections => max_connections: usize,

@@ -359,6 +359,21 @@ async fn a_client_that_sends_slowly_runs_into_no_upstream_timeout() {
 }
 
 #[tokio::test]
+async fn a_client_that_stops_sending_is_given_up() {
+    let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
+    let cluster =
+        cluster(&[&origin], ClusterOptions::default().with_request_timeout(Duration::from_millis(40)));
+    let client = cluster.client();
+    let (sender, body) = fed();
+    sender.send(Ok(Frame::data(Bytes::from_static(b"half")))).unwrap();
+    let error = client.send(Request::post("/").header("host", "t").body(body).unwrap()).await.unwrap_err();
+    assert!(matches!(error, Error::RequestTimeout) && error.is_request() && error.is_timeout(), "{error}");
+    // no fault of the endpoint's
+    let stats = cluster.stats();
+    assert!(stats.endpoints[0].healthy && stats.endpoints[0].open == 0 && stats.endpoints[0].failures == 0);
+}
+
+#[tokio::test]
 async fn connections_are_bounded_and_places_come_back() {
     let origin =
         RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc")]).await;

@@ -52,6 +52,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Cluster {
     table.set("response_timeout", &mut to.response_timeout, timeout());
     table.set("read_timeout", &mut to.read_timeout, timeout());
     table.set("write_timeout", &mut to.write_timeout, timeout());
+    table.set("request_timeout", &mut to.request_timeout, timeout());
     table.set("idle_timeout", &mut to.idle_timeout, timeout());
     table.set("max_idle", &mut to.max_idle, integer(0..=100_000));
     table.set("max_connections", &mut to.max_connections, integer(1..=1_000_000));

@@ -18,12 +18,13 @@ const MOST_OPEN: u64 = 1_000_000;
 
 pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     let threads = root
-        .get("threads", integer::<usize>(1..=1024))
+        .get("threads", integer::<usize>(1..=255))
         .and_then(|threads| NonZeroUsize::new(threads.into_inner()));
     let workers =
         [("per-core", Workers::PerCore(threads)), ("work-stealing", Workers::WorkStealing(threads))];
     plan.workers = Workers::PerCore(threads);
     root.set("workers", &mut plan.workers, choice(&workers));
+    root.set("drain_delay", &mut plan.drain_delay, duration(Duration::ZERO..=secs(3600)));
     root.set("drain_timeout", &mut plan.drain_timeout, duration(Duration::ZERO..=secs(3600)));
     root.set("health_path", &mut plan.health_path, health_path);
 

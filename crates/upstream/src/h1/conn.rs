@@ -48,6 +48,7 @@ pub(crate) struct H1Conn<Io> {
 #[derive(Debug)]
 pub(crate) enum ExchangeError {
     RequestBody(BoxError),
+    RequestTimeout,
     WriteTimeout,
     ResponseTimeout,
     /// Closed; whether any byte of a response came before.
@@ -142,7 +143,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
         B::Error: Into<BoxError>,
     {
         let mut state =
-            Exchange { sent: false, broken: None, unsent: usize::MAX, interim: 0, answered: false };
+            Exchange { sent: false, broken: None, taken: 0, unsent: usize::MAX, interim: 0, answered: false };
         std::future::poll_fn(|cx| state.poll(self, pump, method, options, cx)).await
     }
 }
@@ -153,7 +154,8 @@ struct Exchange {
     sent: bool,
     /// Writing failed; an answer may still be there to read, such as 413 before a close.
     broken: Option<io::Error>,
-    /// Bytes that waited for the connection at the last look.
+    /// Bytes taken from the body, and bytes that waited for the connection, at the last look.
+    taken: u64,
     unsent: usize,
     interim: u32,
     answered: bool,
@@ -199,11 +201,11 @@ impl Exchange {
             }
         }
         if conn.timer.poll(cx).is_ready() {
-            let writing = !self.sent && self.broken.is_none();
-            return Poll::Ready(Err(if writing {
-                ExchangeError::WriteTimeout
-            } else {
-                ExchangeError::ResponseTimeout
+            let sending = !self.sent && self.broken.is_none();
+            return Poll::Ready(Err(match (sending, self.unsent) {
+                (false, _) => ExchangeError::ResponseTimeout,
+                (true, 0) => ExchangeError::RequestTimeout,
+                (true, _) => ExchangeError::WriteTimeout,
             }));
         }
         Poll::Pending
@@ -232,14 +234,14 @@ impl Exchange {
             }
             Poll::Ready(Err(PumpError::Body(error))) => return Err(ExchangeError::RequestBody(error)),
             Poll::Pending => {
-                let unsent = pump.unflushed(&conn.write);
-                if unsent == 0 {
-                    // it is the client that has to send: its own driver has a deadline for that
-                    conn.timer.clear();
-                } else if unsent != self.unsent || !conn.timer.is_set() {
-                    conn.timer.set(options.write_timeout);
+                // the deadline moves with every byte that the client sends or the endpoint takes
+                let progress = (pump.taken(), pump.unflushed(&conn.write));
+                if progress != (self.taken, self.unsent) || !conn.timer.is_set() {
+                    let timeout =
+                        if progress.1 == 0 { options.request_timeout } else { options.write_timeout };
+                    conn.timer.set(timeout);
                 }
-                self.unsent = unsent;
+                (self.taken, self.unsent) = progress;
             }
         }
         Ok(())

@@ -27,6 +27,8 @@ pub(crate) struct Pump<B> {
     in_chunk: bool,
     /// Whether anything was taken from the body: then the request can't be sent again.
     started: bool,
+    /// Bytes taken from the body.
+    taken: u64,
     ended: bool,
 }
 
@@ -46,11 +48,15 @@ where
 {
     pub(crate) fn new(body: B, framing: RequestFraming) -> Self {
         let ended = framing == RequestFraming::None;
-        Self { body, framing, data: Bytes::new(), in_chunk: false, started: false, ended }
+        Self { body, framing, data: Bytes::new(), in_chunk: false, started: false, taken: 0, ended }
     }
 
     pub(crate) fn started(&self) -> bool {
         self.started
+    }
+
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Whether the body was taken to its end; what `out` holds may still have to be written.
@@ -138,6 +144,7 @@ where
                 });
             }
         };
+        self.taken += data.len() as u64;
         match &mut self.framing {
             RequestFraming::None => return Poll::Ready(Err(length_error("it was announced without a body"))),
             RequestFraming::Length(left) => match left.checked_sub(data.len() as u64) {
