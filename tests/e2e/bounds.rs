@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use http::Method;
+use futures_util::{StreamExt, stream};
+use http::{Method, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use portcullis_testkit::origin::{Answer, RawOrigin};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +17,7 @@ use crate::{
     config::{plain, secure},
     support::{
         SOON,
-        client::{Client, Protocol, empty},
+        client::{BoxError, Client, Protocol, empty, full},
         edge::Edge,
         origin::Origin,
         raw, run, tls, within,
@@ -190,6 +193,28 @@ fn an_http2_preface_is_not_waited_for() {
             let mut io = tls::connect(edge.https(), "localhost", &["h2"]).await;
             io.write_all(&PREFACE[..sent]).await.unwrap();
             raw::closed(&mut io, SOON).await;
+        }
+    });
+}
+
+#[test]
+fn a_slow_upload_is_not_waited_for() {
+    run(async {
+        let origin = Origin::start(|request| async move {
+            let whole = request.into_body().collect().await.is_ok();
+            Response::new(full(if whole { "whole" } else { "cut" }))
+        })
+        .await;
+        let edge = Edge::run(&format!("{}request_timeout = \"300ms\"\n", secure(origin.addr()))).await;
+        for protocol in Protocol::ALL {
+            let mut client = Client::connect(protocol, edge.https(), "localhost").await;
+            let first = stream::once(async { Ok::<_, BoxError>(Frame::data("part".into())) });
+            let body = StreamBody::new(first.chain(stream::pending())).boxed_unsync();
+            let request = client.request(Method::POST, "/").body(body).unwrap();
+            let begin = Instant::now();
+            let response = within(SOON, "an answer", client.send(request)).await.expect("an answer");
+            assert_eq!(response.status(), 408, "{protocol:?}");
+            assert_in_time(begin.elapsed(), protocol.alpn());
         }
     });
 }

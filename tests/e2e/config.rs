@@ -1,6 +1,6 @@
 //! `portcullis run --config`: listeners, certificates, routes, clusters, the admin service and the access log.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use portcullis_testkit::certs::TestCa;
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub(crate) fn plain(origin: SocketAddr) -> String {
     )
 }
 
-/// HTTPS with HTTP/3 and a cluster of one.
+/// HTTPS with HTTP/3 and a cluster of one. The cluster is last: its keys can be appended.
 pub(crate) fn secure(origin: SocketAddr) -> String {
     format!(
         "{}[[certificate]]\nself_signed = [\"localhost\"]\n",
@@ -174,9 +174,13 @@ fn the_admin_service_counts() {
             "portcullis_tls_handshakes_total 2",
             "portcullis_upstream_requests_total{cluster=\"app\"} 9",
             "portcullis_upstream_errors_total{cluster=\"app\"} 0",
-            &format!("portcullis_upstream_endpoint_healthy{{endpoint=\"{}\"}} 1.0", origin.addr()),
+            &format!("portcullis_upstream_endpoint_healthy{{endpoint=\"app/{}\"}} 1.0", origin.addr()),
         ] {
-            assert!(lines.contains(&expected), "no line {expected:?} in:\n{}", metrics.body);
+            assert!(
+                lines.contains(&expected),
+                "no line {expected:?}, but\n{}",
+                of_family(&metrics.body, expected)
+            );
         }
         for (protocol, requests) in [("http/1.1", 2), ("h2", 3), ("h3", 4)] {
             let is = |line: &&&str| {
@@ -191,6 +195,12 @@ fn the_admin_service_counts() {
         // the admin service is nobody's business on the front door
         assert_eq!(clients[0].get("/metrics").await.body, "ok");
     });
+}
+
+/// The lines of the same metric, for a message.
+fn of_family(metrics: &str, line: &str) -> String {
+    let name = line.split(['{', ' ']).next().unwrap();
+    metrics.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -256,6 +266,39 @@ fn the_access_log_in_a_file() {
         assert_eq!(protocols, ["h2", "h3", "http/1.1"], "{text}");
         assert!(lines.iter().all(|line| line["status"] == 200 && line["tls"] == "TLSv1.3"), "{text}");
         assert!(!edge.stdout.text().contains("/missing"));
+    });
+}
+
+/// As logrotate does it: the file is moved away, and SIGHUP begins another one.
+#[test]
+fn a_moved_access_log_is_opened_anew() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let edge =
+            Edge::run(&format!("[access_log]\noutput = \"./access.log\"\n{}", plain(origin.addr()))).await;
+        let (log, moved) = (edge.dir().path().join("access.log"), edge.dir().path().join("access.log.1"));
+        // the writer is a thread of its own
+        let written = async |file: &Path, what: &str| {
+            while !fs::read_to_string(file).unwrap_or_default().contains(what) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let mut client = Client::plain(edge.http(), "a.test").await;
+        client.get("/before").await;
+        within(SOON, "the line before", written(&log, "/before")).await;
+        fs::rename(&log, &moved).unwrap();
+        client.get("/moved").await;
+        within(SOON, "the line in the moved file", written(&moved, "/moved")).await;
+        edge.signal("HUP");
+        let reopened = async {
+            while !log.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(SOON, "a new file", reopened).await;
+        client.get("/after").await;
+        within(SOON, "the line in the new file", written(&log, "/after")).await;
+        assert!(!fs::read_to_string(&moved).unwrap().contains("/after"));
     });
 }
 

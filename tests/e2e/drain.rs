@@ -285,3 +285,22 @@ fn health_says_so() {
         assert!(status.success(), "{status}");
     });
 }
+
+/// Whoever balances in front sees it before anything is refused.
+#[test]
+fn the_delay_before_a_drain() {
+    run(async {
+        let (origin, _gate) = gated().await;
+        let config = format!("drain_delay = \"1s\"\ndrain_timeout = \"20s\"\n{}", secure(origin.addr()));
+        let mut edge = Edge::run(&config).await;
+        edge.terminate();
+        edge.stderr.find("shutting down").await;
+        for protocol in Protocol::ALL {
+            let mut client = Client::connect(protocol, edge.https(), "localhost").await;
+            assert_eq!(client.get("/health").await.status, 503, "{protocol:?}");
+            assert_eq!(client.get("/").await.status, 200, "{protocol:?}");
+        }
+        let (status, _) = edge.ended(Duration::from_secs(2)).await;
+        assert!(status.success(), "{status}");
+    });
+}

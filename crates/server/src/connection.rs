@@ -14,10 +14,10 @@ use hyper::{
     server::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use portcullis_conn::{Conn, ConnInfo, FirstBytes};
+use portcullis_conn::{Conn, ConnId, ConnInfo, FirstBytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, error::Elapsed},
 };
 use tower_service::Service;
 use tracing::debug;
@@ -30,6 +30,11 @@ use crate::{
     stats::{ServerCounters, count},
     timer::ConnTimer,
 };
+
+/// How long an HTTP/2 client without open streams may take to answer a GOAWAY.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// A timeout longer than this is this: far enough away, and no overflow.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What all connections of one call of `serve` share.
 #[derive(Debug)]
@@ -60,17 +65,18 @@ impl Driver {
         let Some(conn) = self.shake_hands(conn, handshake).await else { return };
         let id = conn.info.id;
         let info = Arc::new(conn.info);
-        let activity = Arc::new(Activity::default());
         let io = TokioIo::new(Stall::new(conn.io, self.options.send_timeout));
         let http2 = speaks_http2(&info);
-        let service = ConnService { service, info, activity: Arc::clone(&activity) };
         let result = if http2 {
             let _open = self.counters.http2.enter();
+            let activity = Arc::new(Activity::default());
+            let service = ConnService { service, info, activity: Some(Arc::clone(&activity)) };
             let conn = self.http2.serve_connection(io, service);
             let idle = Idle::new(activity, self.options.header_timeout);
             self.run(pin!(conn), http2::Connection::graceful_shutdown, Some(idle)).await
         } else {
             let _open = self.counters.http1.enter();
+            let service = ConnService { service, info, activity: None };
             let conn = http1_builder(&self.options).serve_connection(io, service).with_upgrades();
             self.run(pin!(conn), http1::UpgradeableConnection::graceful_shutdown, None).await
         };
@@ -88,12 +94,26 @@ impl Driver {
     {
         let id = conn.info.id;
         let spent = conn.info.accepted_at.elapsed();
-        let left = self.options.handshake_timeout.saturating_sub(spent);
+        let left = self.options.handshake_timeout.min(FOREVER).saturating_sub(spent);
         let shake = async {
             std::future::poll_fn(|cx| handshake.poll_ready(cx)).await?;
             handshake.call(conn).await
         };
-        match tokio::time::timeout(left, shake).await {
+        let shake = tokio::time::timeout(left, shake);
+        let drained = self.drain.notified();
+        if self.drain.has_begun() {
+            // it was in the socket's queue: it gets its chance
+            return self.shaken(id, shake.await);
+        }
+        tokio::select! {
+            biased;
+            result = shake => self.shaken(id, result),
+            () = drained => None,
+        }
+    }
+
+    fn shaken<C, E: Into<BoxError>>(&self, id: ConnId, result: Result<Result<C, E>, Elapsed>) -> Option<C> {
+        match result {
             Ok(Ok(conn)) => Some(conn),
             Ok(Err(error)) => {
                 count(&self.counters.handshake_failures);
@@ -109,7 +129,7 @@ impl Driver {
     }
 
     /// Polls the connection to its end; once the drain begins, or an HTTP/2 connection has been idle for long, it is
-    /// told to finish.
+    /// told to finish. An HTTP/2 connection that is idle and does not finish, for its client says nothing, is dropped.
     async fn run<C, E>(
         &self,
         mut conn: Pin<&mut C>,
@@ -128,7 +148,10 @@ impl Driver {
                     return Poll::Ready(result);
                 }
                 if finishing {
-                    return Poll::Pending;
+                    return match &mut idle {
+                        Some(idle) => idle.poll(cx).map(|()| Ok(())),
+                        None => Poll::Pending,
+                    };
                 }
                 if !listening {
                     listening = true;
@@ -136,11 +159,18 @@ impl Driver {
                     let _ = drained.as_mut().poll(cx);
                 }
                 let is_idle = idle.as_mut().is_some_and(|idle| idle.poll(cx).is_ready());
+                if is_idle && idle.as_ref().is_some_and(Idle::is_unused) {
+                    // it may not even have begun to speak HTTP/2: there is nobody to say goodbye to
+                    return Poll::Ready(Ok(()));
+                }
                 if !is_idle && !self.drain.has_begun() {
                     return Poll::Pending;
                 }
                 finishing = true;
                 finish(conn.as_mut());
+                if let Some(idle) = &mut idle {
+                    idle.restart(FINISH_TIMEOUT);
+                }
             }
         })
         .await
@@ -160,7 +190,7 @@ fn http1_builder(options: &HttpOptions) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(ConnTimer::default())
-        .header_read_timeout(options.header_timeout)
+        .header_read_timeout(options.header_timeout.min(FOREVER))
         .max_headers(options.max_headers)
         .max_header_size(options.max_header_bytes)
         .max_buf_size(options.max_read_buffer.max(options.max_header_bytes).max(8 << 10))
@@ -188,7 +218,7 @@ fn http2_builder(options: &HttpOptions) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Ready once a connection has had no request in hand for a whole timeout. It looks when the timer fires and not at
+/// Ready once a connection has had no open stream for a whole timeout. It looks when the timer fires and not at
 /// every request, so it may take up to twice the timeout.
 struct Idle {
     activity: Arc<Activity>,
@@ -199,7 +229,19 @@ struct Idle {
 
 impl Idle {
     fn new(activity: Arc<Activity>, timeout: Duration) -> Self {
+        let timeout = timeout.min(FOREVER);
         Self { activity, timeout, seen: 0, sleep: Box::pin(tokio::time::sleep(timeout)) }
+    }
+
+    /// Whether no request has come yet.
+    fn is_unused(&self) -> bool {
+        self.activity.total() == 0
+    }
+
+    fn restart(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+        self.seen = self.activity.total();
+        self.sleep.as_mut().reset(Instant::now() + timeout);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -27,7 +27,7 @@ use hyper::body::Incoming;
 use portcullis_conn::Conn;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tower_service::Service;
 
@@ -87,7 +87,7 @@ pub async fn serve<L, Io, H, Io2, S, B>(
     B::Error: Into<BoxError>,
 {
     let drain = Arc::new(Drain::default());
-    let driver = Arc::new(Driver::new(options, counters, Arc::clone(&drain)));
+    let driver = Arc::new(Driver::new(options, Arc::clone(&counters), Arc::clone(&drain)));
     let mut tasks = JoinSet::new();
     {
         let mut incoming = pin!(incoming);
@@ -98,7 +98,9 @@ pub async fn serve<L, Io, H, Io2, S, B>(
                     return Poll::Ready(None);
                 }
                 // a finished task is let go of at once, and a panic in it ends here
-                while let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {}
+                while let Poll::Ready(Some(ended)) = tasks.poll_join_next(cx) {
+                    report(&counters, ended);
+                }
                 incoming.as_mut().poll_next(cx)
             });
             let Some(conn) = next.await else { break };
@@ -115,5 +117,17 @@ pub async fn serve<L, Io, H, Io2, S, B>(
         // the stream is dropped here: what it waits with, a listening socket or a permit, is free
     }
     drain.begin();
-    while tasks.join_next().await.is_some() {}
+    while let Some(ended) = tasks.join_next().await {
+        report(&counters, ended);
+    }
+}
+
+/// A panic of the service ends its connection; it is a defect, and must not go unseen.
+fn report(counters: &ServerCounters, ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        stats::count(&counters.connection_errors);
+        tracing::error!(%error, "a connection ended in a panic");
+    }
 }

@@ -9,7 +9,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use portcullis_conn::ConnInfo;
 use tower_service::Service;
@@ -19,10 +21,11 @@ use tower_service::Service;
 pub(crate) struct ConnService<S> {
     pub(crate) service: S,
     pub(crate) info: Arc<ConnInfo>,
-    pub(crate) activity: Arc<Activity>,
+    /// Kept for HTTP/2 only; HTTP/1's driver knows by itself when it is idle.
+    pub(crate) activity: Option<Arc<Activity>>,
 }
 
-/// How many requests a connection has in hand, and how many it has had.
+/// How many streams a connection has open, and how many it has had.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     open: AtomicU64,
@@ -39,27 +42,33 @@ impl Activity {
     }
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for ConnService<S>
+impl<S, B> hyper::service::Service<Request<Incoming>> for ConnService<S>
 where
-    S: Service<Request<Incoming>> + Clone,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
 {
-    type Response = S::Response;
+    type Response = Response<OpenBody<B>>;
     type Error = S::Error;
     type Future = CallFuture<S>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(Arc::clone(&self.info));
-        self.activity.open.fetch_add(1, Ordering::Relaxed);
-        self.activity.total.fetch_add(1, Ordering::Relaxed);
         CallFuture {
             state: State::NotReady { service: self.service.clone(), request: Some(request) },
-            _open: Open(Arc::clone(&self.activity)),
+            open: self.activity.as_ref().map(Open::new),
         }
     }
 }
 
-/// Counts a request as open until its response head is there or it is cancelled.
+/// Counts a stream as open until its response is over or it is cancelled.
 struct Open(Arc<Activity>);
+
+impl Open {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.open.fetch_add(1, Ordering::Relaxed);
+        activity.total.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -72,7 +81,7 @@ pin_project_lite::pin_project! {
     pub(crate) struct CallFuture<S: Service<Request<Incoming>>> {
         #[pin]
         state: State<S>,
-        _open: Open,
+        open: Option<Open>,
     }
 }
 
@@ -84,14 +93,22 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<S: Service<Request<Incoming>>> Future for CallFuture<S> {
-    type Output = Result<S::Response, S::Error>;
+impl<S, B> Future for CallFuture<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Output = Result<Response<OpenBody<B>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let mut state = this.state;
         loop {
             let future = match state.as_mut().project() {
-                StateProj::Called { future } => return future.poll(cx),
+                StateProj::Called { future } => {
+                    let response = ready!(future.poll(cx))?;
+                    let open = this.open.take();
+                    return Poll::Ready(Ok(response.map(|body| OpenBody { body, _open: open })));
+                }
                 StateProj::NotReady { service, request } => {
                     ready!(service.poll_ready(cx))?;
                     match request.take() {
@@ -103,5 +120,34 @@ impl<S: Service<Request<Incoming>>> Future for CallFuture<S> {
             };
             state.set(State::Called { future });
         }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A response body that counts as an open stream until it is dropped.
+    pub(crate) struct OpenBody<B> {
+        #[pin]
+        body: B,
+        _open: Option<Open>,
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for OpenBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

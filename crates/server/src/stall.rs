@@ -12,6 +12,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use crate::connection::FOREVER;
+
 pin_project_lite::pin_project! {
     /// Fails a write that has waited for the peer for too long. The timer is made when a write first has to wait and
     /// touched again only when it fires: a connection whose peer keeps up never pays for it.
@@ -27,7 +29,7 @@ pin_project_lite::pin_project! {
 
 impl<Io> Stall<Io> {
     pub(crate) fn new(io: Io, timeout: Duration) -> Self {
-        Self { io, timeout, waiting_since: None, sleep: None }
+        Self { io, timeout: timeout.min(FOREVER), waiting_since: None, sleep: None }
     }
 }
 

@@ -34,6 +34,31 @@ impl futures_core::Stream for Connections {
     }
 }
 
+/// A body that is fed by hand; without a feeder it is empty.
+#[derive(Default)]
+struct Fed(Option<mpsc::UnboundedReceiver<Bytes>>);
+
+impl http_body::Body for Fed {
+    type Data = Bytes;
+    type Error = Infallible;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        match &mut self.0 {
+            Some(receiver) => {
+                receiver.poll_recv(cx).map(|data| data.map(|data| Ok(http_body::Frame::data(data))))
+            }
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+fn feed() -> (mpsc::UnboundedSender<Bytes>, Fed) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (sender, Fed(Some(receiver)))
+}
+
 /// A running server and the way to reach it.
 struct Server {
     connect: mpsc::UnboundedSender<Conn<DuplexStream>>,
@@ -45,9 +70,20 @@ struct Server {
 impl Server {
     fn start<F, Fut>(options: HttpOptions, handler: F) -> Self
     where
-        F: Fn(Request<Incoming>) -> Fut + Clone + Send + 'static,
+        F: Fn(Request<Incoming>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
+        Self::start_with(options, handler)
+    }
+
+    fn start_with<F, Fut, B>(options: HttpOptions, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Response<B>> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<portcullis_server::BoxError>,
+    {
+        let handler = Arc::new(handler);
         let (connect, receiver) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let counters = Arc::new(ServerCounters::default());
@@ -181,6 +217,50 @@ async fn an_idle_http2_connection_is_let_go() {
     conn.await.unwrap().unwrap();
     let took = start.elapsed().as_secs_f32();
     assert!((7.0..15.0).contains(&took), "closed after {took} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_is_no_idle_connection() {
+    let options = HttpOptions::default().with_header_timeout(Duration::from_secs(7));
+    let (sender, body) = feed();
+    let body = std::sync::Mutex::new(Some(body));
+    let server = Server::start_with(options, move |_| {
+        let body = body.lock().unwrap().take().unwrap_or_default();
+        async move { Response::new(body) }
+    });
+    let io = server.connect_as(Some(FirstBytes::Http2Preface));
+    let (mut send, conn) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    tokio::spawn(conn);
+    let get = || Request::get("http://a/").body(Full::<Bytes>::default()).unwrap();
+    let streaming = send.send_request(get()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(send.send_request(get()).await.unwrap().status(), StatusCode::OK);
+    sender.send(Bytes::from_static(b"end")).unwrap();
+    drop(sender);
+    assert_eq!(streaming.into_body().collect().await.unwrap().to_bytes(), "end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_speaks_http2_is_let_go() {
+    let options = HttpOptions::default().with_header_timeout(Duration::from_secs(7));
+    let mut server = Server::start(options, |_| async { ok("hi") });
+    let start = Instant::now();
+    // one that is agreed on HTTP/2 and says nothing, or stops inside the preface
+    for begin in ["", "PRI * HT"] {
+        let mut io = server.connect_as(Some(FirstBytes::Http2Preface));
+        io.write_all(begin.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        io.read_to_end(&mut all).await.unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    // and neither holds a drain
+    let _silent = server.connect_as(Some(FirstBytes::Http2Preface));
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    server.stop();
+    server.task.await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,7 +92,10 @@ where
         loop {
             let Some(source) = &mut this.source else { return Poll::Ready(None) };
             if let Some(pump) = &mut source.pump {
+                let before = pump.progress();
                 match pump.poll(&mut source.conn.io, &mut source.conn.write, cx) {
+                    // an upload that moves is no silence
+                    Poll::Pending if pump.progress() != before => source.conn.timer.clear(),
                     Poll::Pending => {}
                     Poll::Ready(Ok(())) => source.pump = None,
                     Poll::Ready(Err(PumpError::Io(_))) => {

@@ -49,7 +49,7 @@ impl<C: Service<Address>> Client<C> {
     pub(crate) fn new(cluster: Cluster, connector: C) -> Self {
         let shared = cluster.shared;
         let options = &shared.options;
-        let pool = Pool::new(shared.endpoints.len(), options.max_idle, options.idle_timeout);
+        let pool = Pool::new(shared.endpoints.len(), options);
         Self { pool: Arc::new(pool), connector, name_endpoints: false, shared }
     }
 
@@ -111,7 +111,9 @@ where
         loop {
             left -= 1;
             let (error, same) = match self.attempt(index, fresh, &parts, framing, &mut pump).await {
-                Ok((conn, head)) => return self.respond(index, conn, head, &parts, pump),
+                Ok((conn, head, sent)) => {
+                    return self.respond(index, conn, head, &parts, (!sent).then_some(pump));
+                }
                 Err(Attempt::Failed(error)) => return Err(error),
                 Err(Attempt::Again { error, tried }) => (error, !tried),
             };
@@ -140,7 +142,7 @@ where
         parts: &request::Parts,
         framing: RequestFraming,
         pump: &mut Pump<B>,
-    ) -> Result<(Box<H1Conn<C::Response>>, ResponseHead), Attempt>
+    ) -> Result<(Box<H1Conn<C::Response>>, ResponseHead, bool), Attempt>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -154,9 +156,9 @@ where
         conn.set_busy(true);
         encode_head(&mut conn.write, parts, framing, &state.endpoint.name).map_err(Attempt::Failed)?;
         match conn.exchange(pump, &parts.method, &self.shared.options).await {
-            Ok(head) => {
+            Ok((head, sent)) => {
                 state.succeeded();
-                Ok((conn, head))
+                Ok((conn, head, sent))
             }
             Err(error) => {
                 let stale = conn.reused && matches!(error, ExchangeError::Closed { answered: false, .. });
@@ -219,7 +221,7 @@ where
         conn: Box<H1Conn<C::Response>>,
         head: ResponseHead,
         request: &request::Parts,
-        pump: Pump<B>,
+        unsent: Option<Pump<B>>,
     ) -> Result<Response<Body<B, C::Response>>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -229,7 +231,8 @@ where
         let name = self.name_endpoints.then(|| EndpointName(Arc::clone(&conn.endpoint.endpoint.name)));
         let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         // RFC 9110 section 15.2.2: the server switches to what the client asked for, and not unasked
-        if switching && !request.headers.contains_key(header::UPGRADE) {
+        // nor before it has the whole request, or what is left of that would be taken for the new protocol
+        if switching && (unsent.is_some() || !request.headers.contains_key(header::UPGRADE)) {
             let endpoint = Arc::clone(&conn.endpoint.endpoint.name);
             return Err(Error::Protocol { endpoint, source: ProtocolError::UnexpectedUpgrade });
         }
@@ -238,13 +241,12 @@ where
             response.extensions_mut().insert(UpgradedSlot::new(Upgraded::new(conn)));
             response
         } else {
-            let sent = pump.ended() && pump.unflushed(&conn.write) == 0;
             let source = Source {
                 conn,
                 pool: Arc::clone(&self.pool),
                 shared: Arc::clone(&self.shared),
                 index,
-                pump: (!sent).then(|| Box::new(pump)),
+                pump: unsent.map(Box::new),
                 keep_alive,
             };
             Response::from_parts(parts, Body::new(source, decoder))

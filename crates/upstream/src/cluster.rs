@@ -240,6 +240,11 @@ impl EndpointState {
         taken
     }
 
+    /// Whether all places are taken.
+    pub(crate) fn is_full(&self, max: usize) -> bool {
+        self.open.load(Ordering::Relaxed) >= max
+    }
+
     pub(crate) fn release_place(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }

@@ -12,7 +12,8 @@ pub struct ClusterOptions {
     /// How long an endpoint may take from the end of the request until its response head is complete. Default 60 s,
     /// as in nginx.
     pub response_timeout: Duration,
-    /// How long an endpoint may pause inside a response body. Default 60 s. It is no limit on the whole body.
+    /// How long an endpoint may pause inside a response body, while nothing more of the request goes to it either.
+    /// Default 60 s. It is no limit on the whole body.
     pub read_timeout: Duration,
     /// How long an endpoint may refuse to take more of a request. Default 60 s. Waiting for the client to send more
     /// does not count.
@@ -23,10 +24,11 @@ pub struct ClusterOptions {
     /// How long a pooled connection may lie unused. Default 60 s; keep it below the endpoints' own keep-alive time,
     /// so that it is seldom they who close.
     pub idle_timeout: Duration,
-    /// Pooled connections kept per endpoint and per [`crate::Client`]. Default 256. Memory: about 20 KiB each.
+    /// Pooled connections kept per endpoint and per [`crate::Client`]. Default 256. Memory: up to 25 KiB each.
     pub max_idle: usize,
     /// Connections, idle ones included, that may be open to one endpoint over all clients of the cluster. Past it a
-    /// request that finds no idle connection fails with [`crate::Error::Overloaded`]. Default 4096.
+    /// request that finds no idle connection fails with [`crate::Error::Overloaded`]. At the limit a connection that is
+    /// done is closed, not pooled. Default 4096.
     pub max_connections: usize,
     /// Failures in a row (to connect, or to answer at all) after which an endpoint is left alone for
     /// [`ClusterOptions::fail_timeout`]. Default 1, as in nginx; 0 turns it off.

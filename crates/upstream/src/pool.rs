@@ -8,24 +8,34 @@ use tokio::{
     time::Instant,
 };
 
-use crate::h1::H1Conn;
+use crate::{ClusterOptions, h1::H1Conn};
 
 /// One stack per endpoint. The newest is taken first: it is the least likely to be stale, and the others get to age.
 #[derive(Debug)]
 pub(crate) struct Pool<Io> {
     idle: Vec<Mutex<Vec<Box<H1Conn<Io>>>>>,
     max_idle: usize,
+    max_connections: usize,
     idle_timeout: Duration,
 }
 
 impl<Io> Pool<Io> {
-    pub(crate) fn new(endpoints: usize, max_idle: usize, idle_timeout: Duration) -> Self {
-        Self { idle: (0..endpoints).map(|_| Mutex::new(Vec::new())).collect(), max_idle, idle_timeout }
+    pub(crate) fn new(endpoints: usize, options: &ClusterOptions) -> Self {
+        Self {
+            idle: (0..endpoints).map(|_| Mutex::new(Vec::new())).collect(),
+            max_idle: options.max_idle,
+            max_connections: options.max_connections,
+            idle_timeout: options.idle_timeout,
+        }
     }
 
     /// Keeps a connection for the next request, unless enough are kept.
     pub(crate) fn put(&self, endpoint: usize, mut conn: Box<H1Conn<Io>>) {
         conn.rest();
+        // at the limit an idle connection here would keep another client of the cluster from making one
+        if conn.endpoint.is_full(self.max_connections) {
+            return;
+        }
         let mut idle = self.idle[endpoint].lock();
         if idle.len() < self.max_idle {
             idle.push(conn);

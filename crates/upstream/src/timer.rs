@@ -18,7 +18,8 @@ pub(crate) struct LazyTimer {
 
 impl LazyTimer {
     pub(crate) fn set(&mut self, timeout: Duration) {
-        self.deadline = Some(Instant::now() + timeout);
+        // one that is too far away to be written down is none
+        self.deadline = Instant::now().checked_add(timeout);
     }
 
     pub(crate) fn clear(&mut self) {

@@ -127,6 +127,62 @@ async fn a_stale_connection_is_no_error() {
 }
 
 #[tokio::test]
+async fn a_chunked_request_whose_end_was_framed_is_not_sent_again_without_it() {
+    // the first answer leaves a connection that is stale by the second request
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let origin = RawOrigin::script(vec![Answer::ok("ok"), Answer::Close, Answer::raw(ok)]).await;
+    let client = client(&origin);
+    text(client.send(get("/")).await.unwrap()).await;
+    let (sender, body) = fed();
+    drop(sender);
+    let put = Request::put("/").header("host", "t").body(body).unwrap();
+    // an empty chunked body: refused or sent whole, never a head that promises chunks which do not come
+    let _ = client.send(put).await;
+    let sent = origin.received_text();
+    assert_eq!(
+        sent.matches("transfer-encoding: chunked").count(),
+        sent.matches("\r\n\r\n0\r\n\r\n").count(),
+        "{sent}"
+    );
+}
+
+#[tokio::test]
+async fn unasked_bytes_are_seen_even_by_a_task_without_budget() {
+    let origin = RawOrigin::with(|mut conn| async move {
+        let mut head = Vec::new();
+        conn.read_request(&mut head).await.unwrap();
+        conn.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        if conn.index() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            conn.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nPOISON").await.unwrap();
+        }
+        let _ = conn.read(&mut [0; 1]).await;
+    })
+    .await;
+    let client = client(&origin);
+    text(client.send(get("/")).await.unwrap()).await;
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    tokio::spawn(async move {
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        assert_eq!(text(client.send(get("/")).await.unwrap()).await, "ok");
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_does_not_keep_a_sibling_from_connecting() {
+    let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
+    let cluster = cluster(&[&origin], ClusterOptions::default().with_max_connections(1));
+    let (one, two) = (cluster.client(), cluster.client());
+    for client in [&one, &two, &one] {
+        assert_eq!(text(client.send(get("/")).await.unwrap()).await, "ok");
+    }
+}
+
+#[tokio::test]
 async fn an_idempotent_request_goes_to_another_endpoint() {
     let (bad, good) =
         (RawOrigin::script(vec![Answer::Close]).await, RawOrigin::script(vec![Answer::ok("ok")]).await);

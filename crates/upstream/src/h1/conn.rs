@@ -18,7 +18,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     Pump, PumpError,
-    head::{ResponseHead, parse_head},
+    head::{ResponseHead, Span, parse_head},
 };
 use crate::{BoxError, ClusterOptions, ProtocolError, cluster::EndpointState, timer::LazyTimer};
 
@@ -40,6 +40,8 @@ pub(crate) struct H1Conn<Io> {
     pub(crate) reused: bool,
     pub(crate) idle_since: Instant,
     read_size: usize,
+    /// Where the parser notes fields; kept for its room.
+    spans: Vec<Span>,
     /// Whether it counts as busy at its endpoint.
     busy: bool,
 }
@@ -71,6 +73,7 @@ impl<Io> H1Conn<Io> {
             reused: false,
             idle_since: Instant::now(),
             read_size: READ_MIN,
+            spans: Vec::new(),
             busy: false,
         }
     }
@@ -87,10 +90,14 @@ impl<Io> H1Conn<Io> {
         self.set_busy(false);
         self.timer.clear();
         self.reused = true;
-        self.read_size = READ_MIN;
-        if self.read.capacity() > 2 * READ_MIN {
+        // a buffer that has grown is a piece of a larger block, whatever it says of itself
+        if self.read_size > READ_MIN || self.read.capacity() > 2 * READ_MIN {
             self.read = BytesMut::new();
         }
+        if self.write.capacity() > READ_MIN {
+            self.write = BytesMut::new();
+        }
+        self.read_size = READ_MIN;
         self.idle_since = Instant::now();
     }
 }
@@ -108,8 +115,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
     pub(crate) fn is_alive(&mut self) -> bool {
         let mut byte = [0u8; 1];
         let mut buf = tokio::io::ReadBuf::new(&mut byte);
-        let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.io).poll_read(&mut cx, &mut buf).is_pending()
+        let look = std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut buf));
+        // a task that has used up its budget would be told "pending" without a look at the socket
+        let look = std::pin::pin!(tokio::task::coop::unconstrained(look));
+        look.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Reads once. Ready(0) is the end of the stream.
@@ -130,21 +139,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
         result
     }
 
-    /// Sends what `write` and the pump hold, and reads until a final response head is there. The pump may have more
-    /// to send by then.
+    /// Sends what `write` and the pump hold, and reads until a final response head is there. Says with it whether
+    /// everything was sent by then; if not, the pump has more to do.
     pub(crate) async fn exchange<B>(
         &mut self,
         pump: &mut Pump<B>,
         method: &Method,
         options: &ClusterOptions,
-    ) -> Result<ResponseHead, ExchangeError>
+    ) -> Result<(ResponseHead, bool), ExchangeError>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let mut state =
-            Exchange { sent: false, broken: None, taken: 0, unsent: usize::MAX, interim: 0, answered: false };
-        std::future::poll_fn(|cx| state.poll(self, pump, method, options, cx)).await
+        let mut state = Exchange { sent: false, broken: None, last: None, interim: 0, answered: false };
+        let head = std::future::poll_fn(|cx| state.poll(self, pump, method, options, cx)).await?;
+        Ok((head, state.sent))
     }
 }
 
@@ -154,9 +163,8 @@ struct Exchange {
     sent: bool,
     /// Writing failed; an answer may still be there to read, such as 413 before a close.
     broken: Option<io::Error>,
-    /// Bytes taken from the body, and bytes that waited for the connection, at the last look.
-    taken: u64,
-    unsent: usize,
+    /// At the last look: whether it was the client that had to send, and how far it all was.
+    last: Option<(bool, (u64, u64))>,
     interim: u32,
     answered: bool,
 }
@@ -185,8 +193,8 @@ impl Exchange {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.closed(Some(error)))),
                 Poll::Ready(Ok(_)) => self.answered = true,
             }
-            while let Some(head) =
-                parse_head(&mut conn.read, method, options.max_head_bytes).map_err(ExchangeError::Protocol)?
+            while let Some(head) = parse_head(&mut conn.read, &mut conn.spans, method, options.max_head_bytes)
+                .map_err(ExchangeError::Protocol)?
             {
                 if !head.parts.status.is_informational()
                     || head.parts.status == StatusCode::SWITCHING_PROTOCOLS
@@ -202,10 +210,10 @@ impl Exchange {
         }
         if conn.timer.poll(cx).is_ready() {
             let sending = !self.sent && self.broken.is_none();
-            return Poll::Ready(Err(match (sending, self.unsent) {
-                (false, _) => ExchangeError::ResponseTimeout,
-                (true, 0) => ExchangeError::RequestTimeout,
-                (true, _) => ExchangeError::WriteTimeout,
+            return Poll::Ready(Err(match self.last {
+                Some((true, _)) if sending => ExchangeError::RequestTimeout,
+                _ if sending => ExchangeError::WriteTimeout,
+                _ => ExchangeError::ResponseTimeout,
             }));
         }
         Poll::Pending
@@ -235,13 +243,14 @@ impl Exchange {
             Poll::Ready(Err(PumpError::Body(error))) => return Err(ExchangeError::RequestBody(error)),
             Poll::Pending => {
                 // the deadline moves with every byte that the client sends or the endpoint takes
-                let progress = (pump.taken(), pump.unflushed(&conn.write));
-                if progress != (self.taken, self.unsent) || !conn.timer.is_set() {
+                let awaiting_client = pump.unflushed(&conn.write) == 0;
+                let look = Some((awaiting_client, pump.progress()));
+                if look != self.last || !conn.timer.is_set() {
                     let timeout =
-                        if progress.1 == 0 { options.request_timeout } else { options.write_timeout };
+                        if awaiting_client { options.request_timeout } else { options.write_timeout };
                     conn.timer.set(timeout);
                 }
-                (self.taken, self.unsent) = progress;
+                self.last = look;
             }
         }
         Ok(())

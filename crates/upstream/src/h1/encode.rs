@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, Method, header, request};
 use http_body::Body;
 
+use super::trailers;
 use crate::Error;
 
 /// How the request body is framed (RFC 9112 section 6).
@@ -84,6 +85,10 @@ pub(crate) fn encode_head(
         }
         put_field(out, name.as_str(), value.as_bytes());
     }
+    // RFC 9110 section 10.1.4: TE is a field of this hop, and Connection says so
+    if parts.headers.contains_key(header::TE) && !parts.headers.contains_key(header::CONNECTION) {
+        put_field(out, "connection", b"te");
+    }
     match framing {
         RequestFraming::Length(length) => put_length(out, length),
         RequestFraming::Chunked => put_field(out, "transfer-encoding", b"chunked"),
@@ -100,15 +105,10 @@ pub(crate) fn encode_head(
     Ok(())
 }
 
-/// Writes a trailer section, without the fields that RFC 9110 section 6.5.1 keeps out of one.
-pub(crate) fn encode_trailers(out: &mut BytesMut, trailers: &HeaderMap) {
-    for (name, value) in trailers {
-        let framing = *name == header::CONTENT_LENGTH
-            || *name == header::TRANSFER_ENCODING
-            || *name == header::HOST
-            || *name == header::TRAILER
-            || *name == header::CONNECTION;
-        if !framing {
+/// Writes a trailer section, without the fields that have no place in one.
+pub(crate) fn encode_trailers(out: &mut BytesMut, section: &HeaderMap) {
+    for (name, value) in section {
+        if trailers::is_allowed(name) {
             put_field(out, name.as_str(), value.as_bytes());
         }
     }
@@ -162,6 +162,12 @@ mod tests {
         assert_eq!(head(no_host).unwrap(), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
         let authority = Request::get("http://u:1").body(Empty::<Bytes>::new()).unwrap();
         assert_eq!(head(authority).unwrap(), "GET / HTTP/1.1\r\nhost: u:1\r\n\r\n");
+        let te = Request::get("/")
+            .header("host", "h")
+            .header("te", "trailers")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        assert_eq!(head(te).unwrap(), "GET / HTTP/1.1\r\nhost: h\r\nte: trailers\r\nconnection: te\r\n\r\n");
         let star = Request::options("*").header("host", "h").body(Empty::<Bytes>::new()).unwrap();
         assert_eq!(head(star).unwrap(), "OPTIONS * HTTP/1.1\r\nhost: h\r\n\r\n");
         let post = Request::post("/").header("host", "h").body(Full::new(Bytes::from("abc"))).unwrap();

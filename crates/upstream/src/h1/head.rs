@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, response};
 
-use super::{decode::Decoder, encode::parse_length};
+use super::{decode::Decoder, encode::parse_length, trailers};
 use crate::ProtocolError;
 
 /// Fields in a head or trailer section.
@@ -21,8 +21,8 @@ pub(crate) struct ResponseHead {
 }
 
 /// Where a field's name and value stand in the buffer.
-#[derive(Clone, Copy, Default)]
-struct Span {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
     name: (usize, usize),
     value: (usize, usize),
 }
@@ -30,6 +30,7 @@ struct Span {
 /// Takes one head off the front of `buf`; `None` if it is not complete.
 pub(crate) fn parse_head(
     buf: &mut BytesMut,
+    spans: &mut Vec<Span>,
     method: &Method,
     max_bytes: usize,
 ) -> Result<Option<ResponseHead>, ProtocolError> {
@@ -49,18 +50,21 @@ pub(crate) fn parse_head(
         .code
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or(ProtocolError::Head(httparse::Error::Status))?;
-    let count = parsed.headers.len();
-    let mut spans = [Span::default(); MAX_FIELDS];
-    for (span, field) in spans.iter_mut().zip(parsed.headers.iter()) {
-        *span = Span { name: span_in(buf, field.name.as_bytes()), value: span_in(buf, field.value) };
-    }
+    spans.clear();
+    spans.extend(parsed.headers.iter().map(|field| Span::of(buf, field)));
     let head = buf.split_to(length).freeze();
-    let headers = to_map(&head, &spans[..count])?;
+    let headers = to_map(&head, spans)?;
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = status;
     parts.version = version;
     parts.headers = headers;
     interpret(parts, method).map(Some)
+}
+
+impl Span {
+    fn of(buf: &[u8], field: &httparse::Header<'_>) -> Self {
+        Self { name: span_in(buf, field.name.as_bytes()), value: span_in(buf, field.value) }
+    }
 }
 
 fn span_in(buf: &[u8], part: &[u8]) -> (usize, usize) {
@@ -160,16 +164,10 @@ pub(crate) fn parse_trailers(
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(ProtocolError::HeadTooLarge),
         Err(_) => return Err(ProtocolError::Trailer),
     };
-    let mut spans = [Span::default(); MAX_FIELDS];
-    for (span, field) in spans.iter_mut().zip(&fields[..count]) {
-        *span = Span { name: span_in(buf, field.name.as_bytes()), value: span_in(buf, field.value) };
-    }
+    let spans: Vec<Span> = fields[..count].iter().map(|field| Span::of(buf, field)).collect();
     let section = buf.split_to(length).freeze();
-    let mut trailers = to_map(&section, &spans[..count]).map_err(|_| ProtocolError::Trailer)?;
-    // RFC 9110 section 6.5.1: framing and routing have no place in a trailer section
-    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST, header::CONNECTION] {
-        trailers.remove(name);
-    }
+    let mut trailers = to_map(&section, &spans).map_err(|_| ProtocolError::Trailer)?;
+    trailers::keep_allowed(&mut trailers);
     Ok(Some(trailers))
 }
 
@@ -178,7 +176,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, method: &Method) -> Result<Option<ResponseHead>, ProtocolError> {
-        parse_head(&mut BytesMut::from(text), method, 4096)
+        parse_head(&mut BytesMut::from(text), &mut Vec::new(), method, 4096)
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod decode;
 mod encode;
 mod head;
 mod pump;
+mod trailers;
 
 pub(crate) use conn::{ExchangeError, H1Conn};
 pub(crate) use decode::{Decoded, Decoder};

@@ -27,8 +27,8 @@ pub(crate) struct Pump<B> {
     in_chunk: bool,
     /// Whether anything was taken from the body: then the request can't be sent again.
     started: bool,
-    /// Bytes taken from the body.
-    taken: u64,
+    /// Bytes taken from the body, and bytes written to the connection.
+    progress: (u64, u64),
     ended: bool,
 }
 
@@ -48,20 +48,16 @@ where
 {
     pub(crate) fn new(body: B, framing: RequestFraming) -> Self {
         let ended = framing == RequestFraming::None;
-        Self { body, framing, data: Bytes::new(), in_chunk: false, started: false, taken: 0, ended }
+        Self { body, framing, data: Bytes::new(), in_chunk: false, started: false, progress: (0, 0), ended }
     }
 
     pub(crate) fn started(&self) -> bool {
         self.started
     }
 
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken
-    }
-
-    /// Whether the body was taken to its end; what `out` holds may still have to be written.
-    pub(crate) fn ended(&self) -> bool {
-        self.ended && self.data.is_empty()
+    /// Bytes taken from the body, and bytes written to the connection: what moves a deadline.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        self.progress
     }
 
     /// Ready when everything is written. Pending may mean that the connection takes no more or that the body has no
@@ -119,6 +115,7 @@ where
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.progress.1 += written as u64;
             let head = written.min(out.len());
             out.advance(head);
             self.data.advance(written - head);
@@ -128,12 +125,14 @@ where
 
     /// Takes one frame of the body, encodes it and puts it behind `out`.
     fn poll_body(&mut self, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        // its end counts too: the framing that says so is not written a second time
+        self.started = true;
+        let frame = match polled {
             None => return Poll::Ready(self.end(out, None)),
             Some(Err(error)) => return Poll::Ready(Err(PumpError::Body(error.into()))),
             Some(Ok(frame)) => frame,
         };
-        self.started = true;
         let data = match frame.into_data() {
             Ok(data) if data.is_empty() => return Poll::Ready(Ok(())),
             Ok(data) => data,
@@ -144,7 +143,7 @@ where
                 });
             }
         };
-        self.taken += data.len() as u64;
+        self.progress.0 += data.len() as u64;
         match &mut self.framing {
             RequestFraming::None => return Poll::Ready(Err(length_error("it was announced without a body"))),
             RequestFraming::Length(left) => match left.checked_sub(data.len() as u64) {
