@@ -24,10 +24,8 @@ pub(crate) fn plain(origin: SocketAddr) -> String {
 
 /// HTTPS with HTTP/3 and a cluster of one. The cluster is last: its keys can be appended.
 pub(crate) fn secure(origin: SocketAddr) -> String {
-    format!(
-        "{}[[certificate]]\nself_signed = [\"localhost\"]\n",
-        plain(origin).replace("\"http\"", "\"https\"")
-    )
+    let rest = plain(origin).replace("\"http\"", "\"https\"");
+    format!("[[certificate]]\nself_signed = [\"localhost\"]\n{rest}")
 }
 
 const TWO_HOSTS: &str = r#"

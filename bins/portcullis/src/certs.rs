@@ -1,6 +1,11 @@
 //! `portcullis certs`: a local authority and a certificate.
 
-use std::{fs, io::Write, path::Path, process::ExitCode};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use portcullis_tls::ca::LocalCa;
@@ -22,8 +27,15 @@ pub(crate) fn make(args: &CertsArgs) -> anyhow::Result<ExitCode> {
 
 /// A key is readable by its owner only, from its first byte on.
 fn write(path: &Path, text: &str, secret: bool) -> anyhow::Result<()> {
+    // a file that is there may be readable by others, and would stay so
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("could not replace {}", path.display()));
+        }
+        _ => {}
+    }
     let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     if secret {
         use std::os::unix::fs::OpenOptionsExt;

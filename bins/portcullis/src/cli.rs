@@ -38,9 +38,9 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 8443)]
     pub(crate) port: u16,
 
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
-    pub(crate) address: IpAddr,
+    /// The address to listen on. Without it: loopback, by IPv4 and, if the system has it, by IPv6.
+    #[arg(long)]
+    pub(crate) address: Option<IpAddr>,
 }
 
 #[derive(Debug, Subcommand)]

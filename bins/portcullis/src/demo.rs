@@ -2,7 +2,10 @@
 
 mod origin;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use portcullis_edge::{
@@ -15,7 +18,12 @@ use crate::{cli::DemoArgs, plans};
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let origin = origin::start().context("could not start the demo origin")?;
     let mut plan = Plan::default();
-    plan.listeners.push(plans::https(SocketAddr::new(args.address, args.port)));
+    let v4 = args.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    plan.listeners.push(plans::https(SocketAddr::new(v4, args.port)));
+    // `localhost` is both; a port of the system's choice would be another one for each
+    if args.address.is_none() && args.port != 0 && plans::has_ipv6() {
+        plan.listeners.push(plans::https(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), args.port)));
+    }
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     plan.certificates.push(CertificateSource::SelfSigned { names: names.to_vec() });
     plan.clusters.push(ClusterPlan::new("demo", [origin.to_string()]));
@@ -30,12 +38,12 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn hints(args: &DemoArgs) -> Vec<String> {
-    let url = if args.port == 0 {
-        "https://localhost:PORT".to_owned()
-    } else if args.address.is_loopback() || args.address.is_unspecified() {
-        format!("https://localhost:{}", args.port)
-    } else {
-        format!("https://{}", SocketAddr::new(args.address, args.port))
+    let url = match args.address {
+        _ if args.port == 0 => "https://localhost:PORT".to_owned(),
+        Some(address) if !address.is_loopback() && !address.is_unspecified() => {
+            format!("https://{}", SocketAddr::new(address, args.port))
+        }
+        _ => format!("https://localhost:{}", args.port),
     };
     let authority = url.trim_start_matches("https://");
     format!(

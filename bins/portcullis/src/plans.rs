@@ -69,7 +69,8 @@ fn reachable(address: IpAddr) -> IpAddr {
     address
 }
 
-fn has_ipv6() -> bool {
+/// Whether the system has IPv6, by trying.
+pub(crate) fn has_ipv6() -> bool {
     std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 

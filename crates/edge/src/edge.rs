@@ -205,14 +205,13 @@ impl Edge {
         drop(stop_on_drop);
         shared.tunnels.drain(drain_timeout).await;
         shared.finish.cancel();
-        let rest = workers.all_ended().await;
-        let open = shared.limits.open();
-        if open > 0 {
-            warn!(connections = open, "the drain's time was over; these connections were cut");
-        } else {
-            info!("drained");
-        }
-        early.map_or(rest, |early| early)
+        let rest = match tokio::time::timeout(drain_timeout.saturating_add(STUCK), workers.all_ended()).await
+        {
+            Ok(rest) => rest,
+            Err(_) => Err(EdgeError::WorkerStuck),
+        };
+        info!("drained");
+        early.unwrap_or(rest)
     }
 }
 
@@ -378,6 +377,10 @@ impl fmt::Debug for Edge {
         f.debug_struct("Edge").field("listening", &self.listening()).finish_non_exhaustive()
     }
 }
+
+/// How long after the drain's deadline a worker may take to end. One that takes longer is held up by a service that blocks
+/// its thread.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// A worker's index is a byte of the connection ids it issues.
 const MAX_WORKERS: usize = 255;

@@ -38,6 +38,12 @@ pub enum EdgeError {
     /// The operating system refused something a worker needs.
     #[error("a worker could not start")]
     Worker(#[source] io::Error),
+    /// A listener stopped serving although nobody asked it to: a defect of the program, or a socket that failed.
+    #[error("a listener stopped serving by itself")]
+    ListenerEnded,
+    /// A worker did not end with the drain: a service blocks its thread.
+    #[error("a worker did not end: a service blocks its thread")]
+    WorkerStuck,
     /// A worker panicked: a defect of the program.
     #[error("a worker panicked")]
     WorkerPanicked,

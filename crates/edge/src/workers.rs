@@ -4,7 +4,7 @@
 //! listener's SO_REUSEPORT group and its own upstream pools, so that a request stays on the core that accepted it.
 //! Work-stealing: one multi-threaded runtime with one socket per listener. Either way a worker does the same.
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread};
+use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use portcullis_h3::{Endpoint, EndpointError, WorkerId};
 use portcullis_listener::{AcceptOptions, Bound, Incoming};
@@ -66,9 +66,10 @@ pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<Running, E
         let (shared, index) = (Arc::clone(shared), share.index);
         let spawned = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let result = runtime.block_on(async { tokio::spawn(work(shared, share)).await });
+            // what its tasks hold, the log's writer among it, is let go of before anybody is told
+            runtime.shutdown_timeout(Duration::from_millis(200));
             // nobody listens only if the whole edge was dropped
             let _ = report.send(result.unwrap_or(Err(EdgeError::WorkerPanicked)));
-            runtime.shutdown_background();
         });
         spawned.map_err(EdgeError::Worker)?;
         ended.spawn(async { result.await.unwrap_or(Err(EdgeError::WorkerPanicked)) });
@@ -97,7 +98,9 @@ fn shares(sockets: Sockets) -> Vec<Share> {
                 let index = u8::try_from(index).unwrap_or(u8::MAX);
                 shares.push(Share { index, listeners: Vec::new(), admin: None });
             }
-            shares[index].listeners.push(Socket { tcp, udp: udp.next() });
+            // elsewhere a group is one socket many times over, and only one endpoint may read from it
+            let udp = udp.next().filter(|_| cfg!(target_os = "linux") || index == 0);
+            shares[index].listeners.push(Socket { tcp, udp });
         }
     }
     if let (Some(admin), Some(first)) = (sockets.admin, shares.first_mut()) {
@@ -149,23 +152,32 @@ async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
         shared.stop.cancelled().await;
         tokio::time::sleep(shared.plan.drain_timeout).await;
     };
+    let done = async {
+        let result = all(&mut serving, &shared).await;
+        if result.is_ok() {
+            // tunnels are tasks of this runtime: it lives until the last of them has ended
+            shared.finish.cancelled().await;
+        }
+        result
+    };
     tokio::select! {
-        () = all(&mut serving) => {}
+        result = done => result,
         // what is left is cut: dropping the set aborts it
-        () = deadline => {}
+        () = deadline => Ok(()),
     }
-    drop(serving);
-    // tunnels are tasks of this runtime: it lives until the last of them has ended
-    shared.finish.cancelled().await;
-    Ok(())
 }
 
-async fn all(serving: &mut JoinSet<()>) {
-    while let Some(result) = serving.join_next().await {
-        if let Err(error) = result {
+/// Waits for all that serves. None ends by itself: one that did has left its port deaf, which is worth a restart.
+async fn all(serving: &mut JoinSet<()>, shared: &Shared) -> Result<(), EdgeError> {
+    while let Some(ended) = serving.join_next().await {
+        if let Err(error) = &ended {
             error!(%error, "a listener panicked");
         }
+        if ended.is_err() || !shared.stop.is_cancelled() {
+            return Err(EdgeError::ListenerEnded);
+        }
     }
+    Ok(())
 }
 
 fn serve_tcp(
