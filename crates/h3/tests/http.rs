@@ -394,3 +394,17 @@ async fn a_response_body_is_dropped_when_the_client_stops() {
     drop(response);
     soon(dropped.notified()).await;
 }
+
+#[tokio::test]
+async fn a_stream_past_the_limit_has_to_wait() {
+    let server = Server::start(
+        QuicOptions::default().with_max_bidi_streams(2),
+        service(|_| std::future::pending::<Response<ScriptBody>>()),
+    )
+    .await;
+    let raw = server.raw().await;
+    let (one, _two) = (soon(raw.open_bi()).await.unwrap(), soon(raw.open_bi()).await.unwrap());
+    let third = tokio::time::timeout(std::time::Duration::from_millis(100), raw.open_bi()).await;
+    assert!(third.is_err(), "a third stream was let in beside two");
+    drop(one);
+}

@@ -443,3 +443,23 @@ async fn dropping_serve_aborts_what_it_drives() {
     server.task.abort();
     assert_eq!(read_all(io).await, "");
 }
+
+#[tokio::test]
+async fn an_axum_router_serves_as_it_is() {
+    let app: axum::Router = axum::Router::new().route("/hello", axum::routing::get(|| async { "hello" }));
+    let (connect, receiver) = mpsc::unbounded_channel();
+    let server = tokio::spawn(serve(
+        Connections(receiver),
+        Plain,
+        app,
+        HttpOptions::default(),
+        Arc::default(),
+        std::future::pending(),
+    ));
+    let (mut near, far) = tokio::io::duplex(4096);
+    connect.send(portcullis_testkit::conn(far)).ok().unwrap();
+    near.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert!(read_to(&mut near, "hello").await.starts_with("HTTP/1.1 200 OK"));
+    drop((connect, near));
+    server.await.unwrap();
+}

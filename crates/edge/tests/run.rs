@@ -1,0 +1,207 @@
+//! An edge as a program would run it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use portcullis_edge::{
+    Body, Edge, EdgeError, EdgeService, PlanFault,
+    h3::QuicOptions,
+    plan::{ClusterPlan, ListenerMode, ListenerPlan, PlainHttp, Plan, RouteAction, RoutePlan, Workers},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+};
+
+fn any() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+fn hello() -> RoutePlan {
+    RoutePlan::new(None, RouteAction::Respond { status: StatusCode::OK, body: "hello".to_owned() })
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut io = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    io.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    io.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn an_edge_of_ones_own_with_its_layers() {
+    let tag = |name: &'static str| {
+        tower::layer::layer_fn(move |inner: EdgeService| {
+            tower::service_fn(move |mut request: Request<Body>| {
+                let mut inner = inner.clone();
+                async move {
+                    request.headers_mut().append("x-seen", HeaderValue::from_static(name));
+                    tower_service::Service::call(&mut inner, request).await
+                }
+            })
+        })
+    };
+    let end = tower::layer::layer_fn(|_: EdgeService| {
+        tower::service_fn(|request: Request<Body>| async move {
+            let seen: Vec<_> =
+                request.headers().get_all("x-seen").iter().map(|v| v.to_str().unwrap()).collect();
+            Ok::<_, Infallible>(Response::new(Body::from(seen.join(","))))
+        })
+    });
+    for workers in [Workers::PerCore(NonZeroUsize::new(2)), Workers::WorkStealing(NonZeroUsize::new(2))] {
+        let app = ClusterPlan::new("app", ["127.0.0.1:1"]);
+        let edge = Edge::builder().workers(workers).http(any()).route("*", app);
+        let edge = edge.layer(tag("first")).layer(tag("second")).layer(end.clone()).build().unwrap();
+        let address = edge.listening()[0].address;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(edge.run(async {
+            let _ = stopped.await;
+        }));
+        let answer = get(address, "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("first,second"), "{answer}");
+        assert!(get(address, "/health").await.ends_with("ok\n"));
+        drop(stop);
+        running.await.unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn one_listener_that_fails_ends_all_and_is_told() {
+    let mut plan = Plan::default();
+    plan.workers = Workers::PerCore(NonZeroUsize::new(2));
+    plan.listeners.push(ListenerPlan::new(any(), ListenerMode::Http));
+    let mut https =
+        ListenerPlan::new(any(), ListenerMode::Https { http3: true, plain_http: PlainHttp::Redirect });
+    // HTTP/3 needs three streams of its own
+    https.quic = QuicOptions::default().with_max_uni_streams(0);
+    plan.listeners.push(https);
+    plan.certificates
+        .push(portcullis_edge::plan::CertificateSource::SelfSigned { names: vec!["a".to_owned()] });
+    plan.routes.push(hello());
+    let edge = Edge::new(plan).unwrap();
+    let address = edge.listening()[0].address;
+    let begin = Instant::now();
+    let error = edge.run(std::future::pending()).await.unwrap_err();
+    assert!(matches!(error, EdgeError::Quic { .. }), "{error:?}");
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn health_fails_before_the_door_closes() {
+    let mut plan = Plan::default();
+    plan.workers = Workers::PerCore(NonZeroUsize::new(1));
+    plan.listeners.push(ListenerPlan::new(any(), ListenerMode::Http));
+    plan.routes.push(hello());
+    plan.drain_delay = Duration::from_millis(600);
+    let edge = Edge::new(plan).unwrap();
+    let address = edge.listening()[0].address;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(edge.run(async {
+        let _ = stopped.await;
+    }));
+    assert!(get(address, "/health").await.starts_with("HTTP/1.1 200"));
+    drop(stop);
+    // the flag is set by a task that may not have run yet
+    while get(address, "/health").await.starts_with("HTTP/1.1 200") {}
+    assert!(get(address, "/health").await.starts_with("HTTP/1.1 503"));
+    assert!(get(address, "/").await.ends_with("hello"), "all else is served as before");
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_blocks_its_worker_does_not_hold_the_end() {
+    let release = Arc::new(AtomicBool::new(false));
+    let blocking = {
+        let release = Arc::clone(&release);
+        tower::layer::layer_fn(move |_: EdgeService| {
+            let release = Arc::clone(&release);
+            tower::service_fn(move |_: Request<Body>| {
+                while !release.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                async { Ok::<_, Infallible>(Response::new(Body::empty())) }
+            })
+        })
+    };
+    let edge = Edge::builder()
+        .workers(Workers::PerCore(NonZeroUsize::new(1)))
+        .http(any())
+        .route("*", ClusterPlan::new("app", ["127.0.0.1:1"]))
+        .layer(blocking)
+        .plan(|plan| plan.drain_timeout = Duration::from_millis(100))
+        .build()
+        .unwrap();
+    let mut io = TcpStream::connect(edge.listening()[0].address).await.unwrap();
+    io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let stop = tokio::time::sleep(Duration::from_millis(300));
+    let error = edge.run(stop).await.unwrap_err();
+    assert!(matches!(error, EdgeError::WorkerStuck), "{error:?}");
+    release.store(true, Ordering::SeqCst);
+}
+
+#[test]
+fn contradictions_are_found_before_anything_is_opened() {
+    let check = |change: fn(&mut Plan)| {
+        let mut plan = Plan::default();
+        plan.listeners.push(ListenerPlan::new(any(), ListenerMode::Http));
+        plan.routes.push(hello());
+        change(&mut plan);
+        plan.check()
+    };
+    assert!(check(|_| {}).is_ok());
+    let fault = |change: fn(&mut Plan)| match check(change) {
+        Err(EdgeError::Plan(fault)) => fault,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(fault(|plan| plan.listeners.clear()), PlanFault::NoListener));
+    assert!(matches!(
+        fault(|plan| plan.listeners[0].mode =
+            ListenerMode::Https { http3: false, plain_http: PlainHttp::Refuse }),
+        PlanFault::NoCertificate(_)
+    ));
+    assert!(matches!(
+        fault(|plan| plan.routes[0].action = RouteAction::Forward { cluster: "x".to_owned() }),
+        PlanFault::UnknownCluster(name) if name == "x"
+    ));
+    assert!(matches!(fault(|plan| plan.routes.push(hello())), PlanFault::Route(_)));
+    assert!(matches!(
+        fault(|plan| plan.clusters = vec![ClusterPlan::new("a", ["b:1"]), ClusterPlan::new("a", ["b:2"])]),
+        PlanFault::DuplicateCluster(_)
+    ));
+    assert!(matches!(
+        fault(|plan| plan.clusters = vec![ClusterPlan::new("a", ["nonsense"])]),
+        PlanFault::Endpoint { .. }
+    ));
+    assert!(matches!(
+        fault(|plan| plan.clusters = vec![ClusterPlan::new("a", [""; 0])]),
+        PlanFault::Cluster(_)
+    ));
+    assert!(matches!(
+        fault(|plan| plan.workers = Workers::PerCore(NonZeroUsize::new(256))),
+        PlanFault::TooManyWorkers(256)
+    ));
+    let same: SocketAddr = "127.0.0.1:18080".parse().unwrap();
+    let twice = |plan: &mut Plan| {
+        plan.listeners =
+            vec![ListenerPlan::new(same, ListenerMode::Http), ListenerPlan::new(same, ListenerMode::Http)];
+    };
+    let mut plan = Plan::default();
+    twice(&mut plan);
+    assert!(matches!(plan.check(), Err(EdgeError::Listeners(_))));
+}
