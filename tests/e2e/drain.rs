@@ -215,7 +215,6 @@ fn idle_connections_do_not_hold_it() {
 
 /// Connections on which no request has begun: nothing is lost with them.
 #[test]
-#[ignore = "a handshake under way and a missing HTTP/2 preface hold the drain"]
 fn silent_connections_do_not_hold_it() {
     run(async {
         let (origin, _gate) = gated().await;

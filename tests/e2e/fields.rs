@@ -90,7 +90,6 @@ fn the_other_protocols_get_no_field_of_http1() {
 
 /// RFC 9113 section 8.2.3: a client may split its cookies; behind HTTP/1.1 they are one line again.
 #[test]
-#[ignore = "they go on as several lines"]
 fn split_cookies_are_joined() {
     run(async {
         let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;

@@ -2,14 +2,14 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 /// Edge server and reverse proxy for HTTP/1.1, HTTP/2 and HTTP/3.
 ///
 /// Without a command: makes a local certificate, serves all three protocols on one port and proxies to a demo origin
 /// inside, so that there is something to try.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, args_conflicts_with_subcommands = true)]
+#[command(name = "portcullis", version)]
 pub(crate) struct Cli {
     /// What to log: a level, or levels by module such as `info,portcullis_tls=debug`.
     #[arg(long, global = true, env = "PORTCULLIS_LOG", default_value = "info", value_name = "LEVELS")]
@@ -26,6 +26,20 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
 }
 
+impl Cli {
+    /// The demo's options mean nothing to a command. (The parser's own rule for this would refuse `--log` before a command
+    /// too.)
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let demo = self.demo.port.is_some() || self.demo.address.is_some();
+        if demo && self.command.is_some() {
+            let message =
+                "--port and --address are for portcullis without a command; put options after the command";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
@@ -34,9 +48,9 @@ pub(crate) enum LogFormat {
 
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
-    /// The port, TCP and UDP. 0 lets the system choose.
-    #[arg(long, default_value_t = 8443)]
-    pub(crate) port: u16,
+    /// The port, TCP and UDP; 8443 if it is not given. 0 lets the system choose.
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
 
     /// The address to listen on. Without it: loopback, by IPv4 and, if the system has it, by IPv6.
     #[arg(long)]

@@ -13,37 +13,41 @@ use portcullis_edge::{
     plan::{AccessLogFormat, AccessLogPlan, CertificateSource, ClusterPlan, Plan, RouteAction, RoutePlan},
 };
 
-use crate::{cli::DemoArgs, plans};
+use crate::{
+    cli::DemoArgs,
+    plans::{self, DEFAULT_PORT},
+};
 
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let port = args.port.unwrap_or(DEFAULT_PORT);
     let origin = origin::start().context("could not start the demo origin")?;
     let mut plan = Plan::default();
     let v4 = args.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    plan.listeners.push(plans::https(SocketAddr::new(v4, args.port)));
+    plan.listeners.push(plans::https(SocketAddr::new(v4, port)));
     // `localhost` is both; a port of the system's choice would be another one for each
-    if args.address.is_none() && args.port != 0 && plans::has_ipv6() {
-        plan.listeners.push(plans::https(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), args.port)));
+    if args.address.is_none() && port != 0 && plans::has_ipv6() {
+        plan.listeners.push(plans::https(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)));
     }
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     plan.certificates.push(CertificateSource::SelfSigned { names: names.to_vec() });
     plan.clusters.push(ClusterPlan::new("demo", [origin.to_string()]));
     plan.routes.push(RoutePlan::new(None, RouteAction::Forward { cluster: "demo".to_owned() }));
     plan.access_log = AccessLogPlan::Stdout(AccessLogFormat::Combined);
-    crate::run(plan, &hints(args)).map_err(|error| match error.downcast_ref::<EdgeError>() {
+    crate::run(plan, &hints(args, port)).map_err(|error| match error.downcast_ref::<EdgeError>() {
         Some(EdgeError::Bind(bind)) if bind.is_in_use() => {
-            error.context(format!("port {} is taken; `--port` chooses another one", args.port))
+            error.context(format!("port {port} is taken; `--port` chooses another one"))
         }
         _ => error,
     })
 }
 
-fn hints(args: &DemoArgs) -> Vec<String> {
+fn hints(args: &DemoArgs, port: u16) -> Vec<String> {
     let url = match args.address {
-        _ if args.port == 0 => "https://localhost:PORT".to_owned(),
+        _ if port == 0 => "https://localhost:PORT".to_owned(),
         Some(address) if !address.is_loopback() && !address.is_unspecified() => {
-            format!("https://{}", SocketAddr::new(address, args.port))
+            format!("https://{}", SocketAddr::new(address, port))
         }
-        _ => format!("https://localhost:{}", args.port),
+        _ => format!("https://localhost:{port}"),
     };
     let authority = url.trim_start_matches("https://");
     format!(

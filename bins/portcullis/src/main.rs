@@ -27,6 +27,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(conflict) = cli.check() {
+        conflict.exit();
+    }
     let result = init_log(&cli).and_then(|()| dispatch(cli));
     match result {
         Ok(code) => code,
@@ -99,6 +102,15 @@ fn load(path: &Path) -> Result<Plan, ExitCode> {
 fn run(plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
     prepare_descriptors(&plan);
     let edge = Edge::new(plan)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the main runtime")?;
+    // whoever reads that we listen may send a signal at once
+    let shutdown = runtime.block_on(async {
+        signals::on_hangup(edge.handle())?;
+        signals::shutdown()
+    })?;
     for listening in edge.listening() {
         println!("listening on {listening}");
     }
@@ -108,16 +120,8 @@ fn run(plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
     for hint in hints {
         println!("{hint}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("could not start the main runtime")?;
-    runtime.block_on(async {
-        let shutdown = signals::shutdown()?;
-        signals::on_hangup(edge.handle())?;
-        edge.run(shutdown).await?;
-        Ok(ExitCode::SUCCESS)
-    })
+    runtime.block_on(edge.run(shutdown))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Raises the soft limit of open files to the hard one, and says so when it still does not carry the plan.

@@ -11,7 +11,8 @@ use tracing::info;
 
 use crate::cli::ProxyArgs;
 
-const DEFAULT_PORT: u16 = 8443;
+/// Where nothing is said.
+pub(crate) const DEFAULT_PORT: u16 = 8443;
 
 /// HTTPS on one port, HTTP/3 included.
 pub(crate) fn https(address: SocketAddr) -> ListenerPlan {

@@ -193,6 +193,9 @@ fn prepare<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option
     if seen.has(Seen::EXPECT) && request.version() == Version::HTTP_10 {
         request.headers_mut().remove(header::EXPECT);
     }
+    if request.version() >= Version::HTTP_2 {
+        join_cookies(request.headers_mut());
+    }
     // what the client lists goes before what we say is added
     hop::strip_request_seen(request.headers_mut(), seen);
     if !seen.has(Seen::HOST) || request.uri().authority().is_some() {
@@ -211,6 +214,21 @@ fn prepare<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option
     }
     *request.version_mut() = Version::HTTP_11;
     Ok(pending)
+}
+
+/// RFC 9113 section 8.2.3 and RFC 9114 section 4.2.1: cookies may come in several fields and go on to HTTP/1.1 in one.
+fn join_cookies(headers: &mut http::HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // made of valid values and two valid bytes
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 fn note_upgrade<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option<Box<Pending>>, Fault> {

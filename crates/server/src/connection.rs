@@ -33,6 +33,8 @@ use crate::{
 
 /// How long an HTTP/2 client without open streams may take to answer a GOAWAY.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for a client that has sent no request yet: it may be on its way, or there may be no client at all.
+const FINISH_UNUSED: Duration = Duration::from_millis(250);
 /// A timeout longer than this is this: far enough away, and no overflow.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -169,7 +171,7 @@ impl Driver {
                 finishing = true;
                 finish(conn.as_mut());
                 if let Some(idle) = &mut idle {
-                    idle.restart(FINISH_TIMEOUT);
+                    idle.restart(if idle.is_unused() { FINISH_UNUSED } else { FINISH_TIMEOUT });
                 }
             }
         })
