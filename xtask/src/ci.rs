@@ -26,7 +26,7 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
     Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
     Step {
@@ -36,7 +36,8 @@ const STEPS: [Step; 9] = [
             cargo(&args, &[])
         },
     },
-    Step { name: "test", run: || test::run(&[]).map(|()| Outcome::Passed) },
+    Step { name: "nginx install", run: nginx_install },
+    Step { name: "test", run: tests },
     Step {
         name: "doc",
         run: || {
@@ -89,6 +90,37 @@ fn cargo(args: &[&str], envs: &[(&str, &str)]) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+fn in_ci() -> bool {
+    sh::env("CI").is_some_and(|value| value == "true")
+}
+
+fn has_nginx() -> bool {
+    sh::is_installed("nginx", "-v")
+}
+
+/// A real upstream for the end-to-end tests, from Debian's packages.
+fn nginx_install() -> Result<Outcome> {
+    if has_nginx() {
+        return Ok(Outcome::Passed);
+    }
+    if !in_ci() {
+        return Ok(Outcome::Skipped("install nginx, or CI=true does it; its tests are left out".to_owned()));
+    }
+    sh::run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends", "nginx-light"]);
+    sh::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+    Ok(Outcome::Passed)
+}
+
+/// With nginx where it is there; in CI its absence is a failure and not a skip.
+fn tests() -> Result<Outcome> {
+    let nginx = [(test::NGINX_VARIABLE, "1")];
+    let envs: &[_] = if in_ci() || has_nginx() { &nginx } else { &[] };
+    test::run_with(&[], envs)?;
+    Ok(Outcome::Passed)
+}
+
 fn has_deny() -> bool {
     sh::is_installed("cargo-deny", "--version")
 }
@@ -97,7 +129,7 @@ fn deny_install() -> Result<Outcome> {
     if has_deny() {
         return Ok(Outcome::Passed);
     }
-    if sh::env("CI").is_some_and(|value| value == "true") {
+    if in_ci() {
         return cargo(&["install", "--locked", DENY], &[]);
     }
     Ok(Outcome::Skipped(format!("it takes minutes; `cargo install --locked {DENY}` or CI=true does it")))

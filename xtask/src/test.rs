@@ -7,8 +7,16 @@ use crate::{Result, metadata, sh};
 /// Where the end-to-end tests look for the binary's path.
 pub(crate) const BINARY_VARIABLE: &str = "PORTCULLIS_BIN";
 
+/// Tells the end-to-end tests to run those that take nginx, and to fail where it is missing.
+pub(crate) const NGINX_VARIABLE: &str = "PORTCULLIS_E2E_NGINX";
+
 /// Builds and tests; `args` go to `cargo test`.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    run_with(args, &[])
+}
+
+/// The same with more in the tests' environment.
+pub(crate) fn run_with(args: &[OsString], envs: &[(&str, &str)]) -> Result<()> {
     let mut build = sh::cargo();
     if selects_packages(args) {
         build.args(["build", "--package", "portcullis"]);
@@ -26,7 +34,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     if !selects_packages(args) {
         test.args(["--workspace", "--all-features"]);
     }
-    sh::run(test.args(args).env(BINARY_VARIABLE, binary))
+    sh::run(test.args(args).env(BINARY_VARIABLE, binary).envs(envs.iter().copied()))
 }
 
 /// Whether the caller says which packages to test.
