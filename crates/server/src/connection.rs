@@ -24,8 +24,9 @@ use tracing::debug;
 
 use crate::{
     BoxError, HttpOptions,
+    activity::Activity,
     drain::Drain,
-    service::{Activity, ConnService},
+    service::ConnService,
     stall::Stall,
     stats::{ServerCounters, count},
     timer::ConnTimer,
@@ -71,10 +72,10 @@ impl Driver {
         let http2 = speaks_http2(&info);
         let result = if http2 {
             let _open = self.counters.http2.enter();
-            let activity = Arc::new(Activity::default());
+            let activity = Arc::new(Activity::new(self.options.h2_max_streams));
             let service = ConnService { service, info, activity: Some(Arc::clone(&activity)) };
             let conn = self.http2.serve_connection(io, service);
-            let idle = Idle::new(activity, self.options.header_timeout);
+            let idle = Idle::new(activity, self.options.header_timeout, self.options.send_timeout);
             self.run(pin!(conn), http2::Connection::graceful_shutdown, Some(idle)).await
         } else {
             let _open = self.counters.http1.enter();
@@ -148,6 +149,10 @@ impl Driver {
             loop {
                 if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                     return Poll::Ready(result);
+                }
+                if idle.as_mut().is_some_and(|idle| idle.poll_stalled(cx).is_ready()) {
+                    // its streams can't be reset from here; a client like this does not get to keep its connection
+                    return Poll::Ready(Ok(()));
                 }
                 if finishing {
                     return match &mut idle {
@@ -227,12 +232,32 @@ struct Idle {
     timeout: Duration,
     seen: u64,
     sleep: Pin<Box<Sleep>>,
+    send_timeout: Duration,
+    send_tick: Pin<Box<Sleep>>,
 }
 
 impl Idle {
-    fn new(activity: Arc<Activity>, timeout: Duration) -> Self {
-        let timeout = timeout.min(FOREVER);
-        Self { activity, timeout, seen: 0, sleep: Box::pin(tokio::time::sleep(timeout)) }
+    fn new(activity: Arc<Activity>, timeout: Duration, send_timeout: Duration) -> Self {
+        let (timeout, send_timeout) = (timeout.min(FOREVER), send_timeout.min(FOREVER));
+        Self {
+            activity,
+            timeout,
+            seen: 0,
+            sleep: Box::pin(tokio::time::sleep(timeout)),
+            send_timeout,
+            send_tick: Box::pin(tokio::time::sleep(send_timeout)),
+        }
+    }
+
+    /// Ready once a response has waited for its client for `send_timeout`, or for up to twice that.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.send_tick.as_mut().poll(cx).is_ready() {
+            if self.activity.tick() {
+                return Poll::Ready(());
+            }
+            self.send_tick.as_mut().reset(Instant::now() + self.send_timeout);
+        }
+        Poll::Pending
     }
 
     /// Whether no request has come yet.

@@ -10,6 +10,7 @@
 //! that left HTTP behind by an upgrade are no longer its own. Dropping the future of `serve` aborts what it still drives, so
 //! a deadline is `tokio::time::timeout` around it.
 
+mod activity;
 mod connection;
 mod drain;
 mod options;

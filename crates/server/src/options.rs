@@ -13,8 +13,9 @@ pub struct HttpOptions {
     /// head and the keep-alive time between requests. HTTP/2: how long a connection without open streams is kept.
     /// Default 30 s.
     pub header_timeout: Duration,
-    /// How long a client may take nothing of what is written to it before its connection is closed. Default 30 s. It
-    /// holds for upgraded connections too.
+    /// How long a client may take nothing of what is written to it before its connection is closed; over HTTP/2 also how
+    /// long it may keep the window of one response shut (up to twice this). Default 30 s. It holds for upgraded
+    /// connections too.
     pub send_timeout: Duration,
     /// HTTP/1.1: fields in a head; one with more is answered 431. Default 100.
     pub max_headers: usize,

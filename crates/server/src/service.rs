@@ -2,10 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -16,6 +13,8 @@ use hyper::body::Incoming;
 use portcullis_conn::ConnInfo;
 use tower_service::Service;
 
+use crate::activity::{Activity, Open, Responding};
+
 /// One per connection: hands each request, with the connection's facts, to a clone of the service.
 #[derive(Debug)]
 pub(crate) struct ConnService<S> {
@@ -23,23 +22,6 @@ pub(crate) struct ConnService<S> {
     pub(crate) info: Arc<ConnInfo>,
     /// Kept for HTTP/2 only; HTTP/1's driver knows by itself when it is idle.
     pub(crate) activity: Option<Arc<Activity>>,
-}
-
-/// How many streams a connection has open, and how many it has had.
-#[derive(Debug, Default)]
-pub(crate) struct Activity {
-    open: AtomicU64,
-    total: AtomicU64,
-}
-
-impl Activity {
-    pub(crate) fn is_idle(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0
-    }
-
-    pub(crate) fn total(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
-    }
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for ConnService<S>
@@ -56,23 +38,6 @@ where
             state: State::NotReady { service: self.service.clone(), request: Some(request) },
             open: self.activity.as_ref().map(Open::new),
         }
-    }
-}
-
-/// Counts a stream as open until its response is over or it is cancelled.
-struct Open(Arc<Activity>);
-
-impl Open {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.open.fetch_add(1, Ordering::Relaxed);
-        activity.total.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -106,8 +71,8 @@ where
             let future = match state.as_mut().project() {
                 StateProj::Called { future } => {
                     let response = ready!(future.poll(cx))?;
-                    let open = this.open.take();
-                    return Poll::Ready(Ok(response.map(|body| OpenBody { body, _open: open })));
+                    let responding = this.open.take().map(Open::respond);
+                    return Poll::Ready(Ok(response.map(|body| OpenBody { body, responding })));
                 }
                 StateProj::NotReady { service, request } => {
                     ready!(service.poll_ready(cx))?;
@@ -128,7 +93,7 @@ pin_project_lite::pin_project! {
     pub(crate) struct OpenBody<B> {
         #[pin]
         body: B,
-        _open: Option<Open>,
+        responding: Option<Responding>,
     }
 }
 
@@ -140,7 +105,12 @@ impl<B: Body<Data = Bytes>> Body for OpenBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let Some(responding) = this.responding else { return this.body.poll_frame(cx) };
+        responding.asked();
+        let frame = ready!(this.body.poll_frame(cx));
+        responding.handed();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -241,6 +241,34 @@ async fn a_long_answer_is_no_idle_connection() {
     assert_eq!(streaming.into_body().collect().await.unwrap().to_bytes(), "end");
 }
 
+/// RFC 9113 section 5.2: flow control is the client's to open; a window that stays shut would hold a response, and
+/// what stands behind it, for ever. PINGs are answered all the while.
+#[tokio::test(start_paused = true)]
+async fn a_window_that_stays_shut_ends_the_connection() {
+    let options = HttpOptions::default().with_send_timeout(Duration::from_secs(5));
+    let server = Server::start_with(options, |_| async {
+        // in pieces: one that is a single piece is the protocol's to hold, and no longer its service's
+        let (sender, body) = feed();
+        (0..20).for_each(|_| sender.send(Bytes::from(vec![0; 10_000])).unwrap());
+        Response::new(body)
+    });
+    let io = server.connect_as(Some(FirstBytes::Http2Preface));
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut send, conn) =
+        builder.initial_stream_window_size(1000).handshake(TokioIo::new(io)).await.unwrap();
+    let conn = tokio::spawn(conn);
+    let request = || Request::get("http://a/").body(Full::<Bytes>::default()).unwrap();
+    // one that is read is no stall, however small its window
+    let read = send.send_request(request()).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(read.len(), 200_000);
+    let unread = send.send_request(request()).await.unwrap();
+    let start = Instant::now();
+    let _ = conn.await.unwrap();
+    let took = start.elapsed().as_secs_f32();
+    assert!((4.9..11.0).contains(&took), "closed after {took} s");
+    drop(unread);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_speaks_http2_is_let_go() {
     let options = HttpOptions::default().with_header_timeout(Duration::from_secs(7));
