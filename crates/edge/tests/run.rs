@@ -65,7 +65,7 @@ async fn an_edge_of_ones_own_with_its_layers() {
     for workers in [Workers::PerCore(NonZeroUsize::new(2)), Workers::WorkStealing(NonZeroUsize::new(2))] {
         let app = ClusterPlan::new("app", ["127.0.0.1:1"]);
         let edge = Edge::builder().workers(workers).http(any()).route("*", app);
-        let edge = edge.layer(tag("first")).layer(tag("second")).layer(end.clone()).build().unwrap();
+        let edge = edge.layer(tag("first")).layer(tag("second")).layer(end).build().unwrap();
         let address = edge.listening()[0].address;
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(edge.run(async {
