@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,12 +18,13 @@ use crate::Body;
 /// Sends what the proxy has made ready to one cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct ToCluster {
-    client: Client<TcpConnector>,
+    /// One reference, and one that no other worker counts: it is cloned for every request.
+    client: Arc<Client<TcpConnector>>,
 }
 
 impl ToCluster {
     pub(crate) fn new(client: Client<TcpConnector>) -> Self {
-        Self { client }
+        Self { client: Arc::new(client) }
     }
 }
 
@@ -36,7 +38,7 @@ impl Service<Request<Body>> for ToCluster {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = self.client.clone();
+        let client = Arc::clone(&self.client);
         Box::pin(async move {
             let response = client.send(request).await.map_err(to_fault)?;
             let (mut parts, body) = response.into_parts();

@@ -3,14 +3,12 @@
 use std::{
     convert::Infallible,
     fmt,
-    future::poll_fn,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use tower_service::Service;
 use tracing::error;
@@ -42,19 +40,59 @@ impl EdgeService {
         S::Future: Send,
     {
         let call = move |request| {
-            let mut service = service.clone();
-            let response = async move {
-                match poll_fn(|cx| service.poll_ready(cx)).await {
-                    Ok(()) => service.call(request).await,
-                    Err(never) => match never {},
-                }
-            };
-            // nothing of the service is used again after a panic: its clone is gone with the future
-            let response = AssertUnwindSafe(response).catch_unwind();
-            Box::pin(async move { response.await.unwrap_or_else(|panic| Ok(panicked(&*panic))) })
-                as EdgeFuture
+            let state = State::NotReady { service: service.clone(), request: Some(request) };
+            Box::pin(Guarded { state }) as EdgeFuture
         };
         Self { call: Arc::new(call) }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// Waits until the service is ready, calls it, and turns a panic of it into a 500. Written by hand so that request and
+    /// future are moved once, into the box.
+    struct Guarded<S: Service<Request<Body>>> {
+        #[pin]
+        state: State<S>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProj]
+    enum State<S: Service<Request<Body>>> {
+        NotReady { service: S, request: Option<Request<Body>> },
+        Called { #[pin] future: S::Future },
+    }
+}
+
+impl<S> Future for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        // after a panic the future is ready, and nothing of the service is used again
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let future = match state.as_mut().project() {
+                    StateProj::Called { future } => return future.poll(cx),
+                    StateProj::NotReady { service, request } => {
+                        match ready!(service.poll_ready(cx)) {
+                            Ok(()) => {}
+                            Err(never) => match never {},
+                        }
+                        match request.take() {
+                            Some(request) => service.call(request),
+                            // the state changes right below: the request is taken once
+                            None => return Poll::Pending,
+                        }
+                    }
+                };
+                state.set(State::Called { future });
+            }
+        }));
+        polled.unwrap_or_else(|panic| Poll::Ready(Ok(panicked(&*panic))))
     }
 }
 
