@@ -161,8 +161,8 @@ where
                 Ok((conn, head, sent))
             }
             Err(error) => {
-                let stale = conn.reused && matches!(error, ExchangeError::Closed { answered: false, .. });
                 let unanswered = matches!(error, ExchangeError::Closed { answered: false, .. });
+                let stale = conn.reused && unanswered;
                 let again = unanswered && is_idempotent(&parts.method) && !pump.started();
                 let theirs = !matches!(error, ExchangeError::RequestBody(_) | ExchangeError::RequestTimeout);
                 if theirs && !stale {
