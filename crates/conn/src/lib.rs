@@ -109,6 +109,9 @@ pub struct ConnInfo {
     pub first_bytes: Option<FirstBytes>,
     /// What TLS agreed; `None` on a plain connection.
     pub tls: Option<Arc<TlsInfo>>,
+    /// What a proxy in front said in its PROXY protocol header; [`ConnInfo::peer`] and [`ConnInfo::local`] are then
+    /// the addresses of the client's own connection to it. `None` where no header was read.
+    pub proxied: Option<Arc<ProxiedInfo>>,
 }
 
 impl ConnInfo {
@@ -123,7 +126,20 @@ impl ConnInfo {
             accepted_at: Instant::now(),
             first_bytes: None,
             tls: None,
+            proxied: None,
         }
+    }
+
+    /// Replaces the addresses by those that a proxy in front gave, and keeps what it said. `None` keeps the addresses:
+    /// the proxy spoke for itself.
+    #[must_use]
+    pub fn with_proxied(mut self, addresses: Option<(SocketAddr, SocketAddr)>, proxied: ProxiedInfo) -> Self {
+        if let Some((peer, local)) = addresses {
+            self.peer = canonical(peer);
+            self.local = canonical(local);
+        }
+        self.proxied = Some(Arc::new(proxied));
+        self
     }
 
     /// Adds what TLS agreed.
@@ -146,6 +162,30 @@ impl ConnInfo {
     /// The protocol agreed by ALPN (RFC 7301), as bytes: `h2`, `http/1.1`, `h3`.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.tls.as_deref().and_then(|tls| tls.alpn.as_deref())
+    }
+}
+
+/// A connection that came through a proxy which says so with the PROXY protocol.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProxiedInfo {
+    /// The proxy's own address on the connection to us.
+    pub proxy: SocketAddr,
+    /// Our address on it.
+    pub local: SocketAddr,
+    /// The type-length-value fields of a version 2 header in their order, as (type, value); empty with version 1.
+    pub tlvs: Vec<(u8, Box<[u8]>)>,
+}
+
+impl ProxiedInfo {
+    /// What was seen of the proxy's own connection, with the fields of its header.
+    pub fn new(proxy: SocketAddr, local: SocketAddr, tlvs: Vec<(u8, Box<[u8]>)>) -> Self {
+        Self { proxy: canonical(proxy), local: canonical(local), tlvs }
+    }
+
+    /// The value of the first field of this type.
+    pub fn tlv(&self, kind: u8) -> Option<&[u8]> {
+        self.tlvs.iter().find(|(found, _)| *found == kind).map(|(_, value)| &**value)
     }
 }
 
@@ -220,6 +260,22 @@ mod tests {
     fn native_ipv6_stays() {
         let peer: SocketAddr = "[2001:db8::1]:1".parse().unwrap();
         assert_eq!(ConnInfo::new(Transport::Quic, peer, peer).peer, peer);
+    }
+
+    #[test]
+    fn a_proxy_in_front_gives_the_addresses() {
+        let [balancer, edge, client, site] =
+            ["10.0.0.2:9", "10.0.0.1:443", "[::ffff:192.0.2.7]:4000", "198.51.100.1:443"]
+                .map(|text| text.parse::<SocketAddr>().unwrap());
+        let said = ProxiedInfo::new(balancer, edge, vec![(2, b"a.example"[..].into()), (2, b"b"[..].into())]);
+        let info = ConnInfo::new(Transport::Tcp, balancer, edge);
+        let itself = info.clone().with_proxied(None, said.clone());
+        assert_eq!((itself.peer, itself.local), (balancer, edge));
+        let info = info.with_proxied(Some((client, site)), said);
+        assert_eq!((info.peer.to_string().as_str(), info.local), ("192.0.2.7:4000", site));
+        let said = info.proxied.unwrap();
+        assert_eq!((said.proxy, said.local), (balancer, edge));
+        assert_eq!((said.tlv(2), said.tlv(3)), (Some(&b"a.example"[..]), None));
     }
 
     #[test]

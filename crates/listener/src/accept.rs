@@ -19,11 +19,16 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    accept_error::{ErrorClass, classify, error_hint},
-    limits::{Inner, Limits, Permit},
-    options::{AcceptOptions, TcpOptions},
-    permitted::Permitted,
-    seat::{Reason, Seat},
+    limits::{Inner, Limits, Permit, Permitted, Reason, Seat},
+    socket::TcpOptions,
+};
+
+mod error;
+mod options;
+
+pub use self::{
+    error::{ErrorClass, classify, error_hint},
+    options::AcceptOptions,
 };
 
 /// Errors of single connections in a row, without one that succeeds, after which the loop draws breath: enough for

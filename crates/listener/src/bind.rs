@@ -9,10 +9,17 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tracing::warn;
 
-use crate::{
-    bind_error::BindError,
-    options::{TcpOptions, UdpOptions},
-    plan::{Protocol, Wanted},
+use crate::socket::{TcpOptions, UdpOptions};
+
+mod error;
+mod holder;
+mod plan;
+
+use self::plan::Wanted;
+pub use self::{
+    error::BindError,
+    holder::Holder,
+    plan::{BindPlan, Conflict, Overlap, PlanError, Protocol},
 };
 
 /// How many port numbers the system may choose for TCP until UDP gets the same one.

@@ -34,31 +34,21 @@
 //! This crate reads `/proc` and `/etc/passwd`, and only to explain a bind that failed.
 
 mod accept;
-mod accept_error;
 mod bind;
-mod bind_error;
-mod descriptors;
-mod holder;
 mod limits;
-mod options;
-mod permitted;
-mod plan;
-mod seat;
 mod sniff;
+mod socket;
 mod sys;
 #[cfg(test)]
 mod test_log;
 
 pub use self::{
-    accept::Incoming,
-    accept_error::{ErrorClass, classify, error_hint},
-    bind::Bound,
-    bind_error::BindError,
-    descriptors::{connections_that_fit, descriptor_limit, raise_descriptor_limit},
-    holder::Holder,
-    limits::{Limits, ListenerStats, Permit},
-    options::{AcceptOptions, TcpOptions, UdpOptions},
-    permitted::Permitted,
-    plan::{BindPlan, Conflict, Overlap, PlanError, Protocol},
+    accept::{AcceptOptions, ErrorClass, Incoming, classify, error_hint},
+    bind::{BindError, BindPlan, Bound, Conflict, Holder, Overlap, PlanError, Protocol},
+    limits::{
+        Limits, ListenerStats, Permit, Permitted, connections_that_fit, descriptor_limit,
+        raise_descriptor_limit,
+    },
     sniff::{Peek, Peeked, SniffError, sniff},
+    socket::{ListenAddr, ListenAddrError, TcpOptions, UdpOptions, UnixName},
 };

@@ -12,9 +12,17 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{
-    accept_error::ErrorClass,
-    seat::{self, Reason, Seats},
+use crate::accept::ErrorClass;
+
+mod descriptors;
+mod permitted;
+mod seat;
+
+use self::seat::Seats;
+pub(crate) use self::seat::{Reason, Seat};
+pub use self::{
+    descriptors::{connections_that_fit, descriptor_limit, raise_descriptor_limit},
+    permitted::Permitted,
 };
 
 /// The state word, changed by single atomic operations:

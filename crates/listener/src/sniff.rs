@@ -5,7 +5,7 @@ use std::{future::Future, io, time::Duration};
 use portcullis_conn::{Conn, FirstBytes};
 use tokio::net::TcpStream;
 
-use crate::permitted::Permitted;
+use crate::limits::Permitted;
 
 /// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

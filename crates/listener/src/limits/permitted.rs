@@ -9,7 +9,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::limits::Permit;
+use super::Permit;
 
 pin_project! {
     /// A stream that holds its [`Permit`]: however it is wrapped, moved, upgraded or dropped, the permit returns

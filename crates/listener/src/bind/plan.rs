@@ -6,11 +6,8 @@ use std::{
     num::NonZeroUsize,
 };
 
-use crate::{
-    bind::{self, Bound},
-    bind_error::BindError,
-    options::{TcpOptions, UdpOptions},
-};
+use super::{self as bind, BindError, Bound};
+use crate::socket::{TcpOptions, UdpOptions};
 
 /// A transport protocol that has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

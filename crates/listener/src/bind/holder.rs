@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use crate::plan::Protocol;
+use super::plan::Protocol;
 
 /// More are not listed: one is enough to act on.
 const MOST: usize = 4;

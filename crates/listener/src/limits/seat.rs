@@ -9,7 +9,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use crate::limits::{Inner, Limits, Reservation, Take};
+use super::{Inner, Limits, Reservation, Take};
 
 /// What an acceptor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{
+use super::{
     holder::{self, Holder},
     plan::{PlanError, Protocol},
 };
