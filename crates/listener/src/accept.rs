@@ -1,317 +1,322 @@
 //! The accept loop.
 
 use std::{
-    io,
-    net::SocketAddr,
+    fmt, io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use futures_core::Stream;
 use portcullis_conn::{Conn, ConnInfo, Transport};
-use socket2::SockRef;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{Instant, Sleep},
-};
-use tracing::{debug, info, warn};
+use tokio::net::TcpListener;
 
 use crate::{
-    limits::{Inner, Limits, Permit, Permitted, Reason, Seat},
-    socket::TcpOptions,
+    limits::{
+        Enter, HeadroomReached, ListenerLimits, OverClient, OverLimit, Permit, Permitted, Reservation,
+        Reserve, Seat, descriptor_limit,
+    },
+    socket::{ListenAddr, TcpOptions},
 };
 
+mod any;
+#[cfg(feature = "axum")]
+mod axum;
+mod delayed;
 mod error;
+mod listen;
 mod options;
+mod recovery;
 
+#[cfg(feature = "axum")]
+pub use self::axum::ClientAddr;
+#[cfg(unix)]
+pub use self::listen::UnixAcceptor;
 pub use self::{
+    any::{AnyAcceptor, AnyStream},
     error::{ErrorClass, classify, error_hint},
+    listen::{Listen, TcpAcceptor},
     options::AcceptOptions,
 };
+use self::{delayed::Delayed, recovery::Recovery};
 
-/// Errors of single connections in a row, without one that succeeds, after which the loop draws breath: enough for
-/// any real burst, and a firewall that forbids everything can't make it spin.
-const MOST_IN_A_ROW: u32 = 128;
-const BREATH: Duration = Duration::from_millis(10);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-
-/// Where connections come from. Private: the tests put errors in its place.
-pub(crate) trait Source {
-    type Io;
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>>;
-
-    /// Names the listener in logs.
-    fn name(&self) -> SocketAddr;
-}
-
-/// Accepted connections, as a stream that no accept error ends.
+/// Accepted connections, as a stream that no passing error ends.
 ///
-/// - A permit of the [`Limits`] is taken before `accept` is called, and lives inside the connection. At the limit
-///   nothing is accepted, and clients wait in the kernel's queue.
+/// - A permit of the [`crate::Limits`] is taken before `accept` is called, and lives inside the connection. At the limit
+///   nothing is accepted, and clients wait in the kernel's queue, or they are refused ([`OverLimit`]).
+/// - A client that has its share of connections gets no more ([`crate::ClientLimit`]).
 /// - An error of one connection is counted and skipped ([`crate::classify`] has the table).
 /// - A shortage pauses accepting for [`AcceptOptions::pause`], or until a connection closes; the listener stays
 ///   open. Each episode is logged once when it begins (a warning with a hint for a person) and once when it is over.
-///   Listeners that share one [`Limits`] share the episode.
-/// - After [`Limits::close`] the stream ends.
+///   Listeners that share one [`crate::Limits`] share the episode.
+/// - Some descriptors are left for the work on open connections ([`AcceptOptions::headroom`]).
+/// - After [`crate::Limits::close`] the stream ends. It ends too, with an error in the log, when the descriptor is no
+///   listening socket any more ([`ErrorClass::Fatal`]).
+///
+/// Several of them, polled by tasks of their own or merged into one stream, are served in turn: who waits for a
+/// permit stands in one queue, and none takes more than [`AcceptOptions::batch`] connections at a time.
 ///
 /// Dropping it closes the listening socket. It needs a tokio runtime with time enabled.
-pub struct Incoming {
-    accepting: AcceptLoop<TcpSource>,
+pub struct Incoming<L: Listen = TcpAcceptor> {
+    listen: L,
+    seat: Seat,
+    recovery: Recovery,
+    delayed: Delayed<L::Io>,
+    options: AcceptOptions,
+    headroom: Headroom,
+    /// Connections accepted without giving way.
+    in_a_row: u32,
 }
 
 impl Incoming {
-    /// Accepts from `listener`, under `limits`.
+    /// Accepts TCP connections from `listener`, under `limits`: a [`crate::Limits`], or the part of one listener in it.
     ///
-    /// `tcp` gives what is set on accepted connections: `nodelay` and `keepalive`. On Linux they are set once, on
-    /// the listener, whose connections inherit them.
-    pub fn new(listener: TcpListener, limits: Limits, options: AcceptOptions, tcp: &TcpOptions) -> Self {
-        let source = TcpSource::new(listener, tcp);
-        Self { accepting: AcceptLoop::new(source, limits, options) }
+    /// `tcp` gives what is set on accepted connections.
+    pub fn new(
+        listener: TcpListener,
+        limits: impl Into<ListenerLimits>,
+        options: AcceptOptions,
+        tcp: &TcpOptions,
+    ) -> Self {
+        Self::listen(TcpAcceptor::new(listener, tcp), limits, options)
+    }
+
+    /// The same from a listener of the standard library, as [`crate::BindPlan`] makes them. It becomes non-blocking.
+    ///
+    /// # Errors
+    /// The socket can't be registered with the runtime. Panics outside of a tokio runtime.
+    pub fn from_std(
+        listener: std::net::TcpListener,
+        limits: impl Into<ListenerLimits>,
+        options: AcceptOptions,
+        tcp: &TcpOptions,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::new(TcpListener::from_std(listener)?, limits, options, tcp))
+    }
+}
+
+#[cfg(unix)]
+impl Incoming<UnixAcceptor> {
+    /// Accepts connections over a unix socket.
+    pub fn unix(
+        listener: tokio::net::UnixListener,
+        limits: impl Into<ListenerLimits>,
+        options: AcceptOptions,
+    ) -> Self {
+        Self::listen(UnixAcceptor::new(listener), limits, options)
+    }
+}
+
+impl<L: Listen> Incoming<L> {
+    /// Accepts connections from any source of them.
+    pub fn listen(listen: L, limits: impl Into<ListenerLimits>, options: AcceptOptions) -> Self {
+        let seat = Seat::new(&limits.into());
+        let own = seat.own();
+        let name = own.name.clone().unwrap_or_else(|| listen.local_addr().to_string());
+        Self {
+            recovery: Recovery::new(own.clone(), name, options.pause),
+            delayed: Delayed::new(own.clone()),
+            headroom: Headroom::new(options.headroom),
+            seat,
+            listen,
+            options,
+            in_a_row: 0,
+        }
     }
 
     /// The address listened on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.accepting.source.local
+    pub fn local_addr(&self) -> ListenAddr {
+        self.listen.local_addr()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(L::Io, ConnInfo, Permit)>> {
+        let accepted = ready!(self.poll_one(cx));
+        if accepted.is_some() {
+            self.seat.own().counters.accepted();
+        }
+        Poll::Ready(accepted)
+    }
+
+    fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Option<(L::Io, ConnInfo, Permit)>> {
+        self.seat.watch(cx);
+        if let Poll::Ready(accepted) = self.delayed.poll(cx) {
+            return Poll::Ready(Some(accepted));
+        }
+        loop {
+            ready!(self.poll_rest(cx));
+            if self.in_a_row >= self.options.batch.max(1) {
+                // others of this task have their turn
+                self.in_a_row = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let reserved = match self.seat.reserve() {
+                Reserve::Got(reservation) => Ok(reservation),
+                Reserve::Refuse(over) => Err(over),
+                Reserve::Wait => return Poll::Pending,
+                Reserve::Closed => return Poll::Ready(None),
+            };
+            let accepted = match self.listen.poll_accept(cx) {
+                Poll::Ready(accepted) => accepted,
+                Poll::Pending => {
+                    self.in_a_row = 0;
+                    return Poll::Pending;
+                }
+            };
+            self.in_a_row += u32::from(accepted.is_ok());
+            let (io, info) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    drop(reserved);
+                    if !self.recovery.failed(&error, &mut self.seat) {
+                        return Poll::Ready(None);
+                    }
+                    continue;
+                }
+            };
+            match reserved.map(Reservation::open) {
+                Ok(permit) => {
+                    self.recovery.worked();
+                    if let Some(accepted) = self.admit(cx, io, info, permit) {
+                        return Poll::Ready(Some(accepted));
+                    }
+                }
+                Err(over) => {
+                    self.seat.own().counters.refused_over_limit();
+                    refuse::<L>(io, over == OverLimit::Reset);
+                }
+            }
+        }
+    }
+
+    /// Pending while accepting rests, and while the descriptors held in reserve are all that is left.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.recovery.poll(cx, &mut self.seat));
+            if !self.headroom.is_reached || self.seat.own().group.is_closed() {
+                return Poll::Ready(());
+            }
+            match self.headroom.look(self.listen.lowest_free_descriptor()) {
+                Ok(()) => return Poll::Ready(()),
+                Err(reached) => {
+                    self.recovery.failed(&reached.into(), &mut self.seat);
+                }
+            }
+        }
+    }
+
+    /// A connection with its permit: counts its client.
+    fn admit(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: L::Io,
+        info: ConnInfo,
+        mut permit: Permit,
+    ) -> Option<(L::Io, ConnInfo, Permit)> {
+        let own = self.seat.own();
+        own.group.full.accepted();
+        if let Some(number) = L::descriptor(&io)
+            && let Err(reached) = self.headroom.taken(number)
+        {
+            self.recovery.failed(&reached.into(), &mut self.seat);
+        }
+        let own = self.seat.own();
+        if info.transport == Transport::Tcp {
+            match own.group.clients.enter(info.client_ip()) {
+                Enter::In(key) => permit.rekey(key),
+                Enter::Full(limit) => {
+                    let reset = match limit.over {
+                        OverClient::Close => false,
+                        OverClient::Reset => true,
+                        OverClient::Delay { up_to } => {
+                            let Some((io, ..)) = self.delayed.keep((io, info, permit), up_to) else {
+                                // looked at once, for the clock, and for a connection that ended just now
+                                return match self.delayed.poll(cx) {
+                                    Poll::Ready(accepted) => Some(accepted),
+                                    Poll::Pending => None,
+                                };
+                            };
+                            own.counters.refused_over_client();
+                            refuse::<L>(io, true);
+                            return None;
+                        }
+                    };
+                    own.counters.refused_over_client();
+                    refuse::<L>(io, reset);
+                    return None;
+                }
+            }
+        }
+        Some((io, info, permit))
     }
 }
 
-impl Stream for Incoming {
-    type Item = Conn<Permitted<TcpStream>>;
+fn refuse<L: Listen>(io: L::Io, reset: bool) {
+    if reset {
+        L::reset(io);
+    } else {
+        drop(io);
+    }
+}
+
+impl<L: Listen + Unpin> Stream for Incoming<L>
+where
+    L::Io: Unpin,
+{
+    type Item = Conn<Permitted<L::Io>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        let Some((io, peer, permit)) = ready!(this.accepting.poll(cx)) else { return Poll::Ready(None) };
-        let local = this.accepting.source.local_of(&io);
-        let info = ConnInfo::new(Transport::Tcp, peer, local);
-        Poll::Ready(Some(Conn::new(Permitted::new(io, permit), info)))
+        let accepted = ready!(self.get_mut().poll(cx));
+        Poll::Ready(accepted.map(|(io, info, permit)| Conn::new(Permitted::new(io, permit), info)))
     }
 }
 
-impl std::fmt::Debug for Incoming {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<L: Listen> fmt::Debug for Incoming<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Incoming").field("local_addr", &self.local_addr()).finish_non_exhaustive()
     }
 }
 
-struct TcpSource {
-    listener: TcpListener,
-    local: SocketAddr,
-    /// What has to be set on each connection, where the listener could not pass it on.
-    each: Option<TcpOptions>,
+/// Watches how many descriptors are left.
+struct Headroom {
+    wanted: u32,
+    /// The lowest number that belongs to the reserve; `None` is no reserve.
+    line: Option<u64>,
+    /// The soft limit at that time.
+    soft: u64,
+    is_reached: bool,
 }
 
-impl TcpSource {
-    fn new(listener: TcpListener, tcp: &TcpOptions) -> Self {
-        // an address is only missing where the socket is no longer one
-        let local = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-        let inherited = cfg!(any(target_os = "linux", target_os = "android"))
-            && apply(&SockRef::from(&listener), tcp).is_ok();
-        Self { listener, local, each: (!inherited).then(|| tcp.clone()) }
+impl Headroom {
+    fn new(wanted: u32) -> Self {
+        let mut headroom = Self { wanted, line: None, soft: 0, is_reached: false };
+        headroom.measure();
+        headroom
     }
 
-    /// Our address on a connection. Only a listener on every address has to ask.
-    fn local_of(&self, io: &TcpStream) -> SocketAddr {
-        if self.local.ip().is_unspecified() { io.local_addr().unwrap_or(self.local) } else { self.local }
+    /// The limit may have been raised since it was looked at last.
+    fn measure(&mut self) {
+        self.line = descriptor_limit().ok().and_then(|(soft, _)| {
+            self.soft = soft;
+            let kept = u64::from(self.wanted).min(soft / 4);
+            (kept > 0).then(|| soft - kept)
+        });
     }
-}
 
-impl Source for TcpSource {
-    type Io = TcpStream;
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        let (io, peer) = ready!(self.listener.poll_accept(cx))?;
-        if let Some(tcp) = &self.each
-            && let Err(error) = apply(&SockRef::from(&io), tcp)
-        {
-            // the connection works without: it may also be gone already
-            debug!(%error, %peer, "could not set the options of an accepted connection");
+    /// A connection got the descriptor of this number.
+    fn taken(&mut self, number: u64) -> Result<(), HeadroomReached> {
+        if self.line.is_none_or(|line| number < line) {
+            return Ok(());
         }
-        Poll::Ready(Ok((io, peer)))
+        self.look(Some(number))
     }
 
-    fn name(&self) -> SocketAddr {
-        self.local
-    }
-}
-
-fn apply(socket: &SockRef<'_>, tcp: &TcpOptions) -> io::Result<()> {
-    socket.set_tcp_nodelay(tcp.nodelay)?;
-    if let Some(idle) = tcp.keepalive {
-        socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(idle))?;
-    }
-    Ok(())
-}
-
-/// What the loop does beside accepting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
-    No,
-    /// Not accepting since then, because of an error.
-    Paused(Instant),
-    /// Accepting again; the timer ends the episode if no further shortage shows.
-    Watching,
-}
-
-struct AcceptLoop<S> {
-    source: S,
-    options: AcceptOptions,
-    rest: Rest,
-    /// Made at the first error and reused.
-    timer: Option<Pin<Box<Sleep>>>,
-    errors_in_a_row: u32,
-    episode: Membership,
-    seat: Seat,
-}
-
-impl<S: Source> AcceptLoop<S> {
-    fn new(source: S, limits: Limits, mut options: AcceptOptions) -> Self {
-        options.pause = options.pause.max(SHORTEST_PAUSE);
-        let episode = Membership { inner: Arc::clone(&limits.inner), joined: false, name: source.name() };
-        Self {
-            source,
-            options,
-            rest: Rest::No,
-            timer: None,
-            errors_in_a_row: 0,
-            episode,
-            seat: Seat::new(limits),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(S::Io, SocketAddr, Permit)>> {
-        self.seat.watch(cx);
-        loop {
-            if self.rest != Rest::No {
-                ready!(self.poll_rest(cx));
-            }
-            let Some(reservation) = self.seat.reserve() else {
-                return if self.seat.inner().is_closed() { Poll::Ready(None) } else { Poll::Pending };
-            };
-            match self.source.poll_accept(cx) {
-                Poll::Ready(Ok((io, peer))) => {
-                    let permit = reservation.open();
-                    self.seat.inner().count_accepted();
-                    self.errors_in_a_row = 0;
-                    return Poll::Ready(Some((io, peer, permit)));
-                }
-                Poll::Ready(Err(error)) => {
-                    drop(reservation);
-                    self.failed(&error);
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-
-    /// Pending while paused.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.seat.inner().is_closed() {
-            return Poll::Ready(());
-        }
-        let elapsed = self.timer.as_mut().is_none_or(|timer| timer.as_mut().poll(cx).is_ready());
-        match self.rest {
-            Rest::No => {}
-            Rest::Paused(since) => {
-                if !elapsed && !self.seat.called() {
-                    return Poll::Pending;
-                }
-                self.seat.leave();
-                let now = Instant::now();
-                self.seat.inner().count_pause(now - since);
-                self.rest = Rest::No;
-                if self.episode.joined {
-                    self.seat.inner().shortage_lasted_until(now);
-                    self.rest = Rest::Watching;
-                    self.set_timer(self.options.pause);
-                    // polled once more, so that the new time is registered with this task
-                    return self.poll_rest(cx);
-                }
-            }
-            Rest::Watching => {
-                if elapsed {
-                    self.rest = Rest::No;
-                    self.episode.leave();
-                }
-            }
-        }
-        Poll::Ready(())
-    }
-
-    fn failed(&mut self, error: &io::Error) {
-        let class = classify(error);
-        self.seat.inner().count_error(class);
-        match class {
-            ErrorClass::Connection => {
-                debug!(%error, listener = %self.episode.name, "a connection was gone before it was accepted");
-                self.errors_in_a_row += 1;
-                if self.errors_in_a_row < MOST_IN_A_ROW {
-                    return;
-                }
-                self.errors_in_a_row = 0;
-                self.pause(BREATH);
-            }
-            ErrorClass::Shortage => {
-                self.episode.error(error, self.options.pause);
-                self.pause(self.options.pause);
-                self.seat.wait(Reason::Room);
-            }
-        }
-    }
-
-    fn pause(&mut self, pause: Duration) {
-        self.rest = Rest::Paused(Instant::now());
-        self.set_timer(pause);
-    }
-
-    fn set_timer(&mut self, after: Duration) {
-        match &mut self.timer {
-            Some(timer) => {
-                let now = Instant::now();
-                timer.as_mut().reset(now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400)));
-            }
-            None => self.timer = Some(Box::pin(tokio::time::sleep(after))),
-        }
-    }
-}
-
-/// This listener's part in the shortage that all listeners of one [`Limits`] share.
-struct Membership {
-    inner: Arc<Inner>,
-    joined: bool,
-    name: SocketAddr,
-}
-
-impl Membership {
-    fn error(&mut self, error: &io::Error, pause: Duration) {
-        let begins = self.inner.shortage_error(!self.joined);
-        self.joined = true;
-        if begins {
-            warn!(
-                %error,
-                listener = %self.name,
-                ?pause,
-                hint = error_hint(error).unwrap_or("not a known accept error; the listener stays and tries again"),
-                "accepting connections is paused"
-            );
-        }
-    }
-
-    fn leave(&mut self) {
-        if !std::mem::take(&mut self.joined) {
-            return;
-        }
-        if let Some(over) = self.inner.leave_shortage() {
-            info!(errors = over.errors, lasted = ?over.lasted, listener = %self.name, "accepting connections again");
-        }
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.leave();
+    /// Whether a descriptor of this number would be one of the reserve; none at all is one.
+    fn look(&mut self, number: Option<u64>) -> Result<(), HeadroomReached> {
+        self.measure();
+        let number = number.unwrap_or(self.soft);
+        self.is_reached = self.line.is_some_and(|line| number >= line);
+        if self.is_reached { Err(HeadroomReached { left: self.soft.saturating_sub(number) }) } else { Ok(()) }
     }
 }
 

@@ -42,12 +42,20 @@ mod sys;
 #[cfg(test)]
 mod test_log;
 
+#[cfg(feature = "axum")]
+pub use self::accept::ClientAddr;
+#[cfg(unix)]
+pub use self::accept::UnixAcceptor;
 pub use self::{
-    accept::{AcceptOptions, ErrorClass, Incoming, classify, error_hint},
+    accept::{
+        AcceptOptions, AnyAcceptor, AnyStream, ErrorClass, Incoming, Listen, TcpAcceptor, classify,
+        error_hint,
+    },
     bind::{BindError, BindPlan, Bound, Conflict, Holder, Overlap, PlanError, Protocol},
     limits::{
-        Limits, ListenerStats, Permit, Permitted, connections_that_fit, descriptor_limit,
-        raise_descriptor_limit,
+        ClientLimit, ClientRefused, DrainTimeout, ErrorCounts, LimitOptions, Limits, ListenerLimits,
+        ListenerStats, OverClient, OverLimit, Permit, Permitted, Refused, connections_that_fit,
+        descriptor_limit, raise_descriptor_limit,
     },
     sniff::{Peek, Peeked, SniffError, sniff},
     socket::{ListenAddr, ListenAddrError, TcpOptions, UdpOptions, UnixName},

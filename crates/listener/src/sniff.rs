@@ -42,20 +42,16 @@ impl<Io: Peek> Peek for Permitted<Io> {
     }
 }
 
-impl Peek for TcpStream {
-    /// On Unix the wait is for an edge: bytes that were seen already count as "not ready", so that tokio forgets
-    /// the readiness they stand for, and the next segment (or the end of the stream) raises it anew.
-    #[cfg(unix)]
-    async fn peek(&self, buf: &mut [u8], seen: usize) -> io::Result<Peeked> {
-        use std::os::fd::AsFd;
-
-        use tokio::io::Interest;
-
+/// On Unix the wait is for an edge: bytes that were seen already count as "not ready", so that tokio forgets the
+/// readiness they stand for, and the next segment (or the end of the stream) raises it anew.
+#[cfg(unix)]
+macro_rules! peek_until_more {
+    ($self:ident, $buf:ident, $seen:ident) => {
         loop {
-            let ended = self.ready(Interest::READABLE).await?.is_read_closed();
-            let peeked = self.try_io(Interest::READABLE, || {
-                let len = crate::sys::peek(self.as_fd(), buf)?;
-                if len == 0 || len > seen || ended {
+            let ended = $self.ready(tokio::io::Interest::READABLE).await?.is_read_closed();
+            let peeked = $self.try_io(tokio::io::Interest::READABLE, || {
+                let len = crate::sys::peek(std::os::fd::AsFd::as_fd($self), $buf)?;
+                if len == 0 || len > $seen || ended {
                     Ok(Peeked { len, ended: ended || len == 0 })
                 } else {
                     Err(io::ErrorKind::WouldBlock.into())
@@ -67,6 +63,20 @@ impl Peek for TcpStream {
                 answered => return answered,
             }
         }
+    };
+}
+
+#[cfg(unix)]
+impl Peek for tokio::net::UnixStream {
+    async fn peek(&self, buf: &mut [u8], seen: usize) -> io::Result<Peeked> {
+        peek_until_more!(self, buf, seen)
+    }
+}
+
+impl Peek for TcpStream {
+    #[cfg(unix)]
+    async fn peek(&self, buf: &mut [u8], seen: usize) -> io::Result<Peeked> {
+        peek_until_more!(self, buf, seen)
     }
 
     /// Where readiness is not an edge, the look is repeated with growing rests. The end of the stream behind bytes

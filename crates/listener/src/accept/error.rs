@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::limits::{HeadroomReached, descriptor_limit};
+
 /// What an error of `accept` asks of the accept loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -11,6 +13,8 @@ pub enum ErrorClass {
     /// Descriptors, memory or something else that `accept` needs is short, or the error is not known: the same
     /// call would fail again, so rest, and keep the listener.
     Shortage,
+    /// The descriptor is not a listening socket any more: no call can ever succeed, and the listener ends.
+    Fatal,
 }
 
 /// Errors of one connection, by number. Linux hands pending network errors of the new socket to the caller of
@@ -39,20 +43,32 @@ const OF_ONE_CONNECTION: &[i32] = &[
 #[cfg(not(unix))]
 const OF_ONE_CONNECTION: &[i32] = &[10004, 10045, 10050, 10051, 10053, 10054, 10060, 10064, 10065];
 
+/// What says that there is nothing to accept from: EBADF, ENOTSOCK, and EINVAL, which is a socket that does not listen
+/// (accept(2)) or was shut down.
+#[cfg(unix)]
+const FATAL: &[i32] = &[libc::EBADF, libc::ENOTSOCK, libc::EINVAL];
+
+/// WSAEBADF, WSAEINVAL, WSAENOTSOCK.
+#[cfg(not(unix))]
+const FATAL: &[i32] = &[10009, 10022, 10038];
+
 /// Sorts an error of `accept`.
 ///
-/// | class | errors |
-/// |---|---|
-/// | [`Connection`](ErrorClass::Connection) | ECONNABORTED, ECONNRESET, EPROTO, EINTR, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EHOSTDOWN, EHOSTUNREACH, ENONET (Linux), EOPNOTSUPP, ETIMEDOUT, EPERM, and the Windows codes of the same names |
-/// | [`Shortage`](ErrorClass::Shortage) | EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, WSAEMFILE, WSAENOBUFS, and everything not named above |
+/// | class | Linux | macOS | Windows |
+/// |---|---|---|---|
+/// | [`Connection`](ErrorClass::Connection): the next at once | ECONNABORTED, ECONNRESET, EPROTO, EINTR, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EHOSTDOWN, EHOSTUNREACH, ENONET, EOPNOTSUPP, ETIMEDOUT, EPERM (a firewall rule) | the same without ENONET | WSAEINTR, WSAEOPNOTSUPP, WSAENETDOWN, WSAENETUNREACH, WSAECONNABORTED, WSAECONNRESET, WSAETIMEDOUT, WSAEHOSTDOWN, WSAEHOSTUNREACH |
+/// | [`Shortage`](ErrorClass::Shortage): a pause, and the listener stays | EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, and whatever is in no other row | EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever is in no other row | WSAEMFILE, WSAENOBUFS, and whatever is in no other row |
+/// | [`Fatal`](ErrorClass::Fatal): the listener ends | EBADF, ENOTSOCK, EINVAL | EBADF, ENOTSOCK, EINVAL | WSAEBADF, WSAENOTSOCK, WSAEINVAL |
 ///
 /// An unknown error counts as a shortage: resting costs one client half a second, while retrying at once could
-/// spin for ever.
+/// spin for ever, and giving up would close the door for good. Errors of single connections without end draw breath
+/// for 10 ms after 128 in a row.
 #[must_use]
 pub fn classify(error: &io::Error) -> ErrorClass {
     use io::ErrorKind as Kind;
 
     let of_one_connection = match error.raw_os_error() {
+        Some(code) if FATAL.contains(&code) => return ErrorClass::Fatal,
         Some(code) => OF_ONE_CONNECTION.contains(&code),
         None => matches!(
             error.kind(),
@@ -101,6 +117,31 @@ pub fn error_hint(error: &io::Error) -> Option<&'static str> {
     };
 }
 
+/// The same with this process's own numbers, for the log.
+pub(super) fn advice(error: &io::Error, max_connections: usize) -> String {
+    let Ok((soft, hard)) = descriptor_limit() else {
+        return error_hint(error).unwrap_or(UNKNOWN).to_owned();
+    };
+    let headroom = error.get_ref().is_some_and(|inner| inner.is::<HeadroomReached>());
+    #[cfg(unix)]
+    let process = error.raw_os_error() == Some(libc::EMFILE);
+    #[cfg(not(unix))]
+    let process = false;
+    if !headroom && !process {
+        return error_hint(error).unwrap_or(UNKNOWN).to_owned();
+    }
+    // two each, and some for the process itself; or at least twice of what was not enough
+    let wanted = (2 * max_connections as u64).saturating_add(64).max(soft.saturating_mul(2));
+    let of_hard =
+        if wanted > hard { format!(", whose hard limit of {hard} is in the way") } else { String::new() };
+    format!(
+        "`ulimit -n` is {soft} now, {wanted} is wanted: `ulimit -n {wanted}` in the shell that starts this process{of_hard}, \
+         or `LimitNOFILE={wanted}` in its systemd unit, or a connection limit below the {max_connections} of now"
+    )
+}
+
+const UNKNOWN: &str = "not a known accept error; the listener stays and tries again";
+
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
@@ -127,18 +168,13 @@ mod tests {
             let error = io::Error::from_raw_os_error(code);
             assert_eq!(classify(&error), ErrorClass::Connection, "{error}");
         }
-        for code in [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::ENOBUFS,
-            libc::ENOMEM,
-            libc::ENOSPC,
-            libc::EBADF,
-            libc::EINVAL,
-            9999,
-        ] {
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC, 9999] {
             let error = io::Error::from_raw_os_error(code);
             assert_eq!(classify(&error), ErrorClass::Shortage, "{error}");
+        }
+        for code in [libc::EBADF, libc::ENOTSOCK, libc::EINVAL] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(classify(&error), ErrorClass::Fatal, "{error}");
         }
         assert_eq!(classify(&io::ErrorKind::ConnectionAborted.into()), ErrorClass::Connection);
         assert_eq!(classify(&io::Error::other("who knows")), ErrorClass::Shortage);

@@ -1,21 +1,35 @@
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio_test::{assert_pending, assert_ready, task};
 
-use super::*;
-use crate::{BindPlan, test_log::Log};
+use super::{recovery::MOST_IN_A_ROW, *};
+use crate::{BindPlan, ClientLimit, LimitOptions, Limits, test_log::Log};
+
+mod limits;
 
 /// What `accept` answers, in order; then nothing comes.
 #[derive(Clone, Default)]
 struct Script {
-    answers: Arc<Mutex<VecDeque<Result<(), i32>>>>,
+    answers: Arc<Mutex<VecDeque<Result<IpAddr, i32>>>>,
     calls: Arc<AtomicUsize>,
+    resets: Arc<AtomicUsize>,
+    /// The number that the next descriptor gets.
+    descriptor: Arc<AtomicUsize>,
 }
+
+/// A connection: how many resets there were, and its descriptor.
+struct ScriptIo(Arc<AtomicUsize>, usize);
 
 impl Script {
     fn new(answers: impl IntoIterator<Item = Result<(), i32>>) -> Self {
@@ -25,36 +39,67 @@ impl Script {
     }
 
     fn push(&self, answers: impl IntoIterator<Item = Result<(), i32>>) {
-        self.answers.lock().extend(answers);
+        let client = IpAddr::from([192, 0, 2, 1]);
+        self.answers.lock().extend(answers.into_iter().map(|answer| answer.map(|()| client)));
+    }
+
+    /// A connection of this client.
+    fn push_client(&self, client: &str) {
+        self.answers.lock().push_back(Ok(client.parse().unwrap()));
     }
 
     fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
+
+    fn resets(&self) -> usize {
+        self.resets.load(Ordering::SeqCst)
+    }
 }
 
-impl Source for Script {
-    type Io = ();
+impl Listen for Script {
+    type Io = ScriptIo;
 
-    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<((), SocketAddr)>> {
+    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<(ScriptIo, ConnInfo)>> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         match self.answers.lock().pop_front() {
-            Some(Ok(())) => Poll::Ready(Ok(((), SocketAddr::from(([192, 0, 2, 1], 4000))))),
+            Some(Ok(ip)) => {
+                let local = SocketAddr::from(([127, 0, 0, 1], 80));
+                let info = ConnInfo::new(Transport::Tcp, SocketAddr::new(ip, 4000), local);
+                let io = ScriptIo(Arc::clone(&self.resets), self.descriptor.load(Ordering::SeqCst));
+                Poll::Ready(Ok((io, info)))
+            }
             Some(Err(code)) => Poll::Ready(Err(io::Error::from_raw_os_error(code))),
             None => Poll::Pending,
         }
     }
 
-    fn name(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 80))
+    fn local_addr(&self) -> ListenAddr {
+        SocketAddr::from(([127, 0, 0, 1], 80)).into()
+    }
+
+    fn reset(io: ScriptIo) {
+        io.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn descriptor(io: &ScriptIo) -> Option<u64> {
+        Some(io.1 as u64)
+    }
+
+    fn lowest_free_descriptor(&self) -> Option<u64> {
+        Some(self.descriptor.load(Ordering::SeqCst) as u64)
     }
 }
 
-struct Loop(AcceptLoop<Script>);
+struct Loop(Incoming<Script>);
 
 impl Loop {
-    fn spawn(script: &Script, limits: &Limits) -> task::Spawn<Self> {
-        task::spawn(Self(AcceptLoop::new(script.clone(), limits.clone(), AcceptOptions::default())))
+    fn spawn(script: &Script, limits: impl Into<ListenerLimits>) -> task::Spawn<Self> {
+        Self::with(script, limits, AcceptOptions::default())
+    }
+
+    fn with(script: &Script, limits: impl Into<ListenerLimits>, options: AcceptOptions) -> task::Spawn<Self> {
+        task::spawn(Self(Incoming::listen(script.clone(), limits, options)))
     }
 }
 
@@ -357,4 +402,107 @@ async fn the_limit_is_never_exceeded_and_nothing_leaks() {
     }
     assert_eq!(limits.stats().accepted, CLIENTS as u64);
     assert!(most.load(Ordering::SeqCst) <= 7, "{most:?} were open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_listener_gives_way() {
+    let script = Script::new([Ok(()); 10]);
+    let limits = Limits::new(100);
+    let mut accepting = Loop::with(&script, &limits, AcceptOptions::default().with_batch(4));
+    let mut open = Vec::new();
+    for accepted in [4, 4, 2] {
+        for _ in 0..accepted {
+            open.push(assert_ready!(accepting.poll_accept()));
+        }
+        assert_pending!(accepting.poll_accept());
+        assert_eq!(accepting.is_woken(), accepted == 4, "it wakes itself while there is more");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_descriptor_that_is_no_listener_ends_the_stream() {
+    let log = Log::capture();
+    for code in [libc::EBADF, libc::ENOTSOCK, libc::EINVAL] {
+        let script = Script::new([Ok(()), Err(code), Ok(())]);
+        let mut accepting = Loop::spawn(&script, Limits::new(5));
+        assert!(assert_ready!(accepting.poll_accept()).is_some());
+        assert!(assert_ready!(accepting.poll_accept()).is_none());
+    }
+    assert_eq!(log.lines().len(), 3);
+    assert!(log.lines()[0].contains("ERROR") && log.lines()[0].contains("no listening socket"));
+}
+
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn some_descriptors_are_left_for_the_work() {
+    let (soft, _) = descriptor_limit().unwrap();
+    let line = usize::try_from(soft.min(1 << 40)).unwrap() - 32;
+    let log = Log::capture();
+    let limits = Limits::new(100);
+    let script = Script::new([Ok(()); 10]);
+    let mut accepting = Loop::spawn(&script, &limits);
+    script.descriptor.store(line - 1, Ordering::SeqCst);
+    let first = assert_ready!(accepting.poll_accept());
+    assert!(log.lines().is_empty());
+    // this one is served, and then accepting pauses
+    script.descriptor.store(line, Ordering::SeqCst);
+    let second = assert_ready!(accepting.poll_accept());
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["32 descriptors are left", &format!("`ulimit -n` is {soft} now"), "LimitNOFILE="] {
+        assert!(lines[0].contains(part), "{part} is missing in {}", lines[0]);
+    }
+    for _ in 0..10 {
+        assert_pending!(accepting.poll_accept());
+        advance(501).await;
+        assert!(accepting.is_woken());
+    }
+    assert_pending!(accepting.poll_accept());
+    assert_eq!(script.calls(), 2, "not one more connection while only the reserve is left");
+    // one closes, and its number is free
+    script.descriptor.store(line - 5, Ordering::SeqCst);
+    drop(first);
+    assert!(accepting.is_woken());
+    let third = assert_ready!(accepting.poll_accept());
+    assert!(limits.stats().errors.headroom > 10);
+    assert_eq!((limits.stats().shortages, log.lines().len()), (1, 1));
+    drop((second, third));
+
+    let none = AcceptOptions::default().with_headroom(0);
+    let script = Script::new([Ok(()); 2]);
+    script.descriptor.store(line + 31, Ordering::SeqCst);
+    let mut accepting = Loop::with(&script, &limits, none);
+    assert!(assert_ready!(accepting.poll_accept()).is_some());
+    assert!(assert_ready!(accepting.poll_accept()).is_some());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn unix_connections_and_any() {
+    let dir = std::env::temp_dir().join(format!(
+        "listener-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("any.sock");
+    let limits = per_client(ClientLimit::new(1));
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let acceptor = AnyAcceptor::from(UnixAcceptor::new(listener));
+    assert_eq!(acceptor.local_addr().to_string(), format!("unix:{}", path.display()));
+    let mut incoming = Incoming::listen(acceptor, &limits, AcceptOptions::default());
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let mut conn = std::future::poll_fn(|cx| Pin::new(&mut incoming).poll_next(cx)).await.unwrap();
+        assert_eq!(conn.info.transport, Transport::Unix);
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"\x16\x03").await.unwrap();
+        let first = crate::sniff(&mut conn, Duration::from_secs(5)).await.unwrap();
+        assert_eq!(first, portcullis_conn::FirstBytes::Tls);
+        let mut buf = [0; 2];
+        tokio::io::AsyncReadExt::read_exact(&mut conn.io, &mut buf).await.unwrap();
+        open.push((client, conn));
+    }
+    assert_eq!((limits.open(), limits.clients()), (3, 0), "clients of a unix socket are not counted");
+    std::fs::remove_dir_all(&dir).unwrap();
 }

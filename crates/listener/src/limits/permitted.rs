@@ -44,6 +44,14 @@ impl<Io> Permitted<Io> {
         self.project().io
     }
 
+    /// [`Permit::count_client`] for the permit inside.
+    ///
+    /// # Errors
+    /// The client has its share.
+    pub async fn count_client(&mut self, ip: std::net::IpAddr) -> Result<(), super::ClientRefused> {
+        self.permit.count_client(ip).await
+    }
+
     /// Takes the two apart. The caller sees to it that the permit lives as long as the stream.
     pub fn into_parts(self) -> (Io, Permit) {
         (self.io, self.permit)

@@ -1,4 +1,4 @@
-//! Where acceptors wait: for a permit when the limit is reached, or for room while descriptors are short.
+//! Where acceptors wait: for a permit when a limit is reached, or for room while descriptors are short.
 //!
 //! Wakers are cloned under the lock and woken or dropped outside it: either may run code of a runtime, which may
 //! drop a connection, which comes back here.
@@ -9,37 +9,45 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::{Inner, Limits, Reservation, Take};
+use tokio::time::Instant;
+
+use super::{
+    ListenerLimits,
+    options::OverLimit,
+    state::{Group, Own, Reservation, Take},
+};
 
 /// What an acceptor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// A permit: the limit is reached.
-    Permit,
+    /// A permit: the limit of all is reached.
+    Permit = 0,
+    /// A permit of its own listener.
+    Listener = 1,
     /// That a connection closes and frees what was short.
-    Room,
+    Room = 2,
 }
 
-/// All seats of one [`Limits`]: one for each acceptor, so few.
+impl Reason {
+    pub(crate) const ALL: [Self; 3] = [Self::Permit, Self::Listener, Self::Room];
+}
+
+/// All seats of one [`Group`]: one for each acceptor, so few.
 #[derive(Default)]
 pub(crate) struct Seats {
     seats: Vec<Option<Entry>>,
-    for_permit: VecDeque<usize>,
-    for_room: VecDeque<usize>,
+    queues: [VecDeque<usize>; Reason::ALL.len()],
 }
 
-#[derive(Default)]
 struct Entry {
+    own: Arc<Own>,
     waker: Option<Waker>,
     waits: Option<Reason>,
 }
 
 impl Seats {
     fn queue(&mut self, reason: Reason) -> &mut VecDeque<usize> {
-        match reason {
-            Reason::Permit => &mut self.for_permit,
-            Reason::Room => &mut self.for_room,
-        }
+        &mut self.queues[reason as usize]
     }
 
     fn entry(&mut self, index: usize) -> Option<&mut Entry> {
@@ -48,31 +56,41 @@ impl Seats {
 
     fn call(&mut self, index: usize) -> Option<Waker> {
         let entry = self.entry(index)?;
-        entry.waits = None;
+        if entry.waits.take() == Some(Reason::Listener) {
+            entry.own.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
         entry.waker.clone()
     }
 
     fn wait(&mut self, index: usize, reason: Reason) {
         let Some(entry) = self.entry(index) else { return };
-        match entry.waits.replace(reason) {
-            Some(before) if before == reason => return,
-            Some(before) => self.queue(before).retain(|&other| other != index),
-            None => {}
+        if entry.waits == Some(reason) {
+            return;
+        }
+        self.leave(index);
+        let Some(entry) = self.entry(index) else { return };
+        entry.waits = Some(reason);
+        if reason == Reason::Listener {
+            entry.own.waiting.fetch_add(1, Ordering::SeqCst);
         }
         self.queue(reason).push_back(index);
     }
 
     /// Takes a seat out of its queue. True if it stood there, false if it had been called.
     fn leave(&mut self, index: usize) -> bool {
-        let Some(reason) = self.entry(index).and_then(|entry| entry.waits.take()) else { return false };
+        let Some(entry) = self.entry(index) else { return false };
+        let Some(reason) = entry.waits.take() else { return false };
+        if reason == Reason::Listener {
+            entry.own.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
         self.queue(reason).retain(|&other| other != index);
         true
     }
 }
 
 /// Wakes the acceptor that has waited longest for `reason`.
-pub(crate) fn call_one(inner: &Inner, reason: Reason) {
-    let waker = change(inner, |all| {
+pub(crate) fn call_one(group: &Group, reason: Reason) {
+    let waker = change(group, |all| {
         let index = all.queue(reason).pop_front()?;
         all.call(index)
     });
@@ -81,58 +99,99 @@ pub(crate) fn call_one(inner: &Inner, reason: Reason) {
     }
 }
 
+/// Wakes the acceptor of this listener that has waited longest for a permit of it.
+pub(crate) fn call_one_of(own: &Own) {
+    let waker = change(&own.group, |all| {
+        let Seats { seats, queues } = all;
+        let queue = &mut queues[Reason::Listener as usize];
+        let is_of = |index: &usize| {
+            seats.get(*index).and_then(Option::as_ref).is_some_and(|entry| std::ptr::eq(&*entry.own, own))
+        };
+        let place = queue.iter().position(is_of)?;
+        let index = queue.remove(place)?;
+        all.call(index)
+    });
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
 /// Wakes all that wait for `reason`.
-pub(crate) fn call_waiting(inner: &Inner, reason: Reason) {
-    let wakers: Vec<Waker> = change(inner, |all| {
+pub(crate) fn call_waiting(group: &Group, reason: Reason) {
+    let wakers: Vec<Waker> = change(group, |all| {
         let queue = std::mem::take(all.queue(reason));
         queue.into_iter().filter_map(|index| all.call(index)).collect()
     });
     wakers.into_iter().for_each(Waker::wake);
 }
 
-/// Wakes every acceptor, whatever it does.
-pub(crate) fn call_everybody(inner: &Inner) {
-    let wakers: Vec<Waker> = change(inner, |all| {
-        all.for_permit.clear();
-        all.for_room.clear();
+/// Wakes every acceptor, whatever it does. One that waited for room finds out for itself that it is to go on waiting.
+pub(crate) fn call_everybody(group: &Group) {
+    let wakers: Vec<Waker> = change(group, |all| {
+        all.queues.iter_mut().for_each(VecDeque::clear);
         (0..all.seats.len()).filter_map(|index| all.call(index)).collect()
     });
     wakers.into_iter().for_each(Waker::wake);
 }
 
+/// Wakes every acceptor without calling it out of its queue.
+pub(crate) fn nudge_everybody(group: &Group) {
+    let wakers: Vec<Waker> = {
+        let all = group.seats.lock();
+        all.seats.iter().flatten().filter_map(|entry| entry.waker.clone()).collect()
+    };
+    wakers.into_iter().for_each(Waker::wake);
+}
+
 /// Changes the queues and shows their lengths to those who look without the lock.
-fn change<T>(inner: &Inner, f: impl FnOnce(&mut Seats) -> T) -> T {
-    let mut all = inner.seats.lock();
+fn change<T>(group: &Group, f: impl FnOnce(&mut Seats) -> T) -> T {
+    let mut all = group.seats.lock();
     let result = f(&mut all);
-    inner.waiting_for_permit.store(all.for_permit.len(), Ordering::SeqCst);
-    inner.waiting_for_room.store(all.for_room.len(), Ordering::SeqCst);
+    for (waiting, queue) in group.waiting.iter().zip(&all.queues) {
+        waiting.store(queue.len(), Ordering::SeqCst);
+    }
     result
 }
 
 /// One acceptor's place.
 pub(crate) struct Seat {
-    limits: Limits,
+    own: Arc<Own>,
     index: usize,
     waker: Option<Waker>,
     waits: Option<Reason>,
+    /// Since when it waits for a permit.
+    since: Option<Instant>,
+}
+
+/// What there is for an acceptor that wants to accept.
+pub(crate) enum Reserve<'a> {
+    /// A permit.
+    Got(Reservation<'a>),
+    /// None, and what comes is to be refused.
+    Refuse(OverLimit),
+    /// None; the task stands in a queue.
+    Wait,
+    /// None any more.
+    Closed,
 }
 
 impl Seat {
-    pub(crate) fn new(limits: Limits) -> Self {
-        let index = change(&limits.inner, |all| {
+    pub(crate) fn new(limits: &ListenerLimits) -> Self {
+        let own = Arc::clone(&limits.own);
+        let index = change(&own.group, |all| {
             let free = all.seats.iter().position(Option::is_none);
             let index = free.unwrap_or_else(|| {
                 all.seats.push(None);
                 all.seats.len() - 1
             });
-            all.seats[index] = Some(Entry::default());
+            all.seats[index] = Some(Entry { own: Arc::clone(&own), waker: None, waits: None });
             index
         });
-        Self { limits, index, waker: None, waits: None }
+        Self { own, index, waker: None, waits: None, since: None }
     }
 
-    pub(crate) fn inner(&self) -> &Arc<Inner> {
-        &self.limits.inner
+    pub(crate) fn own(&self) -> &Arc<Own> {
+        &self.own
     }
 
     /// Remembers the task to wake. Takes the lock only when the task is another one than before.
@@ -143,38 +202,68 @@ impl Seat {
         let waker = cx.waker().clone();
         let shared = waker.clone();
         let before = {
-            let mut all = self.limits.inner.seats.lock();
+            let mut all = self.own.group.seats.lock();
             all.entry(self.index).and_then(|entry| entry.waker.replace(shared))
         };
         drop(before);
         self.waker = Some(waker);
     }
 
-    /// A permit; or `None` when the limits are closed, or the limit is reached and the task stands in the queue.
-    /// [`Seat::watch`] goes before.
-    pub(crate) fn reserve(&mut self) -> Option<Reservation<'_>> {
-        let mut taken = self.inner().take();
-        if matches!(taken, Take::Full) {
-            self.wait(Reason::Permit);
+    /// A permit, or what to do without. [`Seat::watch`] goes before.
+    pub(crate) fn reserve(&mut self) -> Reserve<'_> {
+        // not `self`: what is taken borrows it, and the queue is changed meanwhile
+        let own = &self.own;
+        let mut taken = own.take();
+        for _ in 0..Reason::ALL.len() {
+            let (reason, paused) = match taken {
+                Take::Full(reason) => (reason, false),
+                Take::Paused(reason) => (reason, true),
+                Take::Got(_) | Take::Closed => break,
+            };
+            let over = own.group.over();
+            if !paused {
+                if over != OverLimit::Wait {
+                    own.is_full(reason);
+                    return Reserve::Refuse(over);
+                }
+                if self.since.is_none() {
+                    own.is_full(reason);
+                    self.since = Some(Instant::now());
+                }
+            }
+            let was_for_permit = self.waits == Some(Reason::Permit) && reason != Reason::Permit;
+            self.waits = Some(reason);
+            change(&own.group, |all| all.wait(self.index, reason));
+            if was_for_permit && own.group.is_waited(Reason::Permit) && own.group.has_room() {
+                // called for a permit of all that its own listener does not let it take: the next one may
+                call_one(&own.group, Reason::Permit);
+            }
             // one may have come back before we stood in the queue
-            taken = self.inner().take();
+            taken = own.take();
+            match taken {
+                Take::Full(again) | Take::Paused(again) if again == reason => return Reserve::Wait,
+                _ => {}
+            }
         }
         match taken {
-            Take::Got => {
-                let reservation = Reservation::of_taken(&self.limits.inner);
-                if self.waits.take().is_some() {
-                    change(&self.limits.inner, |all| all.leave(self.index));
+            Take::Got(reservation) => {
+                if let Some(since) = self.since.take() {
+                    own.counters.at_limit(since.elapsed());
                 }
-                Some(reservation)
+                if self.waits.take().is_some() {
+                    change(&own.group, |all| all.leave(self.index));
+                }
+                Reserve::Got(reservation)
             }
-            Take::Full | Take::Closed => None,
+            Take::Closed => Reserve::Closed,
+            Take::Full(_) | Take::Paused(_) => Reserve::Wait,
         }
     }
 
     /// Queues the task.
     pub(crate) fn wait(&mut self, reason: Reason) {
         self.waits = Some(reason);
-        change(&self.limits.inner, |all| all.wait(self.index, reason));
+        change(&self.own.group, |all| all.wait(self.index, reason));
     }
 
     /// Whether the task was called out of the queue since [`Seat::wait`].
@@ -182,28 +271,30 @@ impl Seat {
         if self.waits.is_none() {
             return false;
         }
-        let mut all = self.limits.inner.seats.lock();
+        let mut all = self.own.group.seats.lock();
         all.entry(self.index).is_none_or(|entry| entry.waits.is_none())
     }
 
     /// Leaves the queue, if it stands in one.
     pub(crate) fn leave(&mut self) {
         if self.waits.take().is_some() {
-            change(&self.limits.inner, |all| all.leave(self.index));
+            change(&self.own.group, |all| all.leave(self.index));
         }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let (entry, stood) = change(&self.limits.inner, |all| {
+        let (entry, stood) = change(&self.own.group, |all| {
             let stood = all.leave(self.index);
             (all.seats[self.index].take(), stood)
         });
         drop(entry);
         // called, but gone before it could answer: the next one is called in its place
-        if let (Some(reason), false) = (self.waits, stood) {
-            call_one(&self.limits.inner, reason);
+        match (self.waits, stood) {
+            (Some(Reason::Listener), false) => call_one_of(&self.own),
+            (Some(reason), false) => call_one(&self.own.group, reason),
+            _ => {}
         }
     }
 }
@@ -211,16 +302,17 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Limits;
 
     fn seat(limits: &Limits) -> tokio_test::task::Spawn<Seat> {
-        tokio_test::task::spawn(Seat::new(limits.clone()))
+        tokio_test::task::spawn(Seat::new(&limits.into()))
     }
 
     /// Polls the seat as an acceptor would: true if a permit was there.
     fn poll(seat: &mut tokio_test::task::Spawn<Seat>) -> bool {
         seat.enter(|cx, mut seat| {
             seat.watch(cx);
-            seat.reserve().is_some()
+            matches!(seat.reserve(), Reserve::Got(_))
         })
     }
 
@@ -302,8 +394,8 @@ mod tests {
     fn seats_are_used_again() {
         let limits = Limits::new(1);
         for _ in 0..100 {
-            drop(Seat::new(limits.clone()));
+            drop(Seat::new(&limits.clone().into()));
         }
-        assert_eq!(limits.inner.seats.lock().seats.len(), 1);
+        assert_eq!(limits.own.group.seats.lock().seats.len(), 1);
     }
 }
