@@ -1,21 +1,24 @@
 //! Making the sockets of a plan.
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     num::NonZeroUsize,
 };
 
 use socket2::{Domain, Socket, Type};
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::socket::{TcpOptions, UdpOptions};
+use crate::socket::{Changed, ListenAddr, Set, Step, TcpOptions, UdpOptions};
 
 mod error;
 mod holder;
 mod plan;
+#[cfg(unix)]
+mod unix;
 
 use self::plan::Wanted;
+#[cfg(unix)]
+pub use self::unix::UnixSocketFile;
 pub use self::{
     error::BindError,
     holder::Holder,
@@ -33,64 +36,132 @@ const SHARES_PORTS: bool = cfg!(any(target_os = "linux", target_os = "android"))
 #[non_exhaustive]
 pub struct Bound {
     /// The address, with the port that the system chose if it was asked to.
-    pub local_addr: SocketAddr,
+    pub local_addr: ListenAddr,
     /// The TCP listeners: as many as the group, or none if TCP is not wanted here.
     pub tcp: Vec<TcpListener>,
     /// The UDP sockets, likewise. Their order is that of the steering program
     /// ([`UdpOptions::steer_by_cid_byte`]); closing one of a live group renumbers the others.
     pub udp: Vec<UdpSocket>,
-}
-
-/// What was said once already while a plan is bound.
-#[derive(Default)]
-struct Said {
-    recv_buffer: bool,
-    send_buffer: bool,
+    /// The unix listeners, likewise: duplicates of one socket.
+    #[cfg(unix)]
+    pub unix: Vec<std::os::unix::net::UnixListener>,
+    /// Removes the unix socket's file when it is dropped, so it is to be kept as long as the listeners.
+    #[cfg(unix)]
+    pub unix_file: Option<UnixSocketFile>,
+    /// Options that the system made something else of; each is logged once for the whole plan.
+    pub changed: Vec<Changed>,
 }
 
 pub(crate) fn all(wanted: &[Wanted], group: NonZeroUsize) -> Result<Vec<Bound>, BindError> {
-    let mut said = Said::default();
-    wanted.iter().map(|wanted| one(wanted, group.get(), &mut said)).collect()
+    let (mut made, mut errors) = (Vec::new(), Vec::new());
+    for wanted in wanted {
+        match one(wanted, group.get()) {
+            Ok(bound) => made.push(bound),
+            Err(error) => errors.push(error),
+        }
+    }
+    match errors.len() {
+        0 => {}
+        1 => return Err(errors.remove(0)),
+        _ => return Err(BindError::Several(errors)),
+    }
+    let mut told: Vec<&Changed> = Vec::new();
+    for bound in &made {
+        for changed in &bound.changed {
+            if !told.contains(&changed) {
+                told.push(changed);
+                warn!(
+                    listener = %bound.local_addr,
+                    option = changed.option,
+                    wanted = changed.wanted,
+                    given = changed.got,
+                    hint = changed.hint,
+                    "a socket option is not as wanted"
+                );
+            }
+        }
+    }
+    Ok(made)
 }
 
-fn one(wanted: &Wanted, group: usize, said: &mut Said) -> Result<Bound, BindError> {
-    let system_chooses_both = wanted.address.port() == 0 && wanted.tcp.is_some() && wanted.udp.is_some();
+fn one(wanted: &Wanted, group: usize) -> Result<Bound, BindError> {
+    let address = match &wanted.address {
+        ListenAddr::Ip(address) => *address,
+        #[cfg(unix)]
+        ListenAddr::Unix(name) => return unix::bind(name, &wanted.unix, group),
+        #[cfg(not(unix))]
+        ListenAddr::Unix(name) => return Err(BindError::no_unix(name.clone())),
+    };
+    match with_one_port(wanted, address, group) {
+        Err(error) if wanted.v4_fallback && falls_back(address, &error) => {
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            info!(%address, instead = %v4, "this system has no IPv6: listening on IPv4 alone");
+            with_one_port(wanted, v4, group)
+        }
+        answered => answered,
+    }
+}
+
+/// EAFNOSUPPORT where the kernel has no IPv6, EADDRNOTAVAIL where it is turned off by sysctl.
+fn falls_back(address: SocketAddr, error: &BindError) -> bool {
+    address.is_ipv6()
+        && address.ip().is_unspecified()
+        && matches!(error, BindError::NoFamily { .. } | BindError::NotLocal { .. })
+}
+
+fn with_one_port(wanted: &Wanted, address: SocketAddr, group: usize) -> Result<Bound, BindError> {
+    let system_chooses_both = address.port() == 0 && wanted.tcp.is_some() && wanted.udp.is_some();
     let mut tries_left = if system_chooses_both { TRIES_FOR_BOTH } else { 1 };
     loop {
         tries_left -= 1;
-        match attempt(wanted, group, said) {
+        match attempt(wanted, address, group) {
             Err(error) if tries_left > 0 && error.is_in_use() => {}
             answered => return answered,
         }
     }
 }
 
-fn attempt(wanted: &Wanted, group: usize, said: &mut Said) -> Result<Bound, BindError> {
-    let mut address = wanted.address;
-    let mut bound = Bound { local_addr: address, tcp: Vec::new(), udp: Vec::new() };
+fn attempt(wanted: &Wanted, mut address: SocketAddr, group: usize) -> Result<Bound, BindError> {
+    let mut bound = Bound::none(address.into());
     if let Some(options) = &wanted.tcp {
-        let make = |address, shared| tcp_socket(address, wanted.only_v6, options, shared);
-        bound.tcp = group_of(&mut address, group, Protocol::Tcp, make)?.into_iter().map(Into::into).collect();
+        let changed = &mut bound.changed;
+        let make = |address, shared| tcp_socket(address, wanted.only_v6, options, shared, changed);
+        let sockets = group_of(&mut address, group, wanted.shared, Protocol::Tcp, make)?;
+        bound.tcp = sockets.into_iter().map(Into::into).collect();
     }
     if let Some(options) = &wanted.udp {
-        let make = |address, shared| udp_socket(address, wanted.only_v6, options, shared, said);
-        bound.udp = group_of(&mut address, group, Protocol::Udp, make)?.into_iter().map(Into::into).collect();
+        let changed = &mut bound.changed;
+        let make = |address, shared| udp_socket(address, wanted.only_v6, options, shared, changed);
+        let sockets = group_of(&mut address, group, wanted.shared, Protocol::Udp, make)?;
+        bound.udp = sockets.into_iter().map(Into::into).collect();
         if let (Some(byte), [first, _, ..]) = (options.steer_by_cid_byte, bound.udp.as_slice()) {
             steer(first, byte, group, address);
         }
     }
-    bound.local_addr = address;
+    bound.local_addr = address.into();
     Ok(bound)
 }
 
-/// What went wrong in which step.
-type Step<T> = Result<T, (&'static str, io::Error)>;
+impl Bound {
+    fn none(local_addr: ListenAddr) -> Self {
+        Self {
+            local_addr,
+            tcp: Vec::new(),
+            udp: Vec::new(),
+            #[cfg(unix)]
+            unix: Vec::new(),
+            #[cfg(unix)]
+            unix_file: None,
+            changed: Vec::new(),
+        }
+    }
+}
 
 trait InStep<T> {
     fn in_step(self, step: &'static str) -> Step<T>;
 }
 
-impl<T> InStep<T> for io::Result<T> {
+impl<T> InStep<T> for std::io::Result<T> {
     fn in_step(self, step: &'static str) -> Step<T> {
         self.map_err(|error| (step, error))
     }
@@ -100,13 +171,15 @@ impl<T> InStep<T> for io::Result<T> {
 fn group_of(
     address: &mut SocketAddr,
     group: usize,
+    with_others: bool,
     protocol: Protocol,
     mut make: impl FnMut(SocketAddr, bool) -> Step<Socket>,
 ) -> Result<Vec<Socket>, BindError> {
     let wanted = *address;
     let mut make_group = || -> Step<Vec<Socket>> {
-        let shared = group > 1 && SHARES_PORTS;
-        if shared && wanted.port() != 0 {
+        let in_group = group > 1 && SHARES_PORTS;
+        let shared = in_group || with_others && cfg!(unix);
+        if in_group && !with_others && wanted.port() != 0 {
             // proof that nobody else has the port; a port that the system chooses is nobody's
             drop(make(wanted, false)?);
         }
@@ -115,7 +188,8 @@ fn group_of(
         address.set_port(bound.port());
         let mut sockets = vec![first];
         while sockets.len() < group {
-            let next = if shared { make(*address, true)? } else { sockets[0].try_clone().in_step("dup")? };
+            let next =
+                if in_group { make(*address, true)? } else { sockets[0].try_clone().in_step("dup")? };
             sockets.push(next);
         }
         Ok(sockets)
@@ -124,19 +198,30 @@ fn group_of(
     made.map_err(|(step, error)| BindError::new(step, protocol, *address, error))
 }
 
-fn tcp_socket(address: SocketAddr, only_v6: bool, options: &TcpOptions, shared: bool) -> Step<Socket> {
+fn note(all: &mut Vec<Changed>, changed: Vec<Changed>) {
+    for changed in changed {
+        if !all.contains(&changed) {
+            all.push(changed);
+        }
+    }
+}
+
+fn tcp_socket(
+    address: SocketAddr,
+    only_v6: bool,
+    options: &TcpOptions,
+    shared: bool,
+    changed: &mut Vec<Changed>,
+) -> Step<Socket> {
     let socket = socket(address, only_v6, Type::STREAM, shared)?;
-    if cfg!(unix) && options.reuse_address {
-        socket.set_reuse_address(true).in_step("SO_REUSEADDR")?;
-    }
-    if let Some(size) = options.recv_buffer {
-        socket.set_recv_buffer_size(size).in_step("SO_RCVBUF")?;
-    }
-    if let Some(size) = options.send_buffer {
-        socket.set_send_buffer_size(size).in_step("SO_SNDBUF")?;
-    }
+    let mut set = Set::on(&socket);
+    set.tcp_listener(options)?;
     socket.bind(&address.into()).in_step("bind")?;
+    // on Linux connections inherit it; elsewhere each is set anew when it is accepted
+    set.tcp_connection(options)?;
     socket.listen(options.backlog.try_into().unwrap_or(i32::MAX)).in_step("listen")?;
+    set.backlog(options.backlog);
+    note(changed, set.changed);
     Ok(socket)
 }
 
@@ -146,17 +231,12 @@ fn udp_socket(
     only_v6: bool,
     options: &UdpOptions,
     shared: bool,
-    said: &mut Said,
+    changed: &mut Vec<Changed>,
 ) -> Step<Socket> {
     let socket = socket(address, only_v6, Type::DGRAM, shared)?;
-    socket.set_recv_buffer_size(options.recv_buffer).in_step("SO_RCVBUF")?;
-    socket.set_send_buffer_size(options.send_buffer).in_step("SO_SNDBUF")?;
-    if let Ok(given) = socket.recv_buffer_size() {
-        tell_if_less(given, options.recv_buffer, "net.core.rmem_max", &mut said.recv_buffer);
-    }
-    if let Ok(given) = socket.send_buffer_size() {
-        tell_if_less(given, options.send_buffer, "net.core.wmem_max", &mut said.send_buffer);
-    }
+    let mut set = Set::on(&socket);
+    set.udp(options)?;
+    note(changed, set.changed);
     socket.bind(&address.into()).in_step("bind")?;
     Ok(socket)
 }
@@ -169,30 +249,13 @@ fn socket(address: SocketAddr, only_v6: bool, kind: Type, shared: bool) -> Step<
         // explicitly and before bind: the default is a sysctl on Linux and differs between systems
         socket.set_only_v6(only_v6).in_step("IPV6_V6ONLY")?;
     }
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(unix)]
     if shared {
         socket.set_reuse_port(true).in_step("SO_REUSEPORT")?;
     }
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    #[cfg(not(unix))]
     let _ = shared;
     Ok(socket)
-}
-
-/// Linux reports twice what it was asked for: half is its own bookkeeping.
-fn usable(given: usize) -> usize {
-    if cfg!(any(target_os = "linux", target_os = "android")) { given / 2 } else { given }
-}
-
-fn tell_if_less(given: usize, wanted: usize, sysctl: &str, said: &mut bool) {
-    let given = usable(given);
-    if given < wanted && !std::mem::replace(said, true) {
-        warn!(
-            wanted,
-            given,
-            hint = %format_args!("`sysctl -w {sysctl}={wanted}` lets the kernel give more"),
-            "the UDP socket buffer is smaller than wanted, datagrams may be lost under load"
-        );
-    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

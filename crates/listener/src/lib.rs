@@ -21,7 +21,7 @@
 //! let limits = Limits::new(1000);
 //! for listener in bound.remove(0).tcp {
 //!     let listener = tokio::net::TcpListener::from_std(listener)?;
-//!     let incoming = Incoming::new(listener, limits.clone(), AcceptOptions::default(), &options);
+//!     let incoming = Incoming::new(listener, &limits, AcceptOptions::default(), &options);
 //!     // `incoming` is a `futures_core::Stream` of connections
 //! #   drop(incoming);
 //! }
@@ -45,7 +45,7 @@ mod test_log;
 #[cfg(feature = "axum")]
 pub use self::accept::ClientAddr;
 #[cfg(unix)]
-pub use self::accept::UnixAcceptor;
+pub use self::{accept::UnixAcceptor, bind::UnixSocketFile};
 pub use self::{
     accept::{
         AcceptOptions, AnyAcceptor, AnyStream, ErrorClass, Incoming, Listen, TcpAcceptor, classify,
@@ -58,5 +58,8 @@ pub use self::{
         descriptor_limit, raise_descriptor_limit,
     },
     sniff::{Peek, Peeked, SniffError, sniff},
-    socket::{ListenAddr, ListenAddrError, TcpOptions, UdpOptions, UnixName},
+    socket::{
+        Changed, Keepalive, ListenAddr, ListenAddrError, OptionError, TcpOptions, UdpOptions, UnixName,
+        UnixOptions, UnixOwner,
+    },
 };

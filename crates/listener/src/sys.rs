@@ -1,4 +1,4 @@
-//! The only place with `unsafe`: three system calls that no dependency of ours wraps.
+//! The only place with `unsafe`: system calls that no dependency of ours wraps.
 #![allow(
     unsafe_code,
     reason = "FFI corner: each call has its SAFETY comment and a test on a real socket or process"
@@ -28,6 +28,55 @@ mod unix {
         };
         // -1 is the only negative return value
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Sets an option whose value is an int.
+    pub(crate) fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+        // SAFETY: `value` is a live int for the whole call, its size is given, and the kernel only reads it; the
+        // borrowed descriptor stays open meanwhile.
+        let done = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Reads it back.
+    pub(crate) fn get_int(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<i32> {
+        let mut value: libc::c_int = 0;
+        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: `value` is a live, writable int of `len` bytes for the whole call, and the kernel writes at most
+        // that many; the borrowed descriptor stays open meanwhile.
+        let done = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len)
+        };
+        if done == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// How many connections a listening TCP socket queues at most (tcp_diag: the kernel puts it into a field that
+    /// has no other use there), and how many are queued.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn backlog(listener: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+        // SAFETY: all-zero bytes are a valid tcp_info, which is made of integers only.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: `info` is live and writable for `len` bytes for the whole call, and the kernel writes at most that
+        // many; the borrowed descriptor stays open meanwhile.
+        let done = unsafe {
+            libc::getsockopt(
+                listener.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut len,
+            )
+        };
+        if done == 0 { Ok((info.tcpi_sacked, info.tcpi_unacked)) } else { Err(io::Error::last_os_error()) }
     }
 
     /// `RLIMIT_NOFILE` as (soft, hard); no limit is `u64::MAX`.

@@ -72,7 +72,7 @@ impl TcpAcceptor {
         // an address is only missing where the socket is no longer one
         let local = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
         let inherited = cfg!(any(target_os = "linux", target_os = "android"))
-            && set(&SockRef::from(&listener), options).is_ok();
+            && options.apply_to_connection(&listener).is_ok();
         Self { listener, local, options: options.clone(), each: !inherited }
     }
 
@@ -82,21 +82,13 @@ impl TcpAcceptor {
     }
 }
 
-fn set(socket: &SockRef<'_>, tcp: &TcpOptions) -> io::Result<()> {
-    socket.set_tcp_nodelay(tcp.nodelay)?;
-    if let Some(idle) = tcp.keepalive {
-        socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(idle))?;
-    }
-    Ok(())
-}
-
 impl Listen for TcpAcceptor {
     type Io = TcpStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, ConnInfo)>> {
         let (io, peer) = ready!(self.listener.poll_accept(cx))?;
         if self.each
-            && let Err(error) = set(&SockRef::from(&io), &self.options)
+            && let Err(error) = self.options.apply_to_connection(&io)
         {
             // the connection works without: it may also be gone already
             debug!(%error, %peer, "could not set the options of an accepted connection");

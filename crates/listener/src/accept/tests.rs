@@ -316,7 +316,7 @@ async fn listen(
             Incoming::new(listener, limits.clone(), AcceptOptions::default(), tcp)
         })
         .collect();
-    (bound.local_addr, incoming)
+    (bound.local_addr.ip().unwrap(), incoming)
 }
 
 async fn next(incoming: &mut Incoming) -> Option<Conn<Permitted<TcpStream>>> {
@@ -486,7 +486,7 @@ async fn unix_connections_and_any() {
     ));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("any.sock");
-    let limits = per_client(ClientLimit::new(1));
+    let limits = limits::per_client(ClientLimit::new(1));
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let acceptor = AnyAcceptor::from(UnixAcceptor::new(listener));
     assert_eq!(acceptor.local_addr().to_string(), format!("unix:{}", path.display()));

@@ -1,6 +1,8 @@
 //! Why a socket could not be made, and what a person can do about it.
 
-use std::{io, net::SocketAddr};
+use std::{fmt::Write as _, io, net::SocketAddr};
+
+use crate::socket::UnixName;
 
 use super::{
     holder::{self, Holder},
@@ -14,8 +16,23 @@ pub enum BindError {
     /// The plan contradicts itself; nothing was opened.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Several sockets of the plan were refused, at least two; its Display is one line for each.
+    #[error("{}", lines(.0))]
+    Several(Vec<Self>),
+    /// A unix socket can't be made.
+    #[error("{name} can't be opened: {why}")]
+    Unix {
+        /// The wanted name.
+        name: UnixName,
+        /// What is in the way, and what to do.
+        why: String,
+        /// Whether somebody else listens there.
+        in_use: bool,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Somebody has the port.
-    #[error("{protocol} {address} is already in use: {}", held(holders))]
+    #[error("{protocol} {address} is already in use: {}", held(holders, *lingering))]
     InUse {
         /// The protocol.
         protocol: Protocol,
@@ -23,6 +40,8 @@ pub enum BindError {
         address: SocketAddr,
         /// Who has it, as far as it could be found; at most four.
         holders: Vec<Holder>,
+        /// Connections of an earlier run in TIME_WAIT, which hold a port without a process.
+        lingering: usize,
         /// What the system said.
         source: io::Error,
     },
@@ -57,7 +76,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// Anything else.
-    #[error("{protocol} {address} can't be opened: {step} failed{}", other(address, source))]
+    #[error("{protocol} {address} can't be opened: {step} failed{}", other(step, address, source))]
     Socket {
         /// The system call or option that failed.
         step: &'static str,
@@ -79,7 +98,9 @@ impl BindError {
     ) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => {
-                Self::InUse { protocol, address, holders: holder::find(protocol, address), source }
+                let holders = holder::find(protocol, address);
+                let lingering = if holders.is_empty() { holder::lingering(protocol, address) } else { 0 };
+                Self::InUse { protocol, address, holders, lingering, source }
             }
             io::ErrorKind::PermissionDenied => Self::Denied { protocol, address, source },
             io::ErrorKind::AddrNotAvailable => Self::NotLocal { protocol, address, source },
@@ -88,16 +109,31 @@ impl BindError {
         }
     }
 
+    #[cfg(not(unix))]
+    pub(crate) fn no_unix(name: UnixName) -> Self {
+        let why = "this system has no unix sockets".to_owned();
+        Self::Unix { name, why, in_use: false, source: io::ErrorKind::Unsupported.into() }
+    }
+
     /// Whether somebody else has the port, so that another port may do.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::InUse { .. })
+        match self {
+            Self::InUse { .. } | Self::Unix { in_use: true, .. } => true,
+            Self::Several(errors) => errors.iter().all(Self::is_in_use),
+            _ => false,
+        }
     }
 
     /// Whether this process lacks a permission.
     #[must_use]
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied { .. })
+        match self {
+            Self::Denied { .. } => true,
+            Self::Unix { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Several(errors) => errors.iter().any(Self::is_denied),
+            _ => false,
+        }
     }
 
     /// Who has the port, where it is in use and that could be found.
@@ -105,6 +141,7 @@ impl BindError {
     pub fn holder(&self) -> Option<&Holder> {
         match self {
             Self::InUse { holders, .. } => holders.first(),
+            Self::Several(errors) => errors.iter().find_map(Self::holder),
             _ => None,
         }
     }
@@ -118,7 +155,27 @@ fn is_no_family(error: &io::Error) -> bool {
     return error.raw_os_error() == Some(10047);
 }
 
-fn held(holders: &[Holder]) -> String {
+/// One line for each error, with the cause that its own text leaves out.
+fn lines(errors: &[BindError]) -> String {
+    let mut text = String::new();
+    for (n, error) in errors.iter().enumerate() {
+        let newline = if n > 0 { "\n" } else { "" };
+        // writing to a string can't fail
+        let _ = write!(text, "{newline}{error}");
+        if let Some(source) = std::error::Error::source(error) {
+            let _ = write!(text, " ({source})");
+        }
+    }
+    text
+}
+
+fn held(holders: &[Holder], lingering: usize) -> String {
+    if holders.is_empty() && lingering > 0 {
+        return format!(
+            "{lingering} connections of an earlier run are in TIME_WAIT: wait a minute, or listen on another port; it does \
+             not happen to sockets made with SO_REUSEADDR (`reuse_address`)"
+        );
+    }
     if holders.is_empty() {
         return format!("held by a process that is not visible: {}; or listen on another port", see_more());
     }
@@ -175,12 +232,18 @@ fn not_local(address: &SocketAddr) -> String {
 
 fn no_family(address: &SocketAddr) -> String {
     match address {
-        SocketAddr::V6(_) => format!("this system has no IPv6; listen on 0.0.0.0:{} instead", address.port()),
+        SocketAddr::V6(_) => format!(
+            "this system has no IPv6; listen on 0.0.0.0:{} instead, or let [::] fall back to it (`v4_fallback`)",
+            address.port()
+        ),
         SocketAddr::V4(_) => format!("this system has no IPv4; listen on [::]:{} instead", address.port()),
     }
 }
 
-fn other(address: &SocketAddr, source: &io::Error) -> String {
+fn other(step: &str, address: &SocketAddr, source: &io::Error) -> String {
+    if let Some(hint) = crate::socket::hint(step) {
+        return format!("; {hint}");
+    }
     let without_scope =
         matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0);
     if without_scope && source.kind() == io::ErrorKind::InvalidInput {
@@ -242,7 +305,8 @@ mod tests {
     fn a_holder_nobody_can_see() {
         let address = "127.0.0.1:443".parse().unwrap();
         let source = io::ErrorKind::AddrInUse.into();
-        let error = BindError::InUse { protocol: Protocol::Udp, address, holders: Vec::new(), source };
+        let error =
+            BindError::InUse { protocol: Protocol::Udp, address, holders: Vec::new(), lingering: 0, source };
         let text = error.to_string();
         assert!(
             text.starts_with("UDP 127.0.0.1:443 is already in use: held by a process that is not visible"),

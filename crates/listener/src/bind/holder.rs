@@ -84,11 +84,59 @@ struct Line {
 
 const TCP_LISTEN: u8 = 0x0a;
 
+/// How many connections on the address are in TIME_WAIT. They have no process, and no inode.
+pub(crate) fn lingering(protocol: Protocol, wanted: SocketAddr) -> usize {
+    const TCP_TIME_WAIT: u8 = 0x06;
+    if protocol != Protocol::Tcp {
+        return 0;
+    }
+    let files = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|path| fs::File::open(path).ok());
+    let rows = files.flat_map(|file| BufReader::new(file).lines().map_while(Result::ok));
+    rows.filter(|row| {
+        let fields: Vec<&str> = row.split_ascii_whitespace().take(4).collect();
+        fields.len() == 4
+            && u8::from_str_radix(fields[3], 16) == Ok(TCP_TIME_WAIT)
+            && parse_address(fields[1]).is_some_and(|address| {
+                in_the_way(&Line { address, state: TCP_TIME_WAIT, uid: 0, inode: 0 }, wanted)
+            })
+    })
+    .count()
+}
+
+/// Who has a unix socket of this path open to listen, in words.
+#[cfg(unix)]
+pub(crate) fn find_unix(path: &Path) -> Option<String> {
+    find_unix_in(Path::new("/proc"), path)
+}
+
+/// Rows of /proc/net/unix: place 3 the flags, with 0x10000 for a listening one, 6 the inode, 7 the path (proc(5)).
+#[cfg(unix)]
+fn find_unix_in(proc: &Path, path: &Path) -> Option<String> {
+    const LISTENS: u32 = 0x1_0000;
+    // a path may have spaces: it is the rest of the row
+    let wanted = format!(" {}", path.to_str()?);
+    let file = fs::File::open(proc.join("net/unix")).ok()?;
+    let inode = BufReader::new(file).lines().map_while(Result::ok).find_map(|row| {
+        let mut fields = row.split_ascii_whitespace();
+        let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+        let inode = fields.nth(2)?.parse().ok()?;
+        (flags & LISTENS != 0 && row.ends_with(&wanted)).then_some(inode)
+    })?;
+    let line = Line { address: SocketAddr::from(([0, 0, 0, 0], 0)), state: 0, uid: 0, inode };
+    let (pid, program) = owners(proc, &[line]).remove(&inode)?;
+    Some(match program {
+        _ if pid == std::process::id() => format!("this process itself (pid {pid})"),
+        Some(program) => format!("{program} (pid {pid})"),
+        None => format!("pid {pid}"),
+    })
+}
+
 fn find_in(proc: &Path, passwd: &Path, protocol: Protocol, wanted: SocketAddr) -> Vec<Holder> {
     let mut lines = Vec::new();
     let names = match protocol {
         Protocol::Tcp => ["tcp", "tcp6"],
         Protocol::Udp => ["udp", "udp6"],
+        Protocol::Unix => return Vec::new(),
     };
     for name in names {
         let Ok(file) = fs::File::open(proc.join("net").join(name)) else { continue };

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{self as bind, BindError, Bound};
-use crate::socket::{TcpOptions, UdpOptions};
+use crate::socket::{ListenAddr, TcpOptions, UdpOptions, UnixName, UnixOptions};
 
-/// A transport protocol that has ports.
+/// What a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -17,6 +17,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// A unix stream socket.
+    Unix,
 }
 
 impl fmt::Display for Protocol {
@@ -24,6 +26,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Unix => "unix socket",
         })
     }
 }
@@ -46,10 +49,13 @@ pub struct BindPlan {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: ListenAddr,
     pub(crate) only_v6: bool,
+    pub(crate) shared: bool,
+    pub(crate) v4_fallback: bool,
     pub(crate) tcp: Option<TcpOptions>,
     pub(crate) udp: Option<UdpOptions>,
+    pub(crate) unix: UnixOptions,
 }
 
 impl BindPlan {
@@ -89,13 +95,60 @@ impl BindPlan {
         self
     }
 
+    /// Wants a unix stream socket, by a path or a [`UnixName`]. The file gets its mode and owner before it is to be seen
+    /// under its name. One that an earlier run left behind is replaced; one that somebody listens on, or that is
+    /// something else, is an error and stays.
+    #[must_use]
+    pub fn unix(mut self, name: impl Into<UnixName>, options: UnixOptions) -> Self {
+        self.wanted.push(Wanted {
+            address: name.into().into(),
+            only_v6: false,
+            shared: false,
+            v4_fallback: false,
+            tcp: None,
+            udp: None,
+            unix: options,
+        });
+        self
+    }
+
+    /// Whether other processes of the same user may have the port of the address added last as well
+    /// (`SO_REUSEPORT`), as several instances of one server do. The kernel spreads connections over all of them; one that
+    /// stops takes those in its queue with it, unless `sysctl net.ipv4.tcp_migrate_req` is 1. Default `false`: the port
+    /// is exclusive. On Unix, for TCP and UDP.
+    #[must_use]
+    pub fn shared(mut self, shared: bool) -> Self {
+        if let Some(last) = self.wanted.last_mut() {
+            last.shared = shared;
+        }
+        self
+    }
+
+    /// Whether the address added last, if it is `[::]`, becomes `0.0.0.0` on a system without IPv6, which is then
+    /// logged. Default `false`: that is an error.
+    #[must_use]
+    pub fn v4_fallback(mut self, v4_fallback: bool) -> Self {
+        if let Some(last) = self.wanted.last_mut() {
+            last.v4_fallback = v4_fallback;
+        }
+        self
+    }
+
     fn add(mut self, address: SocketAddr, tcp: Option<TcpOptions>, udp: Option<UdpOptions>) -> Self {
         // the flow label and the scope mean nothing for a mapped address
         let address = match address.ip().to_canonical() {
             v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
             IpAddr::V6(_) => address,
         };
-        self.wanted.push(Wanted { address, only_v6: false, tcp, udp });
+        self.wanted.push(Wanted {
+            address: address.into(),
+            only_v6: false,
+            shared: false,
+            v4_fallback: false,
+            tcp,
+            udp,
+            unix: UnixOptions::default(),
+        });
         self
     }
 
@@ -111,13 +164,14 @@ impl BindPlan {
                 let both = [
                     (Protocol::Tcp, first.tcp.is_some() && second.tcp.is_some()),
                     (Protocol::Udp, first.udp.is_some() && second.udp.is_some()),
+                    (Protocol::Unix, overlap == Overlap::SamePath),
                 ];
                 for (protocol, _) in both.into_iter().filter(|(_, both)| *both) {
                     conflicts.push(Conflict {
                         first: earlier,
                         second: later,
-                        first_address: first.address,
-                        second_address: second.address,
+                        first_address: first.address.clone(),
+                        second_address: second.address.clone(),
                         protocol,
                         overlap,
                     });
@@ -135,10 +189,10 @@ impl BindPlan {
     /// itself would silently join another program of the same user that shares the port. Between the two, for
     /// microseconds, such a program could still come in; and a client that connects just then is reset.
     ///
-    /// All sockets are non-blocking and closed on exec. If one can't be bound, those bound before are closed.
+    /// All sockets are non-blocking and closed on exec. If some can't be bound, those that could are closed again.
     ///
     /// # Errors
-    /// The conflicts of [`BindPlan::check`], or what the system refused, with the reason and what to do.
+    /// The conflicts of [`BindPlan::check`], or all that the system refused, with the reason and what to do.
     pub fn bind(self, group: NonZeroUsize) -> Result<Vec<Bound>, BindError> {
         self.check()?;
         bind::all(&self.wanted, group)
@@ -147,12 +201,16 @@ impl BindPlan {
 
 /// Why two wanted addresses are in each other's way.
 fn overlap(first: &Wanted, second: &Wanted) -> Option<Overlap> {
-    let (a, b) = (first.address, second.address);
+    let (a, b) = match (&first.address, &second.address) {
+        (ListenAddr::Ip(a), ListenAddr::Ip(b)) => (*a, *b),
+        (ListenAddr::Unix(a), ListenAddr::Unix(b)) => return (a == b).then_some(Overlap::SamePath),
+        _ => return None,
+    };
     if a.port() != b.port() || a.port() == 0 {
         return None;
     }
     let serves_v4 =
-        |wanted: &Wanted| wanted.address.is_ipv6() && wanted.address.ip().is_unspecified() && !wanted.only_v6;
+        |ip: SocketAddr, wanted: &Wanted| ip.is_ipv6() && ip.ip().is_unspecified() && !wanted.only_v6;
     match (a, b) {
         (SocketAddr::V6(x), SocketAddr::V6(y)) if x.ip() == y.ip() => {
             // the same link-local address on two interfaces is two addresses
@@ -163,7 +221,7 @@ fn overlap(first: &Wanted, second: &Wanted) -> Option<Overlap> {
         _ if a.is_ipv4() == b.is_ipv4() => {
             (a.ip().is_unspecified() || b.ip().is_unspecified()).then_some(Overlap::Wildcard)
         }
-        _ => (serves_v4(first) || serves_v4(second)).then_some(Overlap::DualStack),
+        _ => (serves_v4(a, first) || serves_v4(b, second)).then_some(Overlap::DualStack),
     }
 }
 
@@ -177,6 +235,8 @@ pub enum Overlap {
     Wildcard,
     /// One is `[::]` without `IPV6_V6ONLY`, which takes IPv4 too, the other is an IPv4 address.
     DualStack,
+    /// They are the same unix socket.
+    SamePath,
 }
 
 /// Two wanted addresses that can't be bound together.
@@ -188,9 +248,9 @@ pub struct Conflict {
     /// Place in the plan of the other.
     pub second: usize,
     /// The address added first.
-    pub first_address: SocketAddr,
+    pub first_address: ListenAddr,
     /// The other.
-    pub second_address: SocketAddr,
+    pub second_address: ListenAddr,
     /// The protocol both want.
     pub protocol: Protocol,
     /// Why.
@@ -200,15 +260,21 @@ pub struct Conflict {
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { protocol, first_address: a, second_address: b, .. } = self;
-        let port = a.port();
+        let is_all = |address: &ListenAddr| address.ip().is_some_and(|ip| ip.ip().is_unspecified());
+        let is_v6 = |address: &ListenAddr| address.ip().is_some_and(|ip| ip.is_ipv6());
         match self.overlap {
+            Overlap::SamePath => write!(
+                f,
+                "{a} is wanted twice: a path names one socket. Give one of them another path, or let one listener serve \
+                 both"
+            ),
             Overlap::Same => write!(
                 f,
                 "{protocol} {a} is wanted twice: a port of an address belongs to one listener. Give one of them \
                  another port, or let one listener serve both"
             ),
             Overlap::Wildcard => {
-                let (all, one) = if a.ip().is_unspecified() { (a, b) } else { (b, a) };
+                let (all, one) = if is_all(a) { (a, b) } else { (b, a) };
                 write!(
                     f,
                     "{protocol} {all} and {one} clash: {all} is every address of this host, {one} among them, and \
@@ -217,7 +283,8 @@ impl fmt::Display for Conflict {
                 )
             }
             Overlap::DualStack => {
-                let (dual, v4) = if a.is_ipv6() { (a, b) } else { (b, a) };
+                let (dual, v4) = if is_v6(a) { (a, b) } else { (b, a) };
+                let port = v4.ip().map_or(0, |ip| ip.port());
                 write!(
                     f,
                     "{protocol} {dual} and {v4} clash: without IPV6_V6ONLY the kernel lets [::] take the port for \

@@ -43,6 +43,18 @@ impl From<SocketAddr> for ListenAddr {
     }
 }
 
+impl From<PathBuf> for UnixName {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&std::path::Path> for UnixName {
+    fn from(path: &std::path::Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
 impl From<UnixName> for ListenAddr {
     fn from(name: UnixName) -> Self {
         Self::Unix(name)

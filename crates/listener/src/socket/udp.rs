@@ -16,11 +16,16 @@ pub struct UdpOptions {
     /// hash of addresses, which loses a connection whose client moves to another address. Without meaning where
     /// a socket stands alone, and on other systems.
     pub steer_by_cid_byte: Option<u8>,
+    /// Datagrams leave with the bit "don't fragment" and the kernel's own idea of the path's MTU is not applied, so that
+    /// the search for it is the endpoint's (RFC 9000 section 14, RFC 8899): `IP_MTU_DISCOVER` and `IPV6_MTU_DISCOVER` on
+    /// Linux. Default `true`. Elsewhere a QUIC endpoint sets it by itself, and so it does with segmentation offload (GSO
+    /// and GRO), which is no option here.
+    pub dont_fragment: bool,
 }
 
 impl Default for UdpOptions {
     fn default() -> Self {
-        Self { recv_buffer: 1 << 20, send_buffer: 1 << 20, steer_by_cid_byte: Some(3) }
+        Self { recv_buffer: 1 << 20, send_buffer: 1 << 20, steer_by_cid_byte: Some(3), dont_fragment: true }
     }
 }
 
@@ -43,6 +48,13 @@ impl UdpOptions {
     #[must_use]
     pub fn with_steer_by_cid_byte(mut self, steer_by_cid_byte: Option<u8>) -> Self {
         self.steer_by_cid_byte = steer_by_cid_byte;
+        self
+    }
+
+    /// Sets [`UdpOptions::dont_fragment`].
+    #[must_use]
+    pub fn with_dont_fragment(mut self, dont_fragment: bool) -> Self {
+        self.dont_fragment = dont_fragment;
         self
     }
 }

@@ -140,7 +140,7 @@ async fn past_the_limit_connections_can_be_refused() {
     }
 }
 
-fn per_client(limit: ClientLimit) -> Limits {
+pub(super) fn per_client(limit: ClientLimit) -> Limits {
     Limits::with_options(LimitOptions::default().with_max_connections(300).with_per_client(Some(limit)))
 }
 

@@ -7,7 +7,7 @@ fn plan(protocol: Protocol, sides: [(&Side, u16); 2]) -> BindPlan {
         let address = SocketAddr::new(ip.parse().unwrap(), port);
         match protocol {
             Protocol::Tcp => plan.tcp(address, TcpOptions::default()),
-            Protocol::Udp => plan.udp(address, UdpOptions::default()),
+            _ => plan.udp(address, UdpOptions::default()),
         }
         .only_v6(*only_v6)
     })
@@ -65,7 +65,8 @@ fn the_kernel_agrees() {
             for group in [1, 2].map(|n| NonZeroUsize::new(n).unwrap()) {
                 for (first, second) in [(a, b), (b, a)] {
                     let held = single(protocol, first, 0).bind(group).unwrap();
-                    let second_bound = single(protocol, second, held[0].local_addr.port()).bind(group);
+                    let second_bound =
+                        single(protocol, second, held[0].local_addr.ip().unwrap().port()).bind(group);
                     let what = format!("{protocol} {} then {} in groups of {group}", first.0, second.0);
                     match second_bound {
                         Ok(_) => assert_eq!(*expected, None, "{what}"),
@@ -73,7 +74,7 @@ fn the_kernel_agrees() {
                             assert!(expected.is_some() && error.is_in_use(), "{what}: {error}");
                             let holder = error.holder().unwrap();
                             assert!(holder.this_process, "{what}: {error}");
-                            assert_eq!(holder.address, held[0].local_addr, "{what}");
+                            assert_eq!(ListenAddr::Ip(holder.address), held[0].local_addr, "{what}");
                         }
                     }
                 }
