@@ -36,6 +36,7 @@
 mod accept;
 mod bind;
 mod limits;
+mod proxy_protocol;
 mod sniff;
 mod socket;
 mod sys;
@@ -57,6 +58,7 @@ pub use self::{
         ListenerStats, OverClient, OverLimit, Permit, Permitted, Refused, connections_that_fit,
         descriptor_limit, raise_descriptor_limit,
     },
+    proxy_protocol::{Presence, ProxyProtocolError, ProxyProtocolOptions, read_proxy_header},
     sniff::{Peek, Peeked, SniffError, sniff},
     socket::{
         Changed, Keepalive, ListenAddr, ListenAddrError, OptionError, TcpOptions, UdpOptions, UnixName,
