@@ -35,6 +35,8 @@
 
 mod accept;
 mod bind;
+#[cfg(unix)]
+mod inherited;
 mod limits;
 mod proxy_protocol;
 mod sniff;
@@ -46,7 +48,14 @@ mod test_log;
 #[cfg(feature = "axum")]
 pub use self::accept::ClientAddr;
 #[cfg(unix)]
-pub use self::{accept::UnixAcceptor, bind::UnixSocketFile};
+pub use self::{
+    accept::UnixAcceptor,
+    bind::UnixSocketFile,
+    inherited::{
+        InheritError, InheritedKind, InheritedSocket, MOST_HANDED_OVER, SystemdEnv, receive_sockets,
+        send_sockets, systemd_sockets,
+    },
+};
 pub use self::{
     accept::{
         AcceptOptions, AnyAcceptor, AnyStream, ErrorClass, Incoming, Listen, TcpAcceptor, classify,
@@ -54,9 +63,9 @@ pub use self::{
     },
     bind::{BindError, BindPlan, Bound, Conflict, Holder, Overlap, PlanError, Protocol},
     limits::{
-        ClientLimit, ClientRefused, DrainTimeout, ErrorCounts, LimitOptions, Limits, ListenerLimits,
-        ListenerStats, OverClient, OverLimit, Permit, Permitted, Refused, connections_that_fit,
-        descriptor_limit, raise_descriptor_limit,
+        ClientLimit, ClientRefused, DescriptorBudget, DrainTimeout, ErrorCounts, LimitOptions, Limits,
+        ListenerLimits, ListenerStats, OverClient, OverLimit, Permit, Permitted, Refused, TooManyConnections,
+        descriptor_limit, open_descriptors, raise_descriptor_limit,
     },
     proxy_protocol::{Presence, ProxyProtocolError, ProxyProtocolOptions, read_proxy_header},
     sniff::{Peek, Peeked, SniffError, sniff},

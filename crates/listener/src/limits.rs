@@ -12,10 +12,14 @@ mod seat;
 mod state;
 mod stats;
 
+#[cfg(test)]
+pub(crate) use self::descriptors::LIMIT_IS_MINE;
 use self::state::{Group, Take};
 pub use self::{
     client::ClientRefused,
-    descriptors::{connections_that_fit, descriptor_limit, raise_descriptor_limit},
+    descriptors::{
+        DescriptorBudget, TooManyConnections, descriptor_limit, open_descriptors, raise_descriptor_limit,
+    },
     options::{ClientLimit, LimitOptions, OverClient, OverLimit},
     permitted::Permitted,
     state::Permit,

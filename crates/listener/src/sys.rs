@@ -11,7 +11,8 @@ pub(crate) use self::unix::*;
 mod unix {
     use std::{
         io,
-        os::fd::{AsRawFd, BorrowedFd},
+        os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        sync::atomic::{AtomicBool, Ordering},
     };
 
     /// Copies what has arrived on a stream socket into `buf` and leaves it there. Never blocks.
@@ -28,6 +29,28 @@ mod unix {
         };
         // -1 is the only negative return value
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Whether [`take_descriptors`] gave what it has to give.
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+
+    /// The open descriptors from a number on, which a parent left open for this process. Once: `None` from then on.
+    pub(crate) fn take_descriptors(first: i32, count: usize) -> io::Result<Option<Vec<OwnedFd>>> {
+        let last = first.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
+        for fd in first..last {
+            // SAFETY: asks for the flags of a number, whatever is behind it; nothing is changed.
+            if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+                let error = io::Error::last_os_error();
+                return Err(io::Error::new(error.kind(), format!("descriptor {fd} is not open")));
+            }
+        }
+        if TAKEN.swap(true, Ordering::SeqCst) {
+            return Ok(None);
+        }
+        // SAFETY: all of them are open, by the loop above. By the protocol of socket activation (sd_listen_fds(3)), and
+        // since its variables name this very process, they were opened for it before it began and nothing else in it
+        // owns them; they are handed out here once in the life of the process.
+        Ok(Some((first..last).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()))
     }
 
     /// Sets an option whose value is an int.

@@ -140,14 +140,7 @@ pub struct UnixAcceptor {
 impl UnixAcceptor {
     /// Accepts from `listener`.
     pub fn new(listener: UnixListener) -> Self {
-        let address = listener.local_addr().ok();
-        let local = match address.as_ref().and_then(|address| address.as_pathname()) {
-            Some(path) => UnixName::Path(path.to_owned()),
-            None => match address.as_ref().and_then(|address| address.as_abstract_name()) {
-                Some(name) => UnixName::Abstract(name.to_vec()),
-                None => UnixName::Unnamed,
-            },
-        };
+        let local = listener.local_addr().map_or(UnixName::Unnamed, |address| UnixName::of(&address.into()));
         Self { listener, local: local.into() }
     }
 }

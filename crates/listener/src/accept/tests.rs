@@ -434,7 +434,9 @@ async fn a_descriptor_that_is_no_listener_ends_the_stream() {
 
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
+#[allow(clippy::await_holding_lock, reason = "the only task of this test's runtime")]
 async fn some_descriptors_are_left_for_the_work() {
+    let _mine = crate::limits::LIMIT_IS_MINE.lock();
     let (soft, _) = descriptor_limit().unwrap();
     let line = usize::try_from(soft.min(1 << 40)).unwrap() - 32;
     let log = Log::capture();

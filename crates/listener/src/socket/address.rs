@@ -43,6 +43,18 @@ impl From<SocketAddr> for ListenAddr {
     }
 }
 
+#[cfg(unix)]
+impl UnixName {
+    /// The name behind an address of the system.
+    pub(crate) fn of(address: &std::os::unix::net::SocketAddr) -> Self {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(name) = std::os::linux::net::SocketAddrExt::as_abstract_name(address) {
+            return Self::Abstract(name.to_vec());
+        }
+        address.as_pathname().map_or(Self::Unnamed, |path| Self::Path(path.to_owned()))
+    }
+}
+
 impl From<PathBuf> for UnixName {
     fn from(path: PathBuf) -> Self {
         Self::Path(path)
