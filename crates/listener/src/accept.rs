@@ -18,6 +18,7 @@ use crate::{
     socket::{ListenAddr, TcpOptions},
 };
 
+mod adapters;
 mod any;
 #[cfg(feature = "axum")]
 mod axum;
@@ -32,6 +33,7 @@ pub use self::axum::ClientAddr;
 #[cfg(unix)]
 pub use self::listen::UnixAcceptor;
 pub use self::{
+    adapters::{Backpressure, HandleErrors, IncomingExt, LogWarnings},
     any::{AnyAcceptor, AnyStream},
     error::{ErrorClass, classify, error_hint},
     listen::{Listen, TcpAcceptor},

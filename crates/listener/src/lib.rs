@@ -58,8 +58,8 @@ pub use self::{
 };
 pub use self::{
     accept::{
-        AcceptOptions, AnyAcceptor, AnyStream, ErrorClass, Incoming, Listen, TcpAcceptor, classify,
-        error_hint,
+        AcceptOptions, AnyAcceptor, AnyStream, Backpressure, ErrorClass, HandleErrors, Incoming, IncomingExt,
+        Listen, LogWarnings, TcpAcceptor, classify, error_hint,
     },
     bind::{BindError, BindPlan, Bound, Conflict, Holder, Overlap, PlanError, Protocol},
     limits::{

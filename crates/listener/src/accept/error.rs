@@ -118,7 +118,7 @@ pub fn error_hint(error: &io::Error) -> Option<&'static str> {
 }
 
 /// The same with this process's own numbers, for the log.
-pub(super) fn advice(error: &io::Error, max_connections: usize) -> String {
+pub(super) fn advice(error: &io::Error, max_connections: Option<usize>) -> String {
     let Ok((soft, hard)) = descriptor_limit() else {
         return error_hint(error).unwrap_or(UNKNOWN).to_owned();
     };
@@ -131,12 +131,15 @@ pub(super) fn advice(error: &io::Error, max_connections: usize) -> String {
         return error_hint(error).unwrap_or(UNKNOWN).to_owned();
     }
     // two each, and some for the process itself; or at least twice of what was not enough
-    let wanted = (2 * max_connections as u64).saturating_add(64).max(soft.saturating_mul(2));
+    let for_limit = (2 * max_connections.unwrap_or(0) as u64).saturating_add(64);
+    let wanted = for_limit.max(soft.saturating_mul(2));
     let of_hard =
         if wanted > hard { format!(", whose hard limit of {hard} is in the way") } else { String::new() };
+    let or_lower = max_connections
+        .map_or_else(String::new, |max| format!(", or a connection limit below the {max} of now"));
     format!(
         "`ulimit -n` is {soft} now, {wanted} is wanted: `ulimit -n {wanted}` in the shell that starts this process{of_hard}, \
-         or `LimitNOFILE={wanted}` in its systemd unit, or a connection limit below the {max_connections} of now"
+         or `LimitNOFILE={wanted}` in its systemd unit{or_lower}"
     )
 }
 

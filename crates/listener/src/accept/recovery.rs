@@ -41,6 +41,8 @@ pub(super) struct Recovery {
     errors_in_a_row: u32,
     /// Whether it has a part in the shortage that runs.
     joined: bool,
+    /// Somebody else tells.
+    silent: bool,
 }
 
 impl Recovery {
@@ -53,7 +55,15 @@ impl Recovery {
             timer: None,
             errors_in_a_row: 0,
             joined: false,
+            silent: false,
         }
+    }
+
+    /// One that counts and rests, and logs nothing.
+    pub(super) fn silent(own: Arc<Own>, pause: Duration) -> Self {
+        let mut recovery = Self::new(own, String::new(), pause);
+        recovery.silent = true;
+        recovery
     }
 
     /// Pending while paused. `seat` is where it waits for room.
@@ -114,6 +124,9 @@ impl Recovery {
                 seat.wait(Reason::Room);
             }
             ErrorClass::Fatal => {
+                if self.silent {
+                    return false;
+                }
                 error!(%error, listener = %self.name, "this is no listening socket any more: accepting ends");
                 return false;
             }
@@ -126,11 +139,13 @@ impl Recovery {
         self.joined = true;
         if begins {
             self.own.counters.shortage();
+        }
+        if begins && !self.silent {
             warn!(
                 %error,
                 listener = %self.name,
                 pause = ?self.pause,
-                hint = %advice(error, self.own.group.max()),
+                hint = %advice(error, Some(self.own.group.max())),
                 "accepting connections is paused"
             );
         }
@@ -155,7 +170,9 @@ impl Recovery {
         if !std::mem::take(&mut self.joined) {
             return;
         }
-        if let Some(over) = self.own.group.shortage.leave() {
+        if let Some(over) = self.own.group.shortage.leave()
+            && !self.silent
+        {
             info!(errors = over.errors, lasted = ?over.lasted, listener = %self.name, "accepting connections again");
         }
     }

@@ -211,6 +211,16 @@ impl Seat {
 
     /// A permit, or what to do without. [`Seat::watch`] goes before.
     pub(crate) fn reserve(&mut self) -> Reserve<'_> {
+        let over = self.own.group.over();
+        self.reserve_with(over)
+    }
+
+    /// The same for those who can refuse nobody.
+    pub(crate) fn reserve_or_wait(&mut self) -> Reserve<'_> {
+        self.reserve_with(OverLimit::Wait)
+    }
+
+    fn reserve_with(&mut self, over: OverLimit) -> Reserve<'_> {
         // not `self`: what is taken borrows it, and the queue is changed meanwhile
         let own = &self.own;
         let mut taken = own.take();
@@ -220,7 +230,6 @@ impl Seat {
                 Take::Paused(reason) => (reason, true),
                 Take::Got(_) | Take::Closed => break,
             };
-            let over = own.group.over();
             if !paused {
                 if over != OverLimit::Wait {
                     own.is_full(reason);
