@@ -15,7 +15,7 @@ use std::{io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use portcullis_edge::{Edge, plan::Plan};
+use portcullis_edge::{Edge, listener::raise_descriptor_limit, plan::Plan};
 use portcullis_telemetry::subscriber::{self, LogOptions};
 use tracing::warn;
 
@@ -100,8 +100,10 @@ fn load(path: &Path) -> Result<Plan, ExitCode> {
 
 /// Binds, says where, and serves until told to stop. `hints` are printed below the addresses.
 fn run(plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
-    prepare_descriptors(&plan);
-    let edge = Edge::new(plan)?;
+    if let Err(error) = raise_descriptor_limit() {
+        warn!(%error, "the limit of open files could not be raised");
+    }
+    let edge = build(plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -124,25 +126,28 @@ fn run(plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Raises the soft limit of open files to the hard one, and says so when it still does not carry the plan.
-fn prepare_descriptors(plan: &Plan) {
-    use portcullis_edge::listener::{connections_that_fit, raise_descriptor_limit};
-    const RESERVE: u64 = 64;
-    match raise_descriptor_limit() {
-        Ok(soft) => {
-            let fit = connections_that_fit(soft, RESERVE);
-            if fit < plan.limits.max_connections {
-                warn!(
-                    limit = soft,
-                    max_connections = plan.limits.max_connections,
-                    fit,
-                    "the limit of open files carries fewer connections than max_connections (two each, {RESERVE} in \
-                     reserve): raise it with `ulimit -n` or systemd's LimitNOFILE="
-                );
-            }
-        }
-        Err(error) => warn!(%error, "the limit of open files could not be raised"),
-    }
+/// With the sockets that systemd made for this process, if it did.
+#[cfg(unix)]
+#[allow(clippy::disallowed_methods, reason = "a program reads its environment")]
+fn build(plan: Plan) -> anyhow::Result<Edge> {
+    use portcullis_edge::{
+        EdgeBuilder,
+        listener::{SystemdEnv, systemd_sockets},
+    };
+    let [pid, fds, names] =
+        ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(|name| std::env::var(name).ok());
+    let env = SystemdEnv {
+        listen_pid: pid.as_deref(),
+        listen_fds: fds.as_deref(),
+        listen_fdnames: names.as_deref(),
+    };
+    let sockets = systemd_sockets(env).context("the sockets from systemd can't be used")?;
+    Ok(EdgeBuilder::from_plan(plan).inherit(sockets).build()?)
+}
+
+#[cfg(not(unix))]
+fn build(plan: Plan) -> anyhow::Result<Edge> {
+    Ok(Edge::new(plan)?)
 }
 
 fn init_log(cli: &Cli) -> anyhow::Result<()> {

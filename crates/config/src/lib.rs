@@ -14,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use portcullis_edge::plan::{AccessLogPlan, CertificateSource, Plan};
+use portcullis_edge::{
+    listener::{ListenAddr, UnixName},
+    plan::{AccessLogPlan, CertificateSource, ListenOn, Plan},
+};
 use toml::de::DeTable;
 
 pub use errors::{ConfigError, Errors, LoadError, Warnings};
@@ -115,6 +118,11 @@ fn rebase(plan: &mut Plan, directory: &Path) {
             }
             CertificateSource::Directory(path) => rebase(path),
             _ => {}
+        }
+    }
+    for listener in &mut plan.listeners {
+        if let ListenOn::Address(ListenAddr::Unix(UnixName::Path(path))) = &mut listener.address {
+            rebase(path);
         }
     }
     if let AccessLogPlan::File(path, _) = &mut plan.access_log {

@@ -7,6 +7,7 @@ mod layers;
 mod listener;
 mod process;
 mod route;
+mod socket;
 
 use portcullis_edge::plan::Plan;
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::{StatusCode, Uri};
 use ipnet::IpNet;
+use portcullis_edge::{listener::ListenAddr, plan::ListenOn};
 use toml::de::DeValue;
 
 use crate::{
@@ -41,6 +42,30 @@ pub(crate) fn socket_address(value: &DeValue<'_>) -> Read<SocketAddr> {
             _ => wrong.hint("an IP address and a port, as in \"[::]:443\" or \"127.0.0.1:8080\""),
         }
     })
+}
+
+/// Where a listener listens: an address and a port, a unix socket, or sockets that were handed over.
+pub(crate) fn listen_on(value: &DeValue<'_>) -> Read<ListenOn> {
+    const WHAT: &str = "an address and a port, \"unix:\" and a path, or \"systemd:\" and a name";
+    let text = word(value, WHAT, "[::]:443")?;
+    if let Some(name) = text.strip_prefix("systemd:") {
+        // systemd.socket(5), FileDescriptorName=: no control character, no colon, at most 255 bytes
+        let fits = (1..=255).contains(&name.len()) && !name.chars().any(|c| c.is_control() || c == ':');
+        return fits.then(|| ListenOn::Inherited(name.to_owned())).ok_or_else(|| {
+            not("\"systemd:\" and a name", text)
+                .hint("the name is what the socket unit says in FileDescriptorName=")
+        });
+    }
+    if text.starts_with("unix:") {
+        let address: ListenAddr = text.parse().map_err(|_| {
+            not("\"unix:\" and a path", text).hint("for example \"unix:/run/portcullis/http.sock\"")
+        })?;
+        return Ok(address.into());
+    }
+    if text.starts_with('/') {
+        return Err(not(WHAT, text).hint(format!("for a unix socket write \"unix:{}\"", escape(text))));
+    }
+    socket_address(value).map(Into::into)
 }
 
 /// A network, or one address.

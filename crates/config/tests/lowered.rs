@@ -4,10 +4,13 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use portcullis_config::{Config, LoadError, load, parse};
 use portcullis_edge::{
+    listener::{
+        Keepalive, OverClient, OverLimit, Presence, ProxyProtocolOptions, TcpOptions, UnixOptions, UnixOwner,
+    },
     middleware::security_headers::FrameOptions,
     plan::{
-        AccessLogFormat, AccessLogPlan, CertificateSource, ListenerMode, PlainHttp, Plan, RouteAction,
-        Workers,
+        AccessLogFormat, AccessLogPlan, CertificateSource, ListenOn, ListenerMode, PlainHttp, Plan,
+        RouteAction, Workers,
     },
 };
 
@@ -46,7 +49,12 @@ fn every_key_of_the_process() {
     assert_eq!(plan.drain_timeout, secs(30));
     assert_eq!(plan.drain_delay, secs(5));
     assert_eq!(plan.health_path.as_deref(), Some("/health"));
-    assert_eq!(plan.limits.max_connections, 20_000);
+    assert_eq!(plan.limits.max_connections, Some(20_000));
+    assert_eq!((plan.limits.over, plan.limits.headroom), (OverLimit::Wait, 64));
+    let client = plan.limits.per_client.clone().unwrap();
+    assert_eq!((client.max, client.ipv4_prefix, client.ipv6_prefix), (200, 32, 56));
+    assert_eq!(client.over, OverClient::Delay { up_to: secs(3) });
+    assert_eq!(client.exempt, ["192.0.2.0/24".parse().unwrap()]);
     assert_eq!(plan.limits.max_quic_connections, 20_000);
     assert_eq!(plan.limits.max_tunnels, 2_000);
     assert_eq!(plan.admin.map(|admin| admin.address.to_string()).as_deref(), Some("127.0.0.1:9090"));
@@ -59,13 +67,37 @@ fn every_key_of_the_process() {
 #[test]
 fn every_key_of_a_listener() {
     let plan = plan(FULL);
-    let [https, redirect, http] = &plan.listeners[..] else { panic!("{:?}", plan.listeners) };
+    let [https, redirect, http, unix, systemd] = &plan.listeners[..] else { panic!("{:?}", plan.listeners) };
     assert_eq!(https.address.to_string(), "[::]:443");
     assert_eq!(https.mode, ListenerMode::Https { http3: true, plain_http: PlainHttp::Redirect });
     assert!(!https.only_v6);
     assert_eq!(https.tcp.backlog, 4096);
-    assert!(https.tcp.nodelay);
-    assert_eq!(https.tcp.keepalive, Some(secs(300)));
+    assert!(https.v4_fallback && !https.shared);
+    assert_eq!((https.max_connections, https.unix.backlog), (Some(15_000), Some(4096)));
+    let keepalive = Keepalive::from(secs(300)).with_interval(secs(30)).with_retries(4);
+    let tcp = TcpOptions::default()
+        .with_backlog(4096)
+        .with_keepalive(Some(keepalive))
+        .with_recv_buffer(Some(256 << 10))
+        .with_send_buffer(Some(256 << 10))
+        .with_notsent_lowat(Some(128 << 10))
+        .with_fast_open(Some(256))
+        .with_defer_accept(Some(secs(5)))
+        .with_user_timeout(Some(secs(30)))
+        .with_congestion(Some("cubic"))
+        .with_dscp(Some(10));
+    assert_eq!(https.tcp, tcp);
+    assert_eq!((https.udp.recv_buffer, https.udp.send_buffer), (4 << 20, 2 << 20));
+    assert!(https.proxy_protocol.is_none());
+    let proxy =
+        ProxyProtocolOptions::default().with_trusted(["10.0.0.0/8".parse().unwrap()]).with_timeout(secs(2));
+    assert_eq!(http.proxy_protocol, Some(proxy));
+    assert_eq!(unix.address.to_string(), "unix:/run/portcullis/http.sock");
+    let www = || UnixOwner::Name("www-data".to_owned());
+    let options =
+        UnixOptions::default().with_backlog(1024).with_mode(0o660).with_user(www()).with_group(www());
+    assert_eq!(unix.unix, options);
+    assert_eq!(systemd.address, ListenOn::Inherited("web".to_owned()));
     assert_eq!(https.http.h2_max_streams, 128);
     assert_eq!(https.quic.max_bidi_streams, 128);
     assert_eq!(https.http.max_headers, 80);
@@ -88,7 +120,7 @@ fn every_key_of_a_listener() {
 fn values_of_a_listener_that_are_no_default() {
     let plan = plan(
         "[timeouts]\nheader = \"3s\"\n[[listener]]\naddress = \"[::1]:0\"\nprotocol = \"https\"\nhttp3 = false\nplain_http = \"refuse\"\n\
-         only_v6 = true\nnodelay = false\nmax_header_size = \"1MiB\"\n\
+         only_v6 = true\nmax_header_size = \"1MiB\"\n[listener.tcp]\nnodelay = false\n\
          [[listener]]\naddress = \"0.0.0.0:0\"\nprotocol = \"redirect\"\nredirect_port = 8443\n\
          [[certificate]]\nself_signed = [\"localhost\"]\n",
     );
@@ -334,4 +366,23 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn a_unix_socket_has_no_http3_and_trusts_who_may_connect() {
+    let text = LEAST.replace("[::]:80", "unix:web.sock").replace("\"http\"", "\"https\"")
+        + "[[certificate]]\nself_signed = [\"localhost\"]\n";
+    let text =
+        text.replacen("\n[[cluster]]", "\n[listener.proxy_protocol]\nrequired = false\n[[cluster]]", 1);
+    let plan = plan(&text);
+    let listener = &plan.listeners[0];
+    assert_eq!(listener.mode, ListenerMode::Https { http3: false, plain_http: PlainHttp::Redirect });
+    let proxy = ProxyProtocolOptions::default().with_trust_unix(true).with_presence(Presence::Optional);
+    assert_eq!(listener.proxy_protocol, Some(proxy));
+}
+
+#[test]
+fn limits_that_are_not_given_are_found_at_start() {
+    let plan = plan(LEAST);
+    assert_eq!((plan.limits.max_connections, plan.limits.per_client), (None, None));
 }

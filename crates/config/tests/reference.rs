@@ -16,6 +16,10 @@ trusted = ["::1"]
 [[listener]]
 address = "[::]:443"
 protocol = "https"
+[listener.tcp]
+[listener.udp]
+[listener.proxy_protocol]
+trusted = ["::1"]
 [[certificate]]
 self_signed = ["localhost"]
 [[route]]
@@ -54,11 +58,19 @@ fn rows() -> Vec<Row<'static>> {
     rows
 }
 
-/// [`SECTIONS`] with a line in a section.
+/// [`SECTIONS`], with what this one goes with.
+fn base(section: &str) -> String {
+    if section != "[listener.unix]" {
+        return SECTIONS.to_owned();
+    }
+    SECTIONS.replace("[::]:443", "unix:/run/edge.sock").replace("[listener.tcp]\n[listener.udp]", section)
+}
+
+/// The same with a line in the section.
 fn with(section: &str, line: &str) -> String {
     match section {
         "Top level" => format!("{line}\n{SECTIONS}"),
-        section => SECTIONS.replacen(&format!("{section}\n"), &format!("{section}\n{line}\n"), 1),
+        section => base(section).replacen(&format!("{section}\n"), &format!("{section}\n{line}\n"), 1),
     }
 }
 
@@ -78,11 +90,15 @@ fn the_reference_names_every_key_and_no_other() {
     sections.dedup();
     let tables: Vec<_> =
         sections.iter().map(|s| s.trim_matches(['[', ']'])).filter(|s| *s != "Top level").collect();
+    let (below, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| table.contains('.'));
     for section in &sections {
         let mut known = known(section);
         let mut told: Vec<_> = rows.iter().filter(|row| row.section == *section).map(|row| row.key).collect();
         if *section == "Top level" {
             told.extend(&tables);
+        }
+        if *section == "[[listener]]" {
+            told.extend(below.iter().filter_map(|table| table.strip_prefix("listener.")));
         }
         known.sort();
         told.sort();
@@ -121,7 +137,7 @@ fn the_defaults_of_the_reference_are_those_of_the_code() {
             continue;
         };
         let mut text = with(section, &format!("{key} = {default}"));
-        let mut without = SECTIONS.to_owned();
+        let mut without = base(section);
         if key == "redirect_port" {
             (text, without) = (text.replace("https", "redirect"), without.replace("https", "redirect"));
         }

@@ -2,6 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+#[cfg(unix)]
+use std::sync::{Mutex, PoisonError};
+
+#[cfg(unix)]
+use portcullis_listener::InheritedSocket;
+
 use portcullis_tls::CertStore;
 use tower_layer::Layer;
 
@@ -19,12 +25,14 @@ use crate::{
 pub struct EdgeBuilder {
     plan: Plan,
     layers: Vec<UserLayer>,
+    #[cfg(unix)]
+    inherited: Arc<Mutex<Vec<InheritedSocket>>>,
 }
 
 impl EdgeBuilder {
     /// Begins with a plan that is filled in already.
     pub fn from_plan(plan: Plan) -> Self {
-        Self { plan, layers: Vec::new() }
+        Self { plan, ..Self::default() }
     }
 
     /// Listens for HTTPS, with HTTP/3 on the UDP port of the same number; plain HTTP is redirected.
@@ -117,6 +125,16 @@ impl EdgeBuilder {
         self
     }
 
+    /// Sockets that systemd or another process handed over, for the listeners that name them
+    /// ([`crate::plan::ListenOn::Inherited`]). Clones of this builder share them: the first that builds has them.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn inherit(self, sockets: impl IntoIterator<Item = InheritedSocket>) -> Self {
+        // nothing panics while it is held
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner).extend(sockets);
+        self
+    }
+
     /// Changes the plan by hand.
     #[must_use]
     pub fn plan(mut self, change: impl FnOnce(&mut Plan)) -> Self {
@@ -126,7 +144,11 @@ impl EdgeBuilder {
 
     /// Checks the plan, loads certificates and binds the sockets; see [`Edge::new`].
     pub fn build(self) -> Result<Edge, EdgeError> {
-        Edge::with_layers(self.plan, self.layers)
+        #[cfg(unix)]
+        let inherited = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
+        #[cfg(not(unix))]
+        let inherited = ();
+        Edge::with_layers(self.plan, self.layers, inherited)
     }
 }
 

@@ -14,7 +14,9 @@ use std::{
 
 use portcullis_cache::CacheLayer;
 use portcullis_h3::ConnLimits;
-use portcullis_listener::{BindPlan, Bound, Limits, TcpOptions};
+use portcullis_listener::{
+    DescriptorBudget, LimitOptions, Limits, ListenAddr, ListenerLimits, ListenerStats,
+};
 use portcullis_middleware::{
     filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
 };
@@ -30,7 +32,8 @@ use crate::{
     access_log::LogSink,
     observe::Telemetry,
     order::UserLayer,
-    plan::{CertificateSource, ListenerMode, Plan, Workers},
+    plan::{CertificateSource, ListenerMode, ListenerPlan, Plan, Workers},
+    sockets::{Inherited, Sockets, bind_plan, settle_http3},
     workers,
 };
 
@@ -38,13 +41,6 @@ use crate::{
 pub struct Edge {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sockets: Sockets,
-}
-
-/// The sockets of an edge, each group in the order of the workers.
-pub(crate) struct Sockets {
-    /// In the order of [`Plan::listeners`].
-    pub(crate) listeners: Vec<Bound>,
-    pub(crate) admin: Option<Bound>,
 }
 
 /// What all workers share.
@@ -55,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) clusters: HashMap<String, Cluster>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) limits: Limits,
+    /// The part of each listener in them, in the order of [`Plan::listeners`].
+    pub(crate) listener_limits: Vec<ListenerLimits>,
     pub(crate) quic_limits: ConnLimits,
     pub(crate) tunnels: Tunnels,
     pub(crate) http: Arc<ServerCounters>,
@@ -90,9 +88,26 @@ impl EdgeHandle {
         }
     }
 
-    /// Changes [`crate::plan::Limits::max_connections`]. Open connections stay.
+    /// Changes [`crate::plan::Limits::max_connections`]. Open connections stay. Whether the descriptors carry them is
+    /// looked at when an edge is made, not here; accepting then stops before the last of them are gone.
     pub fn set_max_connections(&self, max: usize) {
         self.shared.limits.set_max(max);
+    }
+
+    /// Stops accepting TCP and unix connections until [`EdgeHandle::resume`]: new ones wait in the kernel's queue, open ones go on. QUIC
+    /// is not paused.
+    pub fn pause(&self) {
+        self.shared.limits.pause();
+    }
+
+    /// Ends [`EdgeHandle::pause`].
+    pub fn resume(&self) {
+        self.shared.limits.resume();
+    }
+
+    /// What the listeners did so far, by the address of each; QUIC is not in it.
+    pub fn listeners(&self) -> Vec<(String, ListenerStats)> {
+        self.shared.limits.listeners()
     }
 
     /// Open TCP connections.
@@ -112,14 +127,14 @@ impl fmt::Debug for EdgeHandle {
 #[non_exhaustive]
 pub struct Listening {
     /// The address, with the port that the system chose if none was asked for.
-    pub address: SocketAddr,
+    pub address: ListenAddr,
     /// What is spoken there.
     pub mode: ListenerMode,
 }
 
 impl fmt::Display for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.address;
+        let address = &self.address;
         match &self.mode {
             ListenerMode::Https { http3: true, .. } => {
                 write!(f, "https://{address} (HTTP/1.1, HTTP/2, HTTP/3)")
@@ -142,14 +157,20 @@ impl Edge {
     /// Checks the plan, loads its certificates and binds its sockets. Blocks while it reads files: call it before
     /// the work begins, or from `spawn_blocking`.
     pub fn new(plan: Plan) -> Result<Self, EdgeError> {
-        Self::with_layers(plan, Vec::new())
+        Self::with_layers(plan, Vec::new(), Inherited::default())
     }
 
-    pub(crate) fn with_layers(plan: Plan, layers: Vec<UserLayer>) -> Result<Self, EdgeError> {
+    pub(crate) fn with_layers(
+        mut plan: Plan,
+        layers: Vec<UserLayer>,
+        inherited: Inherited,
+    ) -> Result<Self, EdgeError> {
         plan.check()?;
         let store = cert_store(&plan)?;
+        settle_http3(&mut plan, &inherited);
+        // before descriptors are counted: sockets are some of them
+        let sockets = Sockets::bind(&plan, inherited)?;
         let shared = Shared::new(plan, layers, store)?;
-        let sockets = Sockets::bind(&shared.plan)?;
         if let Some(telemetry) = &shared.telemetry {
             telemetry.bind_parts(&shared).map_err(EdgeError::Metrics)?;
         }
@@ -158,18 +179,17 @@ impl Edge {
 
     /// Where it listens, in the plan's order.
     pub fn listening(&self) -> Vec<Listening> {
-        let modes = self.shared.plan.listeners.iter().map(|listener| listener.mode.clone());
+        let mode = |place: usize| self.shared.plan.listeners[place].mode.clone();
         self.sockets
             .listeners
             .iter()
-            .zip(modes)
-            .map(|(bound, mode)| Listening { address: bound.local_addr, mode })
+            .map(|(place, bound)| Listening { address: bound.local_addr.clone(), mode: mode(*place) })
             .collect()
     }
 
     /// Where the admin service listens, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.sockets.admin.as_ref().map(|bound| bound.local_addr)
+        self.sockets.admin.as_ref().and_then(|bound| bound.local_addr.ip())
     }
 
     /// The certificate store, if a listener speaks TLS.
@@ -188,7 +208,11 @@ impl Edge {
     /// The workers have runtimes and threads of their own; the future only waits for them and may be awaited on any
     /// runtime. If it is dropped they drain just the same.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { shared, sockets } = self;
+        let Self { shared, mut sockets } = self;
+        // they remove the files of unix sockets when the drain begins
+        #[cfg(unix)]
+        let unix_files: Vec<_> =
+            sockets.listeners.iter_mut().filter_map(|(_, bound)| bound.unix_file.take()).collect();
         let drain_timeout = shared.plan.drain_timeout;
         let stop_on_drop = shared.stop.clone().drop_guard();
         let mut workers = workers::start(&shared, sockets)?;
@@ -203,6 +227,8 @@ impl Edge {
         }
         info!(deadline = ?drain_timeout, "draining");
         drop(stop_on_drop);
+        #[cfg(unix)]
+        drop(unix_files);
         shared.tunnels.drain(drain_timeout).await;
         shared.finish.cancel();
         let rest = match tokio::time::timeout(drain_timeout.saturating_add(STUCK), workers.all_ended()).await
@@ -220,11 +246,16 @@ impl Shared {
         let clusters = clusters(&plan)?;
         let telemetry = plan.admin.is_some().then(Telemetry::new);
         let (acceptors, quic_tls) = tls(&plan, store.as_ref())?;
+        let limits = Limits::with_options(limit_options(&plan)?);
+        let part =
+            |listener: &ListenerPlan| limits.listener(listener.address.to_string(), listener.max_connections);
+        let listener_limits = plan.listeners.iter().map(part).collect();
         Ok(Self {
             store,
             clusters,
             trust: Arc::new(Trust::new(plan.trusted_proxies.iter().copied())),
-            limits: Limits::new(plan.limits.max_connections),
+            listener_limits,
+            limits,
             quic_limits: ConnLimits::new(plan.limits.max_quic_connections),
             tunnels: Tunnels::new(plan.limits.max_tunnels),
             http: Arc::new(ServerCounters::default()),
@@ -284,7 +315,7 @@ impl Plan {
         let has_certificates = self.cert_store.is_some() || !self.certificates.is_empty();
         for listener in &self.listeners {
             if matches!(listener.mode, ListenerMode::Https { .. }) && !has_certificates {
-                return Err(PlanFault::NoCertificate(listener.address).into());
+                return Err(PlanFault::NoCertificate(listener.address.clone()).into());
             }
         }
         if matches!(self.workers, Workers::PerCore(_)) && self.worker_count().get() > MAX_WORKERS {
@@ -299,6 +330,44 @@ impl Plan {
     pub(crate) fn worker_count(&self) -> NonZeroUsize {
         workers::count(self.workers)
     }
+}
+
+/// Connections where nothing else is said and descriptors carry them.
+const MAX_CONNECTIONS: usize = 1000;
+
+/// Descriptors that a worker's runtime, its UDP sockets and its timers take.
+const PER_WORKER: u64 = 8;
+
+fn limit_options(plan: &Plan) -> Result<LimitOptions, EdgeError> {
+    let mut options =
+        LimitOptions::default().with_max_connections(max_connections(plan)?).with_over(plan.limits.over);
+    options.per_client = plan.limits.per_client.clone().map(|mut limit| {
+        // behind a proxy are many; those that say who they are are counted one by one
+        limit.exempt.extend(&plan.trusted_proxies);
+        let spoken = plan.listeners.iter().filter_map(|listener| listener.proxy_protocol.as_ref());
+        limit.exempt.extend(spoken.flat_map(|proxy| &proxy.trusted));
+        limit
+    });
+    Ok(options)
+}
+
+/// As many as were asked for, if the descriptors carry them; else as many as they carry, within reason.
+fn max_connections(plan: &Plan) -> Result<usize, EdgeError> {
+    let wanted = plan.limits.max_connections;
+    // a system without such a limit
+    let Ok(budget) = DescriptorBudget::measure() else { return Ok(wanted.unwrap_or(MAX_CONNECTIONS)) };
+    let workers = plan.worker_count().get() as u64;
+    let budget = budget.with_reserve(u64::from(plan.limits.headroom) + PER_WORKER * workers);
+    if let Some(max) = wanted {
+        return budget.check(max).map(|()| max).map_err(EdgeError::Descriptors);
+    }
+    budget.check(1).map_err(EdgeError::Descriptors)?;
+    let fit = budget.connections();
+    if fit < MAX_CONNECTIONS {
+        let why = budget.check(MAX_CONNECTIONS).err().map(|error| error.to_string());
+        warn!(max_connections = fit, why, "fewer connections than usual are let in");
+    }
+    Ok(fit.min(MAX_CONNECTIONS))
 }
 
 fn clusters(plan: &Plan) -> Result<HashMap<String, Cluster>, PlanFault> {
@@ -339,37 +408,6 @@ fn cert_store(plan: &Plan) -> Result<Option<Arc<CertStore>>, EdgeError> {
         .map_err(EdgeError::Certificate)?;
     }
     Ok(Some(Arc::new(store)))
-}
-
-/// All sockets but the admin's: those come as a group, one for each worker.
-fn bind_plan(plan: &Plan) -> BindPlan {
-    plan.listeners.iter().fold(BindPlan::new(), |sockets, listener| {
-        let (address, tcp) = (listener.address, listener.tcp.clone());
-        match listener.mode {
-            ListenerMode::Https { http3: true, .. } => {
-                sockets.tcp_and_udp(address, tcp, listener.udp.clone())
-            }
-            _ => sockets.tcp(address, tcp),
-        }
-        .only_v6(listener.only_v6)
-    })
-}
-
-impl Sockets {
-    fn bind(plan: &Plan) -> Result<Self, EdgeError> {
-        let group = match plan.workers {
-            Workers::PerCore(_) => plan.worker_count(),
-            Workers::WorkStealing(_) => NonZeroUsize::MIN,
-        };
-        let admin =
-            plan.admin.as_ref().map(|admin| BindPlan::new().tcp(admin.address, TcpOptions::default()));
-        let listeners = bind_plan(plan).bind(group).map_err(EdgeError::Bind)?;
-        let admin = match admin {
-            Some(admin) => admin.bind(NonZeroUsize::MIN).map_err(EdgeError::Bind)?.pop(),
-            None => None,
-        };
-        Ok(Self { listeners, admin })
-    }
 }
 
 impl fmt::Debug for Edge {

@@ -1,6 +1,8 @@
 //! What keeps an edge from starting or running.
 
-use std::{io, net::SocketAddr};
+use std::io;
+
+use crate::plan::ListenOn;
 
 /// Why an edge does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,20 @@ pub enum EdgeError {
     /// A socket could not be bound.
     #[error("could not listen")]
     Bind(#[source] portcullis_listener::BindError),
+    /// A listener wants sockets that were not handed over, or that are of the wrong kind.
+    #[error("the listener {address} has no socket: {why}")]
+    NotInherited {
+        /// What was asked for.
+        address: ListenOn,
+        /// What there is instead, and what to do.
+        why: String,
+    },
+    /// The system refused something about a socket that was handed over.
+    #[error("could not use a socket that was handed over")]
+    Inherited(#[source] io::Error),
+    /// The descriptors of this process do not carry the connections that are asked for.
+    #[error("max_connections is too high")]
+    Descriptors(#[source] portcullis_listener::TooManyConnections),
     /// A certificate could not be used.
     #[error("could not use a certificate")]
     Certificate(#[source] portcullis_tls::CertError),
@@ -25,7 +41,7 @@ pub enum EdgeError {
     #[error("could not set up QUIC on {address}")]
     Quic {
         /// Where.
-        address: SocketAddr,
+        address: String,
         /// Why.
         source: portcullis_h3::EndpointError,
     },
@@ -61,7 +77,7 @@ pub enum PlanFault {
     TooManyWorkers(usize),
     /// TLS without a certificate.
     #[error("{0} speaks TLS, but no certificate is given")]
-    NoCertificate(SocketAddr),
+    NoCertificate(ListenOn),
     /// A route to a cluster that is not there.
     #[error("a route names cluster `{0}`, which is not defined")]
     UnknownCluster(String),

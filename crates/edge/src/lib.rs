@@ -38,6 +38,7 @@ mod order;
 pub mod plan;
 mod routes;
 mod service;
+mod sockets;
 mod tcp;
 mod workers;
 

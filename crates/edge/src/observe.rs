@@ -57,6 +57,7 @@ impl Telemetry {
     /// Exposes what the parts count. The names are listed in docs/operations.md.
     pub(crate) fn bind_parts(&self, shared: &Shared) -> Result<(), MetricError> {
         self.bind_connections(shared)?;
+        self.bind_tls(shared)?;
         self.bind_quic(shared)?;
         self.bind_clusters(shared)?;
         self.bind_middleware(shared)
@@ -87,6 +88,29 @@ impl Telemetry {
                 series.push("shortage", stats.shortage_errors);
             },
         )?;
+        let limits = shared.limits.clone();
+        self.metrics.register_counter_series(
+            "portcullis_connections_refused_total",
+            "TCP and unix connections closed at once, by reason: limit (max_connections), client (its own limit)",
+            "reason",
+            move |series| {
+                let stats = limits.stats();
+                series.push("limit", stats.refused_over_limit);
+                series.push("client", stats.refused_over_client);
+            },
+        )?;
+        let limits = shared.limits.clone();
+        counter(
+            "portcullis_accept_paused_milliseconds_total",
+            "Time that accepting rested because of errors or a shortage, summed over the acceptors",
+            Box::new(move || u64::try_from(limits.stats().paused.as_millis()).unwrap_or(u64::MAX)),
+        )?;
+        let limits = shared.limits.clone();
+        counter(
+            "portcullis_connection_limit_reached_total",
+            "Episodes in which the limit of connections was reached",
+            Box::new(move || limits.stats().limit_reached),
+        )?;
         let http = Arc::clone(&shared.http);
         self.metrics.register_gauge_series(
             "portcullis_http_connections_open",
@@ -103,7 +127,13 @@ impl Telemetry {
             "portcullis_connection_errors_total",
             "HTTP/1 and 2 connections that ended in an error",
             Box::new(move || http.stats().connection_errors),
-        )?;
+        )
+    }
+
+    fn bind_tls(&self, shared: &Shared) -> Result<(), MetricError> {
+        let counter = |name, help, read: Box<dyn Fn() -> u64 + Send + Sync>| {
+            self.metrics.register_counter_fn(name, help, read)
+        };
         let stats: Vec<_> = shared.acceptors().map(|acceptor| Arc::clone(acceptor.stats())).collect();
         let sum = stats.clone();
         counter(

@@ -3,14 +3,16 @@
 //! A plan is plain data. Making one opens nothing; [`Plan::check`] finds what contradicts itself, and
 //! [`crate::Edge::new`] turns it into sockets and tasks.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 use ipnet::IpNet;
 
 use portcullis_cache::CacheOptions;
 use portcullis_h3::QuicOptions;
-use portcullis_listener::{TcpOptions, UdpOptions};
+use portcullis_listener::{
+    ClientLimit, ListenAddr, OverLimit, ProxyProtocolOptions, TcpOptions, UdpOptions, UnixOptions,
+};
 use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
@@ -102,16 +104,71 @@ impl Default for Workers {
     }
 }
 
+/// Where a listener's sockets come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenOn {
+    /// The edge makes them. With port 0 the system chooses one.
+    Address(ListenAddr),
+    /// A parent made them and handed them over under this name, see [`crate::EdgeBuilder::inherit`]; with systemd
+    /// that is `FileDescriptorName=` of the socket unit.
+    Inherited(String),
+}
+
+impl ListenOn {
+    /// The IP address and port, where that is known before anything is bound.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Address(address) => address.ip(),
+            Self::Inherited(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenOn {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address.into())
+    }
+}
+
+impl From<ListenAddr> for ListenOn {
+    fn from(address: ListenAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl fmt::Display for ListenOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Inherited(name) => write!(f, "inherited:{name}"),
+        }
+    }
+}
+
 /// One address to listen on.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListenerPlan {
-    /// Address and port; port 0 lets the system choose.
-    pub address: SocketAddr,
+    /// Where.
+    pub address: ListenOn,
     /// What is spoken there.
     pub mode: ListenerMode,
     /// For an IPv6 address: whether IPv4 is kept out (`IPV6_V6ONLY`). Default `false`: `[::]` serves both.
     pub only_v6: bool,
+    /// Whether other processes of the same user may listen on the same port (`SO_REUSEPORT`), as several instances of
+    /// an edge do. Default `false`: the port is this edge's alone.
+    pub shared: bool,
+    /// Whether `[::]` may become `0.0.0.0` on a system without IPv6. Default `false`: that is an error.
+    pub v4_fallback: bool,
+    /// Open connections of this listener, over all workers, as backpressure; `None` (the default) leaves it to
+    /// [`Limits::max_connections`] alone.
+    pub max_connections: Option<usize>,
+    /// Reads the PROXY protocol from the proxies that it names. Default `None`: nobody speaks it here. On TCP and unix
+    /// sockets only, never on QUIC.
+    pub proxy_protocol: Option<ProxyProtocolOptions>,
+    /// Mode and owner of a unix socket.
+    pub unix: UnixOptions,
     /// TCP socket options.
     pub tcp: TcpOptions,
     /// UDP socket options, for HTTP/3.
@@ -124,11 +181,16 @@ pub struct ListenerPlan {
 
 impl ListenerPlan {
     /// A listener with default options.
-    pub fn new(address: SocketAddr, mode: ListenerMode) -> Self {
+    pub fn new(address: impl Into<ListenOn>, mode: ListenerMode) -> Self {
         Self {
-            address,
+            address: address.into(),
             mode,
             only_v6: false,
+            shared: false,
+            v4_fallback: false,
+            max_connections: None,
+            proxy_protocol: None,
+            unix: UnixOptions::default(),
             tcp: TcpOptions::default(),
             udp: UdpOptions::default(),
             http: HttpOptions::default(),
@@ -303,12 +365,20 @@ pub enum AccessLogFormat {
 }
 
 /// Limits over all listeners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Open TCP connections over all listeners, as backpressure: past it the kernel's queue holds the next ones.
-    /// Default 1000. Worst-case memory is about this many times 100 KiB plus the bodies in flight.
-    pub max_connections: usize,
+    /// Open TCP and unix connections over all listeners. `None` (the default) is as many as the descriptors of this
+    /// process carry, and 1000 at most; see `portcullis_listener::DescriptorBudget`. More than they carry is refused
+    /// when the edge is made. Worst-case memory is about this many times 100 KiB plus the bodies in flight.
+    pub max_connections: Option<usize>,
+    /// What happens past it. Default: clients wait in the kernel's queue.
+    pub over: OverLimit,
+    /// Open connections of one client over all listeners; `None` (the default) is no limit. The peers of
+    /// [`Plan::trusted_proxies`] and those that speak the PROXY protocol are not counted: behind them are many.
+    pub per_client: Option<ClientLimit>,
+    /// Descriptors that accepting connections leaves free for the work on those that are open. Default 32.
+    pub headroom: u32,
     /// Open QUIC connections over all listeners; past it new ones are refused. Default 1000. Worst-case memory of each
     /// is in the documentation of `portcullis_h3::QuicOptions`.
     pub max_quic_connections: usize,
@@ -318,6 +388,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: 1000, max_quic_connections: 1000, max_tunnels: 1000 }
+        Self {
+            max_connections: None,
+            over: OverLimit::Wait,
+            per_client: None,
+            headroom: 32,
+            max_quic_connections: 1000,
+            max_tunnels: 1000,
+        }
     }
 }

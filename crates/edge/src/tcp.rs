@@ -3,22 +3,24 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use portcullis_conn::{Conn, FirstBytes};
-use portcullis_listener::{Permitted, sniff};
-use portcullis_tls::{Acceptor, TlsStream};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+use portcullis_listener::{
+    AnyAcceptor, AnyStream, ClientRefused, Listen as _, Permitted, ProxyProtocolOptions, read_proxy_header,
+    sniff,
 };
+use portcullis_tls::{Acceptor, TlsStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
 
 use crate::{BoxError, plan::PlainHttp};
 
-/// What a listener makes of a new connection: looks at its first bytes, and lets TLS in.
+/// What a listener makes of a new connection: reads what a proxy in front says of it, looks at its first bytes, and lets
+/// TLS in.
 #[derive(Clone, Debug)]
 pub(crate) struct Handshake {
     /// `None` on a plain listener.
@@ -27,6 +29,8 @@ pub(crate) struct Handshake {
     pub(crate) plain_http: PlainHttp,
     /// Time for the first bytes.
     pub(crate) timeout: Duration,
+    /// The proxies that put a header before each connection, if there are any.
+    pub(crate) proxy_protocol: Option<Arc<ProxyProtocolOptions>>,
 }
 
 /// A connection that was closed for what it began with.
@@ -39,7 +43,7 @@ pub(crate) enum HandshakeRefused {
     Unknown,
 }
 
-impl Service<Conn<Permitted<TcpStream>>> for Handshake {
+impl Service<Conn<Permitted<AnyStream>>> for Handshake {
     type Response = Conn<EdgeIo>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Conn<EdgeIo>, BoxError>> + Send>>;
@@ -48,9 +52,12 @@ impl Service<Conn<Permitted<TcpStream>>> for Handshake {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut conn: Conn<Permitted<TcpStream>>) -> Self::Future {
-        let Self { tls, plain_http, timeout } = self.clone();
+    fn call(&mut self, mut conn: Conn<Permitted<AnyStream>>) -> Self::Future {
+        let Self { tls, plain_http, timeout, proxy_protocol } = self.clone();
         Box::pin(async move {
+            if let Some(options) = proxy_protocol {
+                conn = behind_proxy(conn, &options).await?;
+            }
             let first = sniff(&mut conn, timeout).await?;
             match (first, tls) {
                 (FirstBytes::Tls, Some(mut acceptor)) => {
@@ -69,11 +76,29 @@ impl Service<Conn<Permitted<TcpStream>>> for Handshake {
     }
 }
 
+/// A connection that may come through a proxy which says so: the client is counted once it is known.
+async fn behind_proxy(
+    mut conn: Conn<Permitted<AnyStream>>,
+    options: &ProxyProtocolOptions,
+) -> Result<Conn<Permitted<AnyStream>>, BoxError> {
+    read_proxy_header(&mut conn, options).await?;
+    if conn.info.proxied.is_some()
+        && let Err(refused) = conn.io.count_client(conn.info.client_ip()).await
+    {
+        if let ClientRefused { reset: true, .. } = refused {
+            let (io, _permit) = conn.io.into_parts();
+            AnyAcceptor::reset(io);
+        }
+        return Err(refused.into());
+    }
+    Ok(conn)
+}
+
 /// The byte stream under HTTP/1 and 2, with its permit inside.
 #[derive(Debug)]
 pub(crate) enum EdgeIo {
-    Plain(Permitted<TcpStream>),
-    Tls(Box<TlsStream<Permitted<TcpStream>>>),
+    Plain(Permitted<AnyStream>),
+    Tls(Box<TlsStream<Permitted<AnyStream>>>),
 }
 
 impl AsyncRead for EdgeIo {

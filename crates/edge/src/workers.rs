@@ -7,7 +7,9 @@
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use portcullis_h3::{Endpoint, EndpointError, WorkerId};
-use portcullis_listener::{AcceptOptions, Bound, Incoming};
+#[cfg(unix)]
+use portcullis_listener::UnixAcceptor;
+use portcullis_listener::{AcceptOptions, AnyAcceptor, Bound, Incoming, ListenAddr, TcpAcceptor};
 use portcullis_middleware::{
     access_log::AccessLogLayer, alt_svc::AltSvcLayer, header_limits::HeaderLimitsLayer, health::HealthLayer,
     redirect::RedirectToHttps,
@@ -25,10 +27,11 @@ use tracing::error;
 use crate::{
     EdgeError,
     dispatch::{Dispatch, Insecure, Target},
-    edge::{Shared, Sockets, TIDY_EVERY},
+    edge::{Shared, TIDY_EVERY},
     order::Order,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
     service::{EdgeService, FromProtocol},
+    sockets::Sockets,
     tcp::Handshake,
 };
 
@@ -45,8 +48,17 @@ struct Share {
 }
 
 struct Socket {
-    tcp: std::net::TcpListener,
+    /// Its place in the plan.
+    place: usize,
+    address: ListenAddr,
+    stream: StreamSocket,
     udp: Option<std::net::UdpSocket>,
+}
+
+enum StreamSocket {
+    Tcp(std::net::TcpListener),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener),
 }
 
 pub(crate) fn count(workers: Workers) -> NonZeroUsize {
@@ -89,18 +101,22 @@ fn build_runtime(workers: Workers, count: NonZeroUsize) -> io::Result<Runtime> {
 /// Deals the sockets out: the first of every group to the first worker, and so on.
 fn shares(sockets: Sockets) -> Vec<Share> {
     let mut shares: Vec<Share> = Vec::new();
-    for bound in sockets.listeners {
-        let Bound { tcp, udp, .. } = bound;
+    for (place, bound) in sockets.listeners {
+        let Bound { local_addr: address, tcp, udp, .. } = bound;
+        let streams = tcp.into_iter().map(StreamSocket::Tcp);
+        #[cfg(unix)]
+        let streams = streams.chain(bound.unix.into_iter().map(StreamSocket::Unix));
+        let grouped = udp.len() > 1 && cfg!(target_os = "linux");
         let mut udp = udp.into_iter();
-        for (index, tcp) in tcp.into_iter().enumerate() {
+        for (index, stream) in streams.enumerate() {
             if shares.len() <= index {
                 // a group has at most 255 sockets: the worker's index must fit into a byte of a connection id
                 let index = u8::try_from(index).unwrap_or(u8::MAX);
                 shares.push(Share { index, listeners: Vec::new(), admin: None });
             }
             // elsewhere a group is one socket many times over, and only one endpoint may read from it
-            let udp = udp.next().filter(|_| cfg!(target_os = "linux") || index == 0);
-            shares[index].listeners.push(Socket { tcp, udp });
+            let udp = udp.next().filter(|_| grouped || index == 0);
+            shares[index].listeners.push(Socket { place, address: address.clone(), stream, udp });
         }
     }
     if let (Some(admin), Some(first)) = (sockets.admin, shares.first_mut()) {
@@ -135,9 +151,10 @@ fn flatten(result: Result<Result<(), EdgeError>, tokio::task::JoinError>) -> Res
 async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
     let routes = Arc::new(crate::routes::table(&shared)?);
     let mut serving = JoinSet::new();
-    let plans = shared.plan.listeners.clone();
-    for (at, (plan, socket)) in plans.into_iter().zip(share.listeners).enumerate() {
-        let service = serve_tcp(&shared, at, &routes, &plan, socket.tcp, &mut serving)?;
+    for socket in share.listeners {
+        let (at, plan) = (socket.place, shared.plan.listeners[socket.place].clone());
+        let service =
+            serve_streams(&shared, at, &routes, &plan, &socket.address, socket.stream, &mut serving)?;
         if let Some(udp) = socket.udp {
             serve_quic(&shared, share.index, service, &plan, udp, &mut serving)?;
         }
@@ -180,24 +197,41 @@ async fn all(serving: &mut JoinSet<()>, shared: &Shared) -> Result<(), EdgeError
     Ok(())
 }
 
-fn serve_tcp(
+fn serve_streams(
     shared: &Arc<Shared>,
     at: usize,
     routes: &Arc<Router<Target>>,
     plan: &ListenerPlan,
-    socket: std::net::TcpListener,
+    address: &ListenAddr,
+    socket: StreamSocket,
     serving: &mut JoinSet<()>,
 ) -> Result<EdgeService, EdgeError> {
-    let address = socket.local_addr().map_err(EdgeError::Worker)?;
-    let service = service(shared, routes, plan, address.port());
-    let listener = TcpListener::from_std(socket).map_err(EdgeError::Worker)?;
-    let incoming = Incoming::new(listener, shared.limits.clone(), AcceptOptions::default(), &plan.tcp);
+    // nobody can be sent to a unix socket: what is in front of it listens where the world expects it
+    let port = address.ip().map_or(443, |address| address.port());
+    let service = service(shared, routes, plan, port);
+    let acceptor: AnyAcceptor = match socket {
+        StreamSocket::Tcp(socket) => {
+            let listener = TcpListener::from_std(socket).map_err(EdgeError::Worker)?;
+            TcpAcceptor::new(listener, &plan.tcp).into()
+        }
+        #[cfg(unix)]
+        StreamSocket::Unix(socket) => {
+            let listener = tokio::net::UnixListener::from_std(socket).map_err(EdgeError::Worker)?;
+            UnixAcceptor::new(listener).into()
+        }
+    };
+    let options = AcceptOptions::default().with_headroom(shared.plan.limits.headroom);
+    let incoming = Incoming::listen(acceptor, &shared.listener_limits[at], options);
     let plain_http = match plan.mode {
         ListenerMode::Https { plain_http, .. } => plain_http,
         _ => PlainHttp::default(),
     };
-    let handshake =
-        Handshake { tls: shared.acceptor(at).cloned(), plain_http, timeout: plan.http.handshake_timeout };
+    let handshake = Handshake {
+        tls: shared.acceptor(at).cloned(),
+        plain_http,
+        timeout: plan.http.handshake_timeout,
+        proxy_protocol: plan.proxy_protocol.clone().map(Arc::new),
+    };
     serving.spawn(portcullis_server::serve(
         incoming,
         handshake,
@@ -219,7 +253,7 @@ fn serve_quic(
 ) -> Result<(), EdgeError> {
     // a UDP socket is only bound for a listener with TLS
     let Some(tls) = &shared.quic_tls else { return Ok(()) };
-    let address = plan.address;
+    let address = plan.address.to_string();
     let endpoint =
         Endpoint::new(socket, Arc::clone(tls), &plan.quic, WorkerId::new(index), shared.quic_limits.clone())
             .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;

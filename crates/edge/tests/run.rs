@@ -66,7 +66,7 @@ async fn an_edge_of_ones_own_with_its_layers() {
         let app = ClusterPlan::new("app", ["127.0.0.1:1"]);
         let edge = Edge::builder().workers(workers).http(any()).route("*", app);
         let edge = edge.layer(tag("first")).layer(tag("second")).layer(end).build().unwrap();
-        let address = edge.listening()[0].address;
+        let address = edge.listening()[0].address.ip().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(edge.run(async {
             let _ = stopped.await;
@@ -94,7 +94,7 @@ async fn one_listener_that_fails_ends_all_and_is_told() {
         .push(portcullis_edge::plan::CertificateSource::SelfSigned { names: vec!["a".to_owned()] });
     plan.routes.push(hello());
     let edge = Edge::new(plan).unwrap();
-    let address = edge.listening()[0].address;
+    let address = edge.listening()[0].address.ip().unwrap();
     let begin = Instant::now();
     let error = edge.run(std::future::pending()).await.unwrap_err();
     assert!(matches!(error, EdgeError::Quic { .. }), "{error:?}");
@@ -110,7 +110,7 @@ async fn health_fails_before_the_door_closes() {
     plan.routes.push(hello());
     plan.drain_delay = Duration::from_millis(600);
     let edge = Edge::new(plan).unwrap();
-    let address = edge.listening()[0].address;
+    let address = edge.listening()[0].address.ip().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(edge.run(async {
         let _ = stopped.await;
@@ -147,7 +147,7 @@ async fn a_service_that_blocks_its_worker_does_not_hold_the_end() {
         .plan(|plan| plan.drain_timeout = Duration::from_millis(100))
         .build()
         .unwrap();
-    let mut io = TcpStream::connect(edge.listening()[0].address).await.unwrap();
+    let mut io = TcpStream::connect(edge.listening()[0].address.ip().unwrap()).await.unwrap();
     io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let stop = tokio::time::sleep(Duration::from_millis(300));
     let error = edge.run(stop).await.unwrap_err();

@@ -65,8 +65,14 @@ pub(crate) fn all(wanted: &[Wanted], group: NonZeroUsize) -> Result<Vec<Bound>, 
         1 => return Err(errors.remove(0)),
         _ => return Err(BindError::Several(errors)),
     }
+    tell(&made);
+    Ok(made)
+}
+
+/// Each change once, however many sockets it is true for.
+fn tell(made: &[Bound]) {
     let mut told: Vec<&Changed> = Vec::new();
-    for bound in &made {
+    for bound in made {
         for changed in &bound.changed {
             if !told.contains(&changed) {
                 told.push(changed);
@@ -81,7 +87,6 @@ pub(crate) fn all(wanted: &[Wanted], group: NonZeroUsize) -> Result<Vec<Bound>, 
             }
         }
     }
-    Ok(made)
 }
 
 fn one(wanted: &Wanted, group: usize) -> Result<Bound, BindError> {
@@ -154,6 +159,58 @@ impl Bound {
             unix_file: None,
             changed: Vec::new(),
         }
+    }
+}
+
+#[cfg(unix)]
+impl Bound {
+    /// Sockets that were handed over, as groups of duplicates: one [`Bound`] for each listening socket. A UDP socket
+    /// goes with the TCP listener of its port, or with the first; it is not duplicated, as only one may read from it.
+    /// `options` are applied to TCP listeners, and told where the system made something else of them.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn from_inherited(
+        sockets: Vec<crate::InheritedSocket>,
+        group: NonZeroUsize,
+        options: &TcpOptions,
+    ) -> std::io::Result<Vec<Self>> {
+        use crate::InheritedKind;
+
+        let (mut all, mut udp): (Vec<Self>, Vec<UdpSocket>) = Default::default();
+        for socket in sockets {
+            let mut bound = Self::none(socket.local_addr());
+            match socket.socket {
+                InheritedKind::Udp(socket) => {
+                    udp.push(socket);
+                    continue;
+                }
+                InheritedKind::Tcp(listener) => {
+                    bound.changed = options.apply_to_listener(&listener).map_err(|error| error.source)?;
+                    for _ in 1..group.get() {
+                        bound.tcp.push(listener.try_clone()?);
+                    }
+                    bound.tcp.push(listener);
+                }
+                InheritedKind::Unix(listener) => {
+                    for _ in 1..group.get() {
+                        bound.unix.push(listener.try_clone()?);
+                    }
+                    bound.unix.push(listener);
+                }
+            }
+            all.push(bound);
+        }
+        let port = |address: &ListenAddr| address.ip().map(|ip| ip.port());
+        for socket in udp {
+            let own = socket.local_addr()?.port();
+            let place = all.iter().position(|bound| port(&bound.local_addr) == Some(own)).unwrap_or(0);
+            if let Some(bound) = all.get_mut(place).filter(|bound| bound.udp.is_empty()) {
+                bound.udp.push(socket);
+            }
+        }
+        tell(&all);
+        Ok(all)
     }
 }
 

@@ -109,9 +109,20 @@ pub async fn serve<L, Io, H, Io2, S, B>(
             tasks.spawn(async move { driver.drive(conn, handshake, service).await });
         }
         // those that wait in the socket's queue would be reset with it: they are let in, and served if they hurry
+        let mut gave_way = false;
         for _ in 0..MAX_QUEUED {
             let next = std::future::poll_fn(|cx| Poll::Ready(incoming.as_mut().poll_next(cx))).await;
-            let Poll::Ready(Some(conn)) = next else { break };
+            let conn = match next {
+                Poll::Ready(Some(conn)) => conn,
+                // it may only have given way to others, after so many
+                Poll::Pending if !gave_way => {
+                    gave_way = true;
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                _ => break,
+            };
+            gave_way = false;
             let (driver, handshake, service) = (Arc::clone(&driver), handshake.clone(), service.clone());
             tasks.spawn(async move { driver.drive(conn, handshake, service).await });
         }

@@ -40,6 +40,18 @@ where
     command
 }
 
+/// The same under a limit of open files, which it can't raise.
+pub(crate) fn command_under<I>(descriptors: u64, args: I) -> Command
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")]).arg(binary()).args(args);
+    command.env_remove("PORTCULLIS_LOG").stdin(Stdio::null());
+    command
+}
+
 /// Runs it to its end; its status, standard output and standard error.
 pub(crate) fn run_to_end<I>(args: I) -> (ExitStatus, String, String)
 where
@@ -160,6 +172,18 @@ impl Edge {
 
     pub(crate) fn admin(&self) -> SocketAddr {
         self.address("admin on http://", "")
+    }
+
+    /// Processor time used so far: fields 14 and 15 of /proc/pid/stat, in ticks of 10 ms.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use portcullis_edge::{
-    listener::{BindPlan, Overlap, TcpOptions},
-    plan::AdminPlan,
+    listener::{BindPlan, ListenAddr, Overlap, TcpOptions, UnixOptions},
+    plan::{AdminPlan, ListenOn},
     proxy::{RouteError, Router},
 };
 
@@ -55,11 +55,35 @@ pub(crate) fn listeners(
 
 /// Addresses that can't be bound together, by the rules of those who bind them.
 fn conflicts(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener], admin: Option<&AdminPlan>) {
-    let with_address: Vec<_> =
-        listeners.iter().filter_map(|listener| Some((listener, listener.address.as_ref()?))).collect();
+    let mut with_address = Vec::new();
+    let mut inherited: HashMap<&str, usize> = HashMap::new();
     let mut plan = BindPlan::new();
-    for (listener, address) in &with_address {
-        plan = plan.tcp(*address.get_ref(), TcpOptions::default()).only_v6(listener.only_v6);
+    for listener in listeners {
+        let Some(address) = &listener.address else { continue };
+        plan = match address.get_ref() {
+            ListenOn::Address(ListenAddr::Ip(ip)) => {
+                plan.tcp(*ip, TcpOptions::default()).only_v6(listener.only_v6)
+            }
+            ListenOn::Address(ListenAddr::Unix(name)) => plan.unix(name.clone(), UnixOptions::default()),
+            ListenOn::Inherited(name) => {
+                match inherited.entry(name) {
+                    Entry::Occupied(first) => {
+                        let wrong = Wrong::new(format!(
+                            "the sockets called \"{}\" are listened on twice",
+                            escape(name)
+                        ));
+                        sink.error(address.span(), wrong.hint(first_on(lines, *first.get())));
+                    }
+                    Entry::Vacant(entry) => {
+                        entry.insert(listener.span.start);
+                    }
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        plan = plan.shared(listener.shared);
+        with_address.push((listener, address));
     }
     if let Some(admin) = admin {
         plan = plan.tcp(admin.address, TcpOptions::default());
@@ -74,15 +98,15 @@ fn conflicts(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener], admin: Opti
             sink.error(first_address.span(), wrong.hint("give one of them another port"));
             continue;
         };
-        let (here, there) = (conflict.second_address, conflict.first_address);
+        let (here, there) = (&conflict.second_address, &conflict.first_address);
         let line = lines.number(first.span.start);
         let (message, hint) = match conflict.overlap {
-            Overlap::Same => (
+            Overlap::Same | Overlap::SamePath => (
                 format!("the address {here} is listened on twice"),
                 format!("the first one is on line {line}"),
             ),
             Overlap::DualStack => (
-                format!("{here} and {there} both take IPv4 on port {}", here.port()),
+                format!("{here} and {there} both take IPv4 on one port"),
                 format!(
                     "the other one is on line {line}; give the IPv6 one `only_v6 = true`, or leave the IPv4 one out"
                 ),
@@ -98,11 +122,11 @@ fn conflicts(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener], admin: Opti
 
 /// HTTPS for IPv6 and a redirect for IPv4 on one port: who comes by IPv4 is sent to where he already is.
 fn split_port(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener]) {
-    let at = |listener: &Listener| listener.address.as_ref().map(|address| *address.get_ref());
+    let at = |listener: &Listener| listener.address.as_ref().and_then(|address| address.get_ref().ip());
     let is_v4 = |address: SocketAddr| address.ip().to_canonical().is_ipv4();
     for secure in listeners.iter().filter(|listener| listener.is_https()) {
         let Some(address) = &secure.address else { continue };
-        let v6 = *address.get_ref();
+        let Some(v6) = address.get_ref().ip() else { continue };
         let takes_v4 = is_v4(v6) || v6.ip().is_unspecified() && !secure.only_v6;
         if takes_v4 || v6.port() == 0 {
             continue;

@@ -1,21 +1,29 @@
 //! `[[listener]]`.
 
-use std::{net::SocketAddr, ops::Range};
+use std::ops::Range;
 
-use portcullis_edge::plan::{ListenerMode, ListenerPlan, PlainHttp};
+use portcullis_edge::{
+    listener::ListenAddr,
+    plan::{ListenOn, ListenerMode, ListenerPlan, PlainHttp},
+};
 
-use super::process::Timeouts;
+use super::{
+    process::{MOST_OPEN, Timeouts},
+    socket,
+};
 use crate::{
-    net::socket_address,
+    errors::escape,
+    net::listen_on,
     reader::{Spanned, Table, Wrong},
-    values::{boolean, choice, integer, secs, size, whole_seconds},
+    values::{boolean, choice, integer, size},
 };
 
 /// A listener with what the checks point at.
 pub(crate) struct Listener {
-    pub(crate) address: Option<Spanned<SocketAddr>>,
+    pub(crate) address: Option<Spanned<ListenOn>>,
     pub(crate) protocol: Option<Spanned<Protocol>>,
     pub(crate) only_v6: bool,
+    pub(crate) shared: bool,
     pub(crate) span: Range<usize>,
     /// Whole if address and protocol are.
     pub(crate) plan: Option<ListenerPlan>,
@@ -54,7 +62,7 @@ const PROTOCOL_KEYS: &[(&str, Protocol, &str)] = &[
 
 pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
     let span = table.span();
-    let address = table.need("address", "\"[::]:443\"", socket_address);
+    let address = table.need("address", "\"[::]:443\"", listen_on);
     let protocol = table.need("protocol", "\"https\"", choice(PROTOCOLS));
     if let Some(protocol) = &protocol {
         for (key, wanted, name) in PROTOCOL_KEYS {
@@ -66,15 +74,21 @@ pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
             }
         }
     }
-    let (mut http3, mut plain_http, mut redirect_port) = (true, PlainHttp::default(), 443);
+    let unix = address.as_ref().is_some_and(|address| is_unix(address.get_ref()));
+    let (mut http3, mut plain_http, mut redirect_port) = (!unix, PlainHttp::default(), 443);
     table.set("http3", &mut http3, boolean);
+    if let (true, true, Some(address)) = (unix, http3, &address) {
+        let wrong = Wrong::new("HTTP/3 is UDP: there is none on a unix socket");
+        table.sink().error(address.span(), wrong.hint("remove `http3`"));
+    }
     table.set(
         "plain_http",
         &mut plain_http,
         choice(&[("redirect", PlainHttp::Redirect), ("refuse", PlainHttp::Refuse)]),
     );
     table.set("redirect_port", &mut redirect_port, integer(1..=65_535));
-    let only_v6 = only_v6(&mut table, address.as_ref());
+    let only_v6 = v6_flag(&mut table, "only_v6", address.as_ref());
+    let v4_fallback = v6_flag(&mut table, "v4_fallback", address.as_ref());
 
     // options are read even if the listener can't be made, for the errors in them
     let mode = match protocol.as_ref().map_or(Protocol::Http, |protocol| *protocol.get_ref()) {
@@ -82,36 +96,42 @@ pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
         Protocol::Http => ListenerMode::Http,
         Protocol::Redirect => ListenerMode::RedirectToHttps { port: redirect_port },
     };
-    let any = SocketAddr::from(([0, 0, 0, 0], 0));
-    let mut plan = ListenerPlan::new(address.as_ref().map_or(any, |address| *address.get_ref()), mode);
+    let any = || ListenOn::from(std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
+    let mut plan = ListenerPlan::new(address.as_ref().map_or_else(any, |a| a.get_ref().clone()), mode);
     plan.only_v6 = only_v6;
+    plan.v4_fallback = v4_fallback;
+    table.set("shared", &mut plan.shared, boolean);
+    let shared = plan.shared;
     options(&mut table, &mut plan, timeouts);
+    socket::read(&mut table, &mut plan, address.as_ref());
     table.finish();
 
     let whole = address.is_some() && protocol.is_some();
-    Listener { address, protocol, only_v6, span, plan: whole.then_some(plan) }
+    Listener { address, protocol, only_v6, shared, span, plan: whole.then_some(plan) }
 }
 
-fn only_v6(table: &mut Table<'_, '_>, address: Option<&Spanned<SocketAddr>>) -> bool {
-    let only_v6 = table.get("only_v6", boolean);
-    if let (Some(only), Some(address)) = (&only_v6, address)
-        && *only.get_ref()
-        && address.get_ref().is_ipv4()
+fn is_unix(address: &ListenOn) -> bool {
+    matches!(address, ListenOn::Address(ListenAddr::Unix(_)))
+}
+
+/// A flag that means something for IPv6 addresses only.
+fn v6_flag(table: &mut Table<'_, '_>, key: &'static str, address: Option<&Spanned<ListenOn>>) -> bool {
+    let flag = table.get(key, boolean);
+    if let (Some(set), Some(address)) = (&flag, address)
+        && *set.get_ref()
+        && !address.get_ref().ip().is_some_and(|address| address.is_ipv6())
     {
         let wrong =
-            Wrong::new(format!("`only_v6` has no meaning for the IPv4 address {}", address.get_ref()));
-        table.sink().error(only.span(), wrong.hint("remove it, or listen on an IPv6 address"));
+            Wrong::new(format!("`{key}` has no meaning for {}", escape(&address.get_ref().to_string())));
+        table.sink().error(set.span(), wrong.hint("remove it, or listen on an IPv6 address"));
     }
-    only_v6.is_some_and(Spanned::into_inner)
+    flag.is_some_and(Spanned::into_inner)
 }
 
 fn options(table: &mut Table<'_, '_>, plan: &mut ListenerPlan, timeouts: &Timeouts) {
     table.set("backlog", &mut plan.tcp.backlog, integer(1..=65_535));
-    table.set("nodelay", &mut plan.tcp.nodelay, boolean);
-    table.set("keepalive", &mut plan.tcp.keepalive, |value| {
-        // Linux takes at most 32767 s
-        whole_seconds(secs(1)..=secs(9 * 3600))(value).map(Some)
-    });
+    plan.unix.backlog = Some(plan.tcp.backlog);
+    table.set("max_connections", &mut plan.max_connections, |value| integer(1..=MOST_OPEN)(value).map(Some));
     if let Some(most) = table.get("max_headers", integer(1..=1000)) {
         plan.http.max_headers = *most.get_ref();
         plan.quic.max_fields = most.into_inner();

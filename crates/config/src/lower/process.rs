@@ -3,7 +3,10 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use portcullis_edge::plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, Workers};
+use portcullis_edge::{
+    listener::{ClientLimit, OverClient, OverLimit},
+    plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, Workers},
+};
 use toml::de::DeValue;
 
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
 };
 
 /// The most connections, QUIC connections or tunnels that can be asked for.
-const MOST_OPEN: u64 = 1_000_000;
+pub(crate) const MOST_OPEN: u64 = 1_000_000;
 
 pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     let threads = root
@@ -30,7 +33,12 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
 
     if let Some(mut limits) = root.table("limits", "`[limits]`") {
         let to = &mut plan.limits;
-        limits.set("max_connections", &mut to.max_connections, integer(1..=MOST_OPEN));
+        limits
+            .set("max_connections", &mut to.max_connections, |value| integer(1..=MOST_OPEN)(value).map(Some));
+        let over = [("wait", OverLimit::Wait), ("close", OverLimit::Close), ("reset", OverLimit::Reset)];
+        limits.set("over_max_connections", &mut to.over, choice(&over));
+        limits.set("reserved_descriptors", &mut to.headroom, integer(0..=65_536));
+        to.per_client = per_client(&mut limits);
         limits.set("max_quic_connections", &mut to.max_quic_connections, integer(1..=MOST_OPEN));
         limits.set("max_tunnels", &mut to.max_tunnels, integer(0..=MOST_OPEN));
         limits.finish();
@@ -52,6 +60,56 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     }
     if let Some(forwarded) = root.table("forwarded", "`[forwarded]`") {
         trusted_proxies(forwarded, plan);
+    }
+}
+
+/// Keys that say more about `max_connections_per_client`.
+const PER_CLIENT_KEYS: [&str; 5] =
+    ["over_max_per_client", "client_delay", "client_prefix_v4", "client_prefix_v6", "uncounted_clients"];
+
+fn per_client(limits: &mut Table<'_, '_>) -> Option<ClientLimit> {
+    let Some(max) = limits.get("max_connections_per_client", integer(1..=MOST_OPEN)) else {
+        for key in PER_CLIENT_KEYS {
+            if let Some(at) = limits.key_span(key) {
+                let wrong = Wrong::new(format!("`{key}` goes only with `max_connections_per_client`"));
+                limits.sink().error(at, wrong.hint("remove it, or set the limit"));
+            }
+        }
+        // the keys are known all the same
+        let mut scrap = ClientLimit::new(1);
+        client_details(limits, &mut scrap);
+        return None;
+    };
+    let mut client = ClientLimit::new(max.into_inner());
+    client_details(limits, &mut client);
+    Some(client)
+}
+
+fn client_details(limits: &mut Table<'_, '_>, client: &mut ClientLimit) {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Over {
+        Close,
+        Reset,
+        Delay,
+    }
+    let mut over = Over::Close;
+    let words = [("close", Over::Close), ("reset", Over::Reset), ("delay", Over::Delay)];
+    limits.set("over_max_per_client", &mut over, choice(&words));
+    let mut up_to = secs(5);
+    if let (Some(at), true) = (limits.key_span("client_delay"), over != Over::Delay) {
+        let wrong = Wrong::new("`client_delay` goes only with `over_max_per_client = \"delay\"`");
+        limits.sink().error(at, wrong.hint("remove it, or delay"));
+    }
+    limits.set("client_delay", &mut up_to, duration(ms(10)..=secs(60)));
+    client.over = match over {
+        Over::Close => OverClient::Close,
+        Over::Reset => OverClient::Reset,
+        Over::Delay => OverClient::Delay { up_to },
+    };
+    limits.set("client_prefix_v4", &mut client.ipv4_prefix, integer(8..=32));
+    limits.set("client_prefix_v6", &mut client.ipv6_prefix, integer(16..=128));
+    if let Some(exempt) = limits.list("uncounted_clients", "\"10.0.0.0/8\"", network) {
+        client.exempt = exempt.into_inner().into_iter().map(|network| network.into_inner()).collect();
     }
 }
 
