@@ -52,13 +52,30 @@ where
     command
 }
 
+/// The same as systemd starts it: its standard input is the first socket, the variables are the caller's.
+pub(crate) fn command_activated<I>(args: I) -> Command
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(binary()).args(args);
+    command.env_remove("PORTCULLIS_LOG");
+    command
+}
+
 /// Runs it to its end; its status, standard output and standard error.
 pub(crate) fn run_to_end<I>(args: I) -> (ExitStatus, String, String)
 where
     I: IntoIterator,
     I::Item: AsRef<OsStr>,
 {
-    let mut child = command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    to_end(command(args))
+}
+
+/// The same for a command line that is there already.
+pub(crate) fn to_end(mut command: Command) -> (ExitStatus, String, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let mut child = ChildGuard::from(child);
     let status = child.wait_for(Duration::from_secs(10)).unwrap().expect("it ends by itself");
@@ -180,6 +197,11 @@ impl Edge {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
         let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
+    }
+
+    /// Keeps the directory of its configuration as long as it runs.
+    pub(crate) fn keep(&mut self, dir: Dir) {
+        self.dir = Some(dir);
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
