@@ -2,13 +2,12 @@
 //! HTTP/2, every limit set, and a drain on Ctrl-C.
 #![allow(clippy::print_stdout)]
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Router, routing::get};
-use portcullis_listener::{AcceptOptions, BindPlan, Incoming, Limits, TcpOptions};
+use portcullis_listener::{Incoming, Limits};
 use portcullis_server::{HttpOptions, ServerCounters, serve};
 use portcullis_tls::{Acceptor, AcceptorOptions, CertStore, ServerOptions, tcp_config};
-use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,12 +15,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     store.add_self_signed(&["localhost".to_owned()])?;
     let tls = Acceptor::new(tcp_config(store, &ServerOptions::default())?, AcceptorOptions::default());
 
-    let options = TcpOptions::default();
-    let bound =
-        BindPlan::new().tcp("127.0.0.1:8443".parse()?, options.clone()).bind(NonZeroUsize::MIN)?.remove(0);
-    println!("https://{}", bound.local_addr);
-    let listener = TcpListener::from_std(bound.tcp.into_iter().next().ok_or("no socket")?)?;
-    let incoming = Incoming::new(listener, Limits::new(1000), AcceptOptions::default(), &options);
+    let incoming = Incoming::bind("127.0.0.1:8443".parse()?, Limits::new(1000))?;
+    println!("https://{}", incoming.local_addr());
 
     let app: Router = Router::new().route("/", get(|| async { "hello\n" }));
     let shutdown = async {

@@ -42,7 +42,7 @@ fn a_unix_socket_with_its_mode() {
         let path = dir.path().join("edge.sock");
         // an earlier run left it behind
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = "[[listener]]\naddress = \"unix:edge.sock\"\nprotocol = \"http\"\n[listener.unix]\nmode = \"0620\"\n";
+        let listener = "[forwarded]\ntrusted = [\"unix\"]\n[[listener]]\naddress = \"unix:edge.sock\"\nprotocol = \"http\"\n[listener.unix]\nmode = \"0620\"\n";
         let mut edge = Edge::run_in(dir, &behind(listener, origin.addr())).await;
         assert!(edge.stdout.text().contains(&format!("unix:{}", path.display())), "{}", edge.stdout.text());
         let metadata = std::fs::symlink_metadata(&path).unwrap();
@@ -56,11 +56,15 @@ fn a_unix_socket_with_its_mode() {
             assert!(answer.text.ends_with("over unix"), "{answer:?}");
         }
         // a client without an address forwards none
-        assert!(
-            !origin.last().1.contains_key("x-real-ip") || origin.last().1["x-real-ip"] != "",
-            "{:?}",
-            origin.last()
-        );
+        let fields = origin.last().1;
+        assert!(!fields.contains_key("x-real-ip") && !fields.contains_key("x-forwarded-for"), "{fields:?}");
+        // its word is taken where the file says so
+        let mut io = UnixStream::connect(&path).await.unwrap();
+        io.write_all(GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: 192.0.2.5\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        assert_eq!(raw::drain(&mut io).await.statuses(), [200]);
+        assert_eq!(origin.last().1["x-forwarded-for"], "192.0.2.5");
         edge.terminate();
         assert!(edge.ended(SOON).await.0.success());
         assert!(!path.exists(), "it removes its socket");

@@ -8,7 +8,7 @@ use std::{
 
 use comfy_table::{Table, presets};
 
-use crate::{Result, metadata, sh, test, tidy};
+use crate::{Result, fuzz, metadata, sh, test, tidy};
 
 /// Installed where `CI=true` and it is missing. Compiling it takes some minutes on two cores, so elsewhere that is
 /// left to the person.
@@ -26,7 +26,7 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
     Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
     Step {
@@ -38,6 +38,7 @@ const STEPS: [Step; 10] = [
     },
     Step { name: "nginx install", run: nginx_install },
     Step { name: "test", run: tests },
+    Step { name: "fuzz", run: || fuzz::run(&["--seconds".into(), "20".into()]).map(|()| Outcome::Passed) },
     Step {
         name: "doc",
         run: || {

@@ -10,12 +10,14 @@
 
 mod certs;
 mod ci;
+mod fuzz;
 mod loadtest;
 mod metadata;
 mod sh;
 mod sys;
 mod test;
 mod tidy;
+mod torture;
 
 use std::{error::Error, ffi::OsString, process::ExitCode};
 
@@ -29,6 +31,8 @@ cargo xtask COMMAND
   tidy              the house rules that no compiler checks; `tidy --print-edges` prints the table of
                     workspace dependencies as it stands
   certs [DIR]       a local authority and a certificate for localhost in DIR (default: certs)
+  torture accept    descriptors that run out, limits that are met: what must hold, shown as it happens
+  fuzz [TARGET]     runs the fuzz targets for a minute each; see `fuzz --help`
   loadtest [...]    cost and latency of the proxy, alone or beside others; see `loadtest --help`
 ";
 
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(&args),
         Some("certs") => certs::run(&args),
         Some("loadtest") => loadtest::run(args),
+        Some("torture") => torture::run(&args),
+        Some("fuzz") => fuzz::run(&args),
         Some("-h" | "--help" | "help") => {
             print!("{HELP}");
             Ok(())

@@ -2,6 +2,8 @@
 
 use std::{
     fmt, io,
+    net::SocketAddr,
+    num::NonZeroUsize,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -11,6 +13,7 @@ use portcullis_conn::{Conn, ConnInfo, Transport};
 use tokio::net::TcpListener;
 
 use crate::{
+    bind::{BindError, BindPlan, Protocol},
     limits::{
         Enter, HeadroomReached, ListenerLimits, OverClient, OverLimit, Permit, Permitted, Reservation,
         Reserve, Seat, descriptor_limit,
@@ -80,6 +83,20 @@ impl Incoming {
         tcp: &TcpOptions,
     ) -> Self {
         Self::listen(TcpAcceptor::new(listener, tcp), limits, options)
+    }
+
+    /// Binds an address, for this process alone, and accepts from it, all with default options.
+    ///
+    /// # Errors
+    /// The system refuses the address; the error says why, who has it, and what to do. Panics outside of a tokio
+    /// runtime.
+    pub fn bind(address: SocketAddr, limits: impl Into<ListenerLimits>) -> Result<Self, BindError> {
+        let tcp = TcpOptions::default();
+        let bound = BindPlan::new().tcp(address, tcp.clone()).bind(NonZeroUsize::MIN)?;
+        let refused = |source| BindError::new("epoll", Protocol::Tcp, address, source);
+        let listener = bound.into_iter().flat_map(|bound| bound.tcp).next();
+        let listener = listener.ok_or_else(|| refused(io::ErrorKind::NotFound.into()))?;
+        Self::from_std(listener, limits, AcceptOptions::default(), &tcp).map_err(refused)
     }
 
     /// The same from a listener of the standard library, as [`crate::BindPlan`] makes them. It becomes non-blocking.

@@ -1,37 +1,39 @@
 //! Sockets that say why they could not be made, and an accept loop that outlives descriptor exhaustion.
 //!
-//! Three things that stand alone or together, for any tokio program:
+//! For any tokio program, alone or together:
 //!
-//! - [`BindPlan`]: every wanted address is checked against the others before a socket is made, and when the system
-//!   refuses one the error says who holds the port, or which permission is missing, and what to do.
-//! - [`Incoming`]: a stream of accepted connections that never ends by an accept error. Errors of one connection
-//!   are skipped; a shortage of descriptors or memory pauses the loop, says so once, and ends early when a
-//!   connection closes.
-//! - [`Limits`]: a bound on open connections, shared by every listener and changeable while running. The permit is
-//!   taken before accept and lives inside the stream ([`Permitted`]), so it can't leak and survives an upgrade;
-//!   what is past the limit waits in the kernel's queue.
+//! - [`BindPlan`]: every wanted address (TCP, UDP, unix) is checked against the others before a socket is made, and
+//!   when the system refuses one the error says who holds the port, or which permission is missing, and what to do. Each
+//!   option is read back, and told if the kernel made something else of it.
+//! - [`Incoming`]: a stream of accepted connections that never ends by a passing error. Errors of one connection are
+//!   skipped; a shortage of descriptors or memory pauses the loop, says so once, and ends early when a connection
+//!   closes. Some descriptors are left for the work on open connections.
+//! - [`Limits`]: bounds on open connections, of all, of a listener and of a client, changeable while running; and the
+//!   handle that pauses, resumes and drains all listeners and says what they did. The permit is taken before accept and
+//!   lives inside the stream ([`Permitted`]), so it can't leak and survives an upgrade; what is past the limit waits in
+//!   the kernel's queue, or is refused.
+//! - [`IncomingExt`]: the same three things as adapters over any stream of accepted sockets.
+//! - `InheritedSocket`: sockets from systemd, a parent or an older process, with their queues.
+//! - [`read_proxy_header`] and [`sniff`]: who the client behind a proxy is, and which protocol it speaks, by looking at the
+//!   first bytes without taking more than is theirs. Nothing here knows TLS or HTTP: it only tells them apart.
 //!
 //! ```no_run
-//! use std::num::NonZeroUsize;
-//! use portcullis_listener::{AcceptOptions, BindPlan, Incoming, Limits, TcpOptions};
+//! use futures_util::StreamExt;
+//! use portcullis_listener::{Incoming, Limits};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let options = TcpOptions::default();
-//! let mut bound = BindPlan::new().tcp("[::]:8080".parse()?, options.clone()).bind(NonZeroUsize::MIN)?;
-//! let limits = Limits::new(1000);
-//! for listener in bound.remove(0).tcp {
-//!     let listener = tokio::net::TcpListener::from_std(listener)?;
-//!     let incoming = Incoming::new(listener, &limits, AcceptOptions::default(), &options);
-//!     // `incoming` is a `futures_core::Stream` of connections
-//! #   drop(incoming);
+//! let mut incoming = Incoming::bind("[::]:8080".parse()?, Limits::new(1000))?;
+//! while let Some(conn) = incoming.next().await {
+//!     // the permit is inside of `conn.io`
+//!     tokio::spawn(async move { drop(conn) });
 //! }
 //! # Ok(()) }
 //! ```
 //!
-//! [`sniff`] looks at the first bytes of a connection without taking them. Nothing here knows TLS or HTTP: it only
-//! tells them apart.
+//! With the feature `axum`, `axum::serve(incoming, app)` gets all of it.
 //!
-//! This crate reads `/proc` and `/etc/passwd`, and only to explain a bind that failed.
+//! This crate reads `/proc` and `/etc/passwd` to explain a bind that failed, to name a socket's owner and to count its own
+//! descriptors; nothing else.
 
 mod accept;
 mod bind;

@@ -156,8 +156,16 @@ fn access_log(mut log: Table<'_, '_>) -> AccessLogPlan {
     }
 }
 
+/// A network, or the peers of unix sockets, whose address is the unspecified one.
+fn forwarder(value: &DeValue<'_>) -> Read<ipnet::IpNet> {
+    match value {
+        DeValue::String(text) if text == "unix" => Ok(std::net::IpAddr::from([0, 0, 0, 0]).into()),
+        _ => network(value),
+    }
+}
+
 fn trusted_proxies(mut forwarded: Table<'_, '_>, plan: &mut Plan) {
-    if let Some(trusted) = forwarded.need_list("trusted", "\"10.0.0.0/8\"", network) {
+    if let Some(trusted) = forwarded.need_list("trusted", "\"10.0.0.0/8\"", forwarder) {
         for network in trusted.get_ref().iter().filter(|network| network.get_ref().prefix_len() == 0) {
             let wrong = Wrong::new(format!("`{}` trusts everybody to say who they are", network.get_ref()))
                 .hint("name only the networks of your own proxies");

@@ -58,7 +58,8 @@ pub struct ClientRefused {
 pub(crate) struct Clients {
     limit: ArcSwapOption<ClientLimit>,
     shards: Box<[Mutex<HashMap<ClientKey, u32, RandomState>>]>,
-    hasher: RandomState,
+    /// An odd number by chance. Addresses that fall into one shard all the same only share its lock.
+    spread: u64,
     /// Connections kept back by [`OverClient::Delay`]: while there are any, a release is told.
     pub(crate) delayed: AtomicUsize,
     pub(crate) freed: Notify,
@@ -79,7 +80,7 @@ impl Clients {
         Self {
             limit: ArcSwapOption::from_pointee(limit),
             shards: (0..SHARDS).map(|_| Mutex::new(HashMap::with_hasher(hasher.clone()))).collect(),
-            hasher,
+            spread: hasher.hash_one(0) | 1,
             delayed: AtomicUsize::new(0),
             freed: Notify::new(),
         }
@@ -94,9 +95,9 @@ impl Clients {
     }
 
     fn shard(&self, key: &ClientKey) -> &Mutex<HashMap<ClientKey, u32, RandomState>> {
-        // the tables use the low bits and the top seven of the same hash
-        let hash = self.hasher.hash_one(key) >> 32;
-        &self.shards[hash as usize % SHARDS]
+        let mixed = (key.bits as u64 ^ (key.bits >> 64) as u64).wrapping_mul(self.spread);
+        // the upper bits depend on all of those below
+        &self.shards[(mixed >> 58) as usize % SHARDS]
     }
 
     /// Counts one more connection of a client, if it may have one.
