@@ -92,7 +92,9 @@ fn parse(architecture: &str) -> Result<BTreeMap<String, Row>, String> {
         .ok_or_else(|| format!("ARCHITECTURE.md: no table between `{BEGIN}` and `{END}`"))?
         .0;
     let names = |cell: &str| {
-        cell.split(|c: char| c.is_whitespace() || matches!(c, ',' | '`' | '-' | '—'))
+        // a dash alone is an empty cell, one inside of a word belongs to a name
+        cell.split(|c: char| c.is_whitespace() || matches!(c, ',' | '`' | '—'))
+            .map(|name| name.trim_matches('-'))
             .filter(|name| !name.is_empty())
             .map(str::to_owned)
             .collect::<BTreeSet<_>>()
