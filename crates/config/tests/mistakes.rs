@@ -52,7 +52,9 @@ fn thirteen_mistakes_are_thirteen_errors() {
         r#"1:11: `workers` must be "per-core" or "work-stealing", found "per-cor" | did you mean "per-core"?"#,
         r#"2:17: `drain_timeout` wants a duration, found the integer 10 | say the unit: "10s" or "10ms""#,
         "5:1: unknown key `max_conections` in `[limits]` | did you mean `max_connections`? known keys: \
-         `max_connections`, `max_quic_connections`, `max_tunnels`",
+         `max_connections`, `over_max_connections`, `reserved_descriptors`, `max_connections_per_client`, \
+         `over_max_per_client`, `client_delay`, `client_prefix_v4`, `client_prefix_v6`, `uncounted_clients`, \
+         `max_quic_connections`, `max_tunnels`",
         "6:15: `max_tunnels` must be from 0 to 1000000, found 2000000 | -",
         r#"9:26: `trusted[1]` wants a network, found "10.1.0.0/33" | for example "10.0.0.0/8" or "fd00::/8""#,
         "13:12: a listener speaks TLS but the file has no `[[certificate]]` | add one with `cert` and `key`, or \

@@ -106,7 +106,7 @@ fn conflicts(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener], admin: Opti
                 format!("the first one is on line {line}"),
             ),
             Overlap::DualStack => (
-                format!("{here} and {there} both take IPv4 on one port"),
+                format!("{here} and {there} both take IPv4 on port {}", here.ip().map_or(0, |ip| ip.port())),
                 format!(
                     "the other one is on line {line}; give the IPv6 one `only_v6 = true`, or leave the IPv4 one out"
                 ),
