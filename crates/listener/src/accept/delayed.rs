@@ -24,11 +24,13 @@ pub(super) struct Delayed<Io> {
     kept: VecDeque<(Instant, Accepted<Io>)>,
     /// Made when first needed and reused.
     timer: Option<Pin<Box<Sleep>>>,
+    /// What was told when it was looked through last: a look costs a lock for each.
+    looked: Option<u64>,
 }
 
 impl<Io> Delayed<Io> {
     pub(super) fn new(own: Arc<Own>) -> Self {
-        Self { own, kept: VecDeque::new(), timer: None }
+        Self { own, kept: VecDeque::new(), timer: None, looked: None }
     }
 
     /// Keeps one; gives it back if too many are kept.
@@ -41,6 +43,7 @@ impl<Io> Delayed<Io> {
         let now = Instant::now();
         let until = now.checked_add(up_to).unwrap_or(now + Duration::from_secs(86_400));
         self.kept.push_back((until, accepted));
+        self.looked = None;
         None
     }
 
@@ -50,9 +53,16 @@ impl<Io> Delayed<Io> {
         if self.kept.is_empty() {
             return Poll::Pending;
         }
+        let mut elapsed = false;
         loop {
-            if let Some(accepted) = self.look() {
-                return Poll::Ready(accepted);
+            let told = self.own.group.clients.told.load(Ordering::SeqCst);
+            if elapsed || self.looked != Some(told) {
+                if let Some(accepted) = self.look() {
+                    // there may be another one
+                    self.looked = None;
+                    return Poll::Ready(accepted);
+                }
+                self.looked = Some(told);
             }
             // the limit may have changed meanwhile, so the first in is not always the first out
             let Some(next) = self.kept.iter().map(|(until, _)| *until).min() else { return Poll::Pending };
@@ -63,6 +73,7 @@ impl<Io> Delayed<Io> {
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            elapsed = true;
         }
     }
 

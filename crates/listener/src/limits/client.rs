@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -63,6 +63,8 @@ pub(crate) struct Clients {
     /// Connections kept back by [`OverClient::Delay`]: while there are any, a release is told.
     pub(crate) delayed: AtomicUsize,
     pub(crate) freed: Notify,
+    /// How many times they were told.
+    pub(crate) told: AtomicU64,
 }
 
 /// The answer of [`Clients::enter`].
@@ -83,6 +85,7 @@ impl Clients {
             spread: hasher.hash_one(0) | 1,
             delayed: AtomicUsize::new(0),
             freed: Notify::new(),
+            told: AtomicU64::new(0),
         }
     }
 

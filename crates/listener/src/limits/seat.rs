@@ -265,7 +265,13 @@ impl Seat {
                 Reserve::Got(reservation)
             }
             Take::Closed => Reserve::Closed,
-            Take::Full(_) | Take::Paused(_) => Reserve::Wait,
+            Take::Full(_) | Take::Paused(_) => {
+                // what it waits for has changed with every look: it stands in a queue that may not be the right one
+                if let Some(waker) = &self.waker {
+                    waker.wake_by_ref();
+                }
+                Reserve::Wait
+            }
         }
     }
 

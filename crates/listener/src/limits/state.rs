@@ -223,6 +223,7 @@ impl Group {
 
     /// A client has one connection less: those kept back look again.
     fn client_left(&self) {
+        self.clients.told.fetch_add(1, Ordering::SeqCst);
         self.clients.freed.notify_waiters();
         seat::nudge_everybody(self);
     }

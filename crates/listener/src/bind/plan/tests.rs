@@ -138,3 +138,65 @@ fn link_local_addresses_on_two_interfaces_are_two() {
     assert!(check(1, 2).is_ok());
     assert!(check(1, 1).is_err() && check(0, 1).is_err());
 }
+
+/// Each kind of conflict with its message; and bound one after the other, the second is refused by the system, with the
+/// process named that holds the first.
+#[cfg(target_os = "linux")]
+#[test]
+fn each_conflict_has_its_message_and_the_system_refuses_it() {
+    let dir = std::env::temp_dir().join(format!("portcullis-conflicts-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("a.sock");
+    let tcp = |ip: &'static str| {
+        move |plan: BindPlan, port| {
+            plan.tcp(SocketAddr::new(ip.parse().unwrap(), port), TcpOptions::default())
+        }
+    };
+    let udp = |ip: &'static str| {
+        move |plan: BindPlan, port| {
+            plan.udp(SocketAddr::new(ip.parse().unwrap(), port), UdpOptions::default())
+        }
+    };
+    let unix =
+        |path: std::path::PathBuf| move |plan: BindPlan, _| plan.unix(path.clone(), UnixOptions::default());
+    type Add = Box<dyn Fn(BindPlan, u16) -> BindPlan>;
+    let table: [(Add, Add, &[&str]); 8] = [
+        (Box::new(tcp("127.0.0.1")), Box::new(tcp("127.0.0.1")), &["TCP 127.0.0.1:443 is wanted twice"]),
+        (
+            Box::new(move |plan, port| tcp("127.0.0.1")(plan, port).shared(true)),
+            Box::new(tcp("127.0.0.1")),
+            &["is wanted twice"],
+        ),
+        (Box::new(udp("::1")), Box::new(udp("::1")), &["UDP [::1]:443 is wanted twice"]),
+        (
+            Box::new(tcp("0.0.0.0")),
+            Box::new(tcp("127.0.0.1")),
+            &["0.0.0.0:443 and 127.0.0.1:443 clash", "every address of this host", "Leave out 127.0.0.1:443"],
+        ),
+        (
+            Box::new(tcp("::")),
+            Box::new(tcp("0.0.0.0")),
+            &["[::]:443 and 0.0.0.0:443 clash", "without IPV6_V6ONLY the kernel lets", "set only-v6"],
+        ),
+        (Box::new(udp("::")), Box::new(udp("127.0.0.1")), &["UDP [::]:443 and 127.0.0.1:443 clash"]),
+        (Box::new(tcp("::")), Box::new(tcp("::1")), &["[::]:443 and [::1]:443 clash", "name each address"]),
+        (
+            Box::new(unix(path.clone())),
+            Box::new(unix(path)),
+            &["a.sock is wanted twice: a path names one socket", "another path"],
+        ),
+    ];
+    let pid = std::process::id().to_string();
+    for (first, second, message) in table {
+        let text = second(first(BindPlan::new(), 443), 443).check().unwrap_err().to_string();
+        for part in message {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        let held = first(BindPlan::new(), 0).bind(NonZeroUsize::MIN).unwrap();
+        let port = held[0].local_addr.ip().map_or(0, |ip| ip.port());
+        let error = second(BindPlan::new(), port).bind(NonZeroUsize::MIN).unwrap_err();
+        assert!(error.is_in_use(), "{text}: {error}");
+        assert!(error.to_string().contains("already in use") && error.to_string().contains(&pid), "{error}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
