@@ -184,11 +184,14 @@ fn a_client_has_its_share_of_connections() {
 fn two_instances_share_a_port_on_purpose() {
     run(async {
         let origin = Origin::text("ok").await;
-        let held = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let listener = format!("[[listener]]\naddress = \"{held}\"\nprotocol = \"http\"\nshared = true\n");
-        let text = behind(&listener, origin.addr());
-        let mut first = Edge::run(&text).await;
-        let second = Edge::run(&text).await;
+        let text = |address: &str| {
+            let listener =
+                format!("[[listener]]\naddress = \"{address}\"\nprotocol = \"http\"\nshared = true\n");
+            behind(&listener, origin.addr())
+        };
+        let mut first = Edge::run(&text("127.0.0.1:0")).await;
+        let held = first.http();
+        let second = Edge::run(&text(&held.to_string())).await;
         for _ in 0..20 {
             assert_eq!(
                 raw::send(held, GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await.statuses(),

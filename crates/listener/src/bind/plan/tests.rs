@@ -64,19 +64,26 @@ fn the_kernel_agrees() {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for group in [1, 2].map(|n| NonZeroUsize::new(n).unwrap()) {
                 for (first, second) in [(a, b), (b, a)] {
-                    let held = single(protocol, first, 0).bind(group).unwrap();
-                    let second_bound =
-                        single(protocol, second, held[0].local_addr.ip().unwrap().port()).bind(group);
                     let what = format!("{protocol} {} then {} in groups of {group}", first.0, second.0);
-                    match second_bound {
-                        Ok(_) => assert_eq!(*expected, None, "{what}"),
-                        Err(error) => {
-                            assert!(expected.is_some() && error.is_in_use(), "{what}: {error}");
-                            let holder = error.holder().unwrap();
-                            assert!(holder.this_process, "{what}: {error}");
-                            assert_eq!(ListenAddr::Ip(holder.address), held[0].local_addr, "{what}");
-                        }
+                    let pair = || {
+                        let held = single(protocol, first, 0).bind(group).unwrap();
+                        let local = held[0].local_addr.clone();
+                        let port = local.ip().unwrap().port();
+                        (single(protocol, second, port).bind(group).map(drop), local, held)
+                    };
+                    if expected.is_none() {
+                        // a port that is free on one address may be in TIME_WAIT on the other, left there by
+                        // some client: another port will do
+                        let fits = (0..20).any(|_| pair().0.is_ok());
+                        assert!(fits, "{what}: {}", pair().0.unwrap_err());
+                        continue;
                     }
+                    let (second_bound, local, _held) = pair();
+                    let error = second_bound.expect_err(&what);
+                    assert!(error.is_in_use(), "{what}: {error}");
+                    let holder = error.holder().unwrap();
+                    assert!(holder.this_process, "{what}: {error}");
+                    assert_eq!(ListenAddr::Ip(holder.address), local, "{what}");
                 }
             }
         }
