@@ -17,10 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    config::plain,
+    config::{plain, secure},
     support::{
         Dir, SOON,
-        client::Client,
+        client::{Client, Protocol},
         edge::{self, Edge},
         origin::Origin,
         raw, run, within,
@@ -223,5 +223,52 @@ fn a_listener_has_a_limit_of_its_own() {
         );
         drop(first);
         assert_eq!(within(SOON, "the second", answer).await.status, 200);
+    });
+}
+
+#[test]
+fn a_clients_share_is_one_for_all_protocols() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let text = format!("[limits]\nmax_connections_per_client = 2\n{}", secure(origin.addr()));
+        let edge = Edge::run(&text).await;
+        let mut quic = Client::connect(Protocol::H3, edge.https(), "localhost").await;
+        assert_eq!(quic.get("/").await.status, 200);
+        let mut tcp = Client::connect(Protocol::H2, edge.https(), "localhost").await;
+        assert_eq!(tcp.get("/").await.status, 200);
+        let mut third = TcpStream::connect(edge.https()).await.unwrap();
+        raw::closed(&mut third, SOON).await;
+        // one place is free again
+        drop(tcp);
+        let again = async {
+            loop {
+                let mut plain = TcpStream::connect(edge.https()).await.unwrap();
+                // plain HTTP on this port is redirected; a refused one is closed
+                let _ = plain.write_all(GET.as_bytes()).await;
+                if matches!(plain.read(&mut [0; 64]).await, Ok(1..)) {
+                    break plain;
+                }
+            }
+        };
+        let _held = within(SOON, "a place for the client", again).await;
+        assert_eq!(quic.get("/").await.status, 200, "who is in stays in");
+    });
+}
+
+#[test]
+fn health_is_told_at_the_limit() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let limits = "[limits]\nmax_connections = 1\n[admin]\naddress = \"127.0.0.1:0\"\n";
+        let edge = Edge::run(&format!("{limits}{}", plain(origin.addr()))).await;
+        let mut only = Client::plain(edge.http(), "a.test").await;
+        assert_eq!(only.get("/").await.status, 200);
+        let mut waits = Client::plain(edge.http(), "a.test").await;
+        let mut answer = Box::pin(waits.get("/health"));
+        assert!(timeout(Duration::from_millis(200), &mut answer).await.is_err(), "there is no place for it");
+        let reply = Client::plain(edge.admin(), "localhost").await.get("/health").await;
+        assert_eq!((reply.status.as_u16(), reply.body.trim()), (200, "ok"));
+        // and on a connection that is open already
+        assert_eq!(only.get("/health").await.status, 200);
     });
 }

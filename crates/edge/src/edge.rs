@@ -255,8 +255,8 @@ impl Shared {
             clusters,
             trust: Arc::new(Trust::new(plan.trusted_proxies.iter().copied())),
             listener_limits,
+            quic_limits: quic_limits(&plan, &limits),
             limits,
-            quic_limits: ConnLimits::new(plan.limits.max_quic_connections),
             tunnels: Tunnels::new(plan.limits.max_tunnels),
             http: Arc::new(ServerCounters::default()),
             acceptors,
@@ -349,6 +349,19 @@ fn limit_options(plan: &Plan) -> Result<LimitOptions, EdgeError> {
         limit
     });
     Ok(options)
+}
+
+/// A client has one share of connections, whether over TCP or QUIC.
+fn quic_limits(plan: &Plan, limits: &Limits) -> ConnLimits {
+    let max = plan.limits.max_quic_connections;
+    if plan.limits.per_client.is_none() {
+        return ConnLimits::new(max);
+    }
+    let limits = limits.clone();
+    ConnLimits::with_admission(max, move |client| {
+        let guard = limits.count_client(client).ok()?;
+        Some(Box::new(guard))
+    })
 }
 
 /// As many as were asked for, if the descriptors carry them; else as many as they carry, within reason.

@@ -170,7 +170,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let Handshake { incoming, options, counters, local_port, permit, pending } = handshake;
+    let Handshake { incoming, options, counters, local_port, permit, mut hold, pending } = handshake;
     let started = tokio::time::timeout(options.handshake_timeout, async {
         let quinn = incoming.accept()?.await?;
         let shared = Shared::new(quinn.clone(), Role::Server, options.max_frame_size);
@@ -195,6 +195,17 @@ where
             return;
         }
     };
+    // the address is proven now
+    if hold.is_none() {
+        match permit.limits().admit(quinn.remote_address().ip()) {
+            Ok(admitted) => hold = admitted,
+            Err(_) => {
+                count(&counters.refused);
+                quinn.close(codes::var(codes::EXCESSIVE_LOAD), b"too many connections of this client");
+                return;
+            }
+        }
+    }
     count(&counters.accepted);
     let context = ConnContext::new(quinn.clone(), local_port, options, counters);
     let spawn_request = {
@@ -207,7 +218,7 @@ where
     serve(h3, &quinn, &context, spawn_request, &drain).await;
     // RFC 9114 section 5.2: a connection that is done is closed with H3_NO_ERROR; after an error this does nothing
     quinn.close(codes::var(codes::NO_ERROR), b"");
-    drop(permit);
+    drop((hold, permit));
 }
 
 /// Takes requests until the connection is lost or, on drain, served.

@@ -26,7 +26,7 @@ use crate::{
     BoxError, Congestion, ConnLimits, EndpointError, QuicOptions, RecvBody, Retry, WorkerId,
     cid::WorkerIds,
     codes, connection,
-    limits::{Counters, Permit, count},
+    limits::{ClientHold, Counters, Permit, count},
 };
 
 /// Early packets that all connection attempts of an endpoint may hold together before they are taken up.
@@ -53,6 +53,8 @@ pub(crate) struct Handshake {
     pub(crate) counters: Arc<Counters>,
     pub(crate) local_port: u16,
     pub(crate) permit: Permit,
+    /// What the client's connection holds, if its address was proven before the handshake.
+    pub(crate) hold: Option<ClientHold>,
     pub(crate) pending: Pending,
 }
 
@@ -183,8 +185,21 @@ impl Endpoint {
             incoming.refuse();
             return None;
         };
+        let hold = if incoming.remote_address_validated() {
+            match self.limits.admit(incoming.remote_address().ip()) {
+                Ok(hold) => hold,
+                Err(_) => {
+                    count(&self.counters.refused);
+                    incoming.refuse();
+                    return None;
+                }
+            }
+        } else {
+            None
+        };
         pending.fetch_add(1, Ordering::Relaxed);
         Some(Handshake {
+            hold,
             incoming,
             options: self.options.clone(),
             counters: self.counters.clone(),

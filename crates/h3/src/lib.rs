@@ -46,6 +46,6 @@ pub use self::{
     cid::WorkerId,
     endpoint::Endpoint,
     error::{BodyError, BoxError, EndpointError},
-    limits::{ConnLimits, QuicStats},
+    limits::{ClientHold, ConnLimits, QuicStats},
     options::{Congestion, QuicOptions, Retry},
 };

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,9 +13,15 @@ use std::{
 #[derive(Clone)]
 pub struct ConnLimits(Arc<Inner>);
 
+/// Something that a client's connection keeps as long as it is open.
+pub type ClientHold = Box<dyn Send>;
+
+type Admission = dyn Fn(IpAddr) -> Option<ClientHold> + Send + Sync;
+
 struct Inner {
     max: usize,
     open: AtomicUsize,
+    admission: Option<Box<Admission>>,
     /// One set per endpoint, so that workers do not write to each other's cache lines.
     counters: Mutex<Vec<Arc<Counters>>>,
 }
@@ -25,7 +32,8 @@ struct Inner {
 pub struct QuicStats {
     /// Connections whose handshake completed.
     pub accepted: u64,
-    /// Connection attempts refused because a limit was reached or the endpoint was draining.
+    /// Connection attempts refused because a limit was reached, that of a client among them, or the endpoint was
+    /// draining.
     pub refused: u64,
     /// Connection attempts asked to prove their address first (Retry, RFC 9000 section 8.1.2).
     pub retried: u64,
@@ -60,7 +68,29 @@ impl ConnLimits {
     /// At most `max` open connections at a time; past it a new one is refused (`CONNECTION_REFUSED`, RFC 9000
     /// section 20.1).
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Inner { max, open: AtomicUsize::new(0), counters: Mutex::default() }))
+        Self::of(max, None)
+    }
+
+    /// The same, and `admission` is asked for each client once its address is proven, by a completed handshake or by a
+    /// token (RFC 9000 section 8.1): `None` closes the connection, what else it gives is dropped when the connection
+    /// is over. An address that is only claimed is never asked for: nobody can use up the share of another.
+    pub fn with_admission(
+        max: usize,
+        admission: impl Fn(IpAddr) -> Option<ClientHold> + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(max, Some(Box::new(admission)))
+    }
+
+    fn of(max: usize, admission: Option<Box<Admission>>) -> Self {
+        Self(Arc::new(Inner { max, open: AtomicUsize::new(0), admission, counters: Mutex::default() }))
+    }
+
+    /// Whether a client may have one more connection, and what that holds.
+    pub(crate) fn admit(&self, client: IpAddr) -> Result<Option<ClientHold>, Refused> {
+        match &self.0.admission {
+            None => Ok(None),
+            Some(admission) => admission(client.to_canonical()).map(Some).ok_or(Refused),
+        }
     }
 
     /// The bound.
@@ -111,7 +141,17 @@ impl fmt::Debug for ConnLimits {
     }
 }
 
+/// The client has its share.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
 pub(crate) struct Permit(ConnLimits);
+
+impl Permit {
+    pub(crate) fn limits(&self) -> &ConnLimits {
+        &self.0
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {

@@ -319,6 +319,49 @@ async fn past_the_limit_connections_are_refused() {
     assert!(server.try_connect().await.is_ok());
 }
 
+/// By a completed handshake, or by a token before it.
+#[tokio::test]
+async fn a_client_has_its_share_once_its_address_is_proven() {
+    for retry in [Retry::Never, Retry::Always] {
+        let open = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (counted, asked) = (Arc::clone(&open), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&asked);
+        struct Hold(Arc<std::sync::atomic::AtomicUsize>);
+        impl Drop for Hold {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        let limits = ConnLimits::with_admission(10, move |client| {
+            seen.lock().unwrap().push(client);
+            if counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst) >= 1 {
+                counted.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                return None;
+            }
+            Some(Box::new(Hold(Arc::clone(&counted))))
+        });
+        let hello = service(|_| async { Response::new(ScriptBody::new().data("hello")) });
+        let options = QuicOptions::default().with_retry(retry);
+        let server = Server::start_with(options, hello, limits.clone(), common::GRACE).await;
+        let first = server.connect().await;
+        assert!(soon(first.send(get("/"))).await.is_ok());
+        // refused by its token, or closed when its handshake is done
+        if let Ok(second) = server.try_connect().await {
+            assert!(soon(second.send(get("/"))).await.is_err(), "{retry:?}");
+        }
+        assert_eq!(limits.stats().refused, 1, "{retry:?}");
+        assert_eq!(
+            asked.lock().unwrap()[..],
+            [std::net::IpAddr::from([127, 0, 0, 1]); 2],
+            "each is asked for once"
+        );
+        first.close();
+        until(|| open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
+        let third = server.connect().await;
+        assert!(soon(third.send(get("/"))).await.is_ok());
+    }
+}
+
 #[tokio::test]
 async fn retry_makes_a_client_prove_its_address() {
     for (retry, retried) in [(Retry::Always, 1), (Retry::UnderLoad, 0), (Retry::Never, 0)] {

@@ -65,9 +65,9 @@ pub use self::{
     },
     bind::{BindError, BindPlan, Bound, Conflict, Holder, Overlap, PlanError, Protocol},
     limits::{
-        ClientLimit, ClientRefused, DescriptorBudget, DrainTimeout, ErrorCounts, LimitOptions, Limits,
-        ListenerLimits, ListenerStats, OverClient, OverLimit, Permit, Permitted, Refused, TooManyConnections,
-        descriptor_limit, open_descriptors, raise_descriptor_limit,
+        ClientGuard, ClientLimit, ClientRefused, DescriptorBudget, DrainTimeout, ErrorCounts, LimitOptions,
+        Limits, ListenerLimits, ListenerStats, OverClient, OverLimit, Permit, Permitted, Refused,
+        TooManyConnections, descriptor_limit, open_descriptors, raise_descriptor_limit,
     },
     proxy_protocol::{Presence, ProxyProtocolError, ProxyProtocolOptions, read_proxy_header},
     sniff::{Peek, Peeked, SniffError, sniff},

@@ -22,7 +22,7 @@ pub use self::{
     },
     options::{ClientLimit, LimitOptions, OverClient, OverLimit},
     permitted::Permitted,
-    state::Permit,
+    state::{ClientGuard, Permit},
     stats::{ErrorCounts, ListenerStats},
 };
 pub(crate) use self::{
@@ -133,6 +133,22 @@ impl Limits {
                 Ok(permit)
             }
             Enter::Full(limit) => Err(limit.refused(client).into()),
+        }
+    }
+
+    /// Counts a connection of this client that is under other limits than these, over QUIC say, so that a client has one share
+    /// of all. It counts until the guard is dropped; it is not among [`Limits::open`]. [`OverClient::Delay`] does not
+    /// wait here.
+    ///
+    /// # Errors
+    /// The client has its share.
+    pub fn count_client(&self, client: IpAddr) -> Result<ClientGuard, ClientRefused> {
+        match self.group.clients.enter(client) {
+            Enter::In(key) => Ok(ClientGuard::new(&self.own, key)),
+            Enter::Full(limit) => {
+                self.own.counters.refused_over_client();
+                Err(limit.refused(client))
+            }
         }
     }
 

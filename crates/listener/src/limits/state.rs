@@ -500,6 +500,34 @@ impl Permit {
     }
 }
 
+/// A connection that is counted for its client and for nothing else; dropping it ends that.
+pub struct ClientGuard {
+    own: Arc<Own>,
+    client: Option<ClientKey>,
+}
+
+impl ClientGuard {
+    pub(crate) fn new(own: &Arc<Own>, client: Option<ClientKey>) -> Self {
+        Self { own: Arc::clone(own), client }
+    }
+}
+
+impl fmt::Debug for ClientGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientGuard")
+    }
+}
+
+impl Drop for ClientGuard {
+    fn drop(&mut self) {
+        if let Some(key) = self.client.take()
+            && self.own.group.clients.leave(key)
+        {
+            self.own.group.client_left();
+        }
+    }
+}
+
 /// One connection that is kept back.
 pub(crate) struct Delaying<'a>(&'a AtomicUsize);
 

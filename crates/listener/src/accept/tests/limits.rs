@@ -238,3 +238,23 @@ async fn the_client_behind_a_proxy_is_counted_later() {
     assert_eq!((limits.clients(), limits.open()), (0, 0));
     assert_eq!(limits.stats().refused_over_client, 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn connections_of_other_kinds_count_for_their_client() {
+    let limits = per_client(ClientLimit::new(2));
+    let client = IpAddr::from([192, 0, 2, 1]);
+    let script = Script::default();
+    for _ in 0..2 {
+        script.push_client("192.0.2.1");
+    }
+    let mut accepting = Loop::spawn(&script, &limits);
+    let elsewhere = limits.count_client(client).unwrap();
+    let open = assert_ready!(accepting.poll_accept()).unwrap();
+    assert_pending!(accepting.poll_accept());
+    assert_eq!((limits.open(), limits.stats().refused_over_client), (1, 1));
+    assert!(limits.count_client(client).is_err());
+    drop(elsewhere);
+    assert!(limits.count_client(client).is_ok());
+    drop(open);
+    assert_eq!(limits.clients(), 0);
+}
