@@ -69,6 +69,10 @@ pub mod tlv {
     pub const SSL_CN: u8 = 0x22;
     /// Within [`SSL`]: the cipher.
     pub const SSL_CIPHER: u8 = 0x23;
+    /// Within [`SSL`]: the algorithm of the certificate's signature.
+    pub const SSL_SIG_ALG: u8 = 0x24;
+    /// Within [`SSL`]: that of its key.
+    pub const SSL_KEY_ALG: u8 = 0x25;
     /// The name of a network namespace.
     pub const NETNS: u8 = 0x30;
 }
@@ -131,7 +135,8 @@ impl Header {
         Self { version, command, addresses, tlvs: Vec::new() }
     }
 
-    /// Adds a field, which version 1 leaves out.
+    /// Adds a field. Version 1 leaves fields out; version 2 leaves out filling and checksums, which it makes by itself
+    /// ([`Header::encode_v2_with_checksum`]).
     #[must_use]
     pub fn with_tlv(mut self, kind: u8, value: impl Into<Box<[u8]>>) -> Self {
         self.tlvs.push(Tlv { kind, value: value.into() });
@@ -210,6 +215,9 @@ pub enum EncodeError {
     /// Its fields are longer than version 2 can say: 65,535 bytes each and in all.
     #[error("a PROXY protocol header holds at most 65535 bytes of addresses and fields")]
     TooLong,
+    /// An id of the connection has more than 128 bytes.
+    #[error("the unique id of a connection has at most 128 bytes")]
+    UniqueId,
     /// A name of a unix socket has more than 108 bytes.
     #[error("the name of a unix socket has more than 108 bytes")]
     UnixName,

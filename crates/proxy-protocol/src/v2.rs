@@ -13,6 +13,7 @@ pub(crate) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and transport, length.
 const HEAD: usize = 16;
 const UNIX_NAME: usize = 108;
+const UNIQUE_ID: usize = 128;
 
 const INET: u8 = 1;
 const INET6: u8 = 2;
@@ -40,8 +41,12 @@ pub(crate) fn parse(bytes: &[u8], max_len: usize) -> Result<Parse, ParseError> {
     if len > max_len {
         return Err(ParseError::TooLong { len, max: max_len });
     }
-    // AF_UNSPEC and what is not known must be accepted, and its addresses ignored (section 2.2)
     let (family, transport) = (family >> 4, family & 0x0f);
+    // section 2.2: a receiver takes AF_UNSPEC and ignores the addresses, and refuses what is none of the named values;
+    // of a local header it discards the whole block, the family with it
+    if command == Command::Proxy && (family > UNIX || transport > DGRAM) {
+        return Err(bad("family or transport", 13));
+    }
     let known = matches!(family, INET | INET6 | UNIX) && matches!(transport, STREAM | DGRAM);
     let addresses_len = match family {
         INET if known => 12,
@@ -54,14 +59,17 @@ pub(crate) fn parse(bytes: &[u8], max_len: usize) -> Result<Parse, ParseError> {
     }
     let Some(whole) = bytes.get(..len) else { return Ok(Parse::Incomplete { need: len }) };
     let mut header = Header::new(Version::V2, command, Addresses::Unspec);
-    // a local one may carry addresses or nothing: they are skipped where they fit, so that the fields behind them
-    // are found; of an unknown family nobody knows where they end
-    let has_fields = known && len >= HEAD + addresses_len || family == 0;
     if command == Command::Proxy && known {
         header.addresses = addresses(&whole[HEAD..], family, transport);
-    }
-    if has_fields {
         fields(whole, HEAD + addresses_len, &mut header)?;
+    } else if len >= HEAD + addresses_len
+        && let Err(error) = fields(whole, HEAD + addresses_len, &mut header)
+    {
+        // nobody says where fields begin when the addresses are to be ignored; a sum that is wrong is wrong all the same
+        if error == ParseError::Checksum {
+            return Err(error);
+        }
+        header.tlvs.clear();
     }
     Ok(Parse::Complete { header, len })
 }
@@ -105,12 +113,16 @@ fn addresses(block: &[u8], family: u8, transport: u8) -> Addresses {
 /// The fields behind the addresses, up to the very end.
 fn fields(whole: &[u8], begin: usize, header: &mut Header) -> Result<(), ParseError> {
     let mut rest = &whole[begin..];
+    let mut checked = false;
     while !rest.is_empty() {
         let at = whole.len() - rest.len();
         let Some((kind, value, after)) = next_tlv(rest) else { return Err(bad("field", at)) };
         match kind {
             tlv::NOOP => {}
+            // each sum is a look at all bytes: one is enough
+            tlv::CRC32C if checked => return Err(bad("second checksum", at)),
             tlv::CRC32C => {
+                checked = true;
                 let Ok(sum) = value.try_into().map(u32::from_be_bytes) else {
                     return Err(bad("checksum", at));
                 };
@@ -121,7 +133,7 @@ fn fields(whole: &[u8], begin: usize, header: &mut Header) -> Result<(), ParseEr
                     return Err(ParseError::Checksum);
                 }
             }
-            tlv::UNIQUE_ID if value.len() > 128 => return Err(bad("unique id", at)),
+            tlv::UNIQUE_ID if value.len() > UNIQUE_ID => return Err(bad("unique id", at)),
             _ => header.tlvs.push(Tlv { kind, value: value.into() }),
         }
         rest = after;
@@ -154,7 +166,12 @@ impl Header {
         let mut bytes = SIGNATURE.to_vec();
         bytes.push(command);
         self.encode_addresses(&mut bytes)?;
-        for Tlv { kind, value } in &self.tlvs {
+        // filling and sums are made here, where they are wanted
+        let kept = self.tlvs.iter().filter(|tlv| !matches!(tlv.kind, tlv::NOOP | tlv::CRC32C));
+        for Tlv { kind, value } in kept {
+            if *kind == tlv::UNIQUE_ID && value.len() > UNIQUE_ID {
+                return Err(EncodeError::UniqueId);
+            }
             let len = u16::try_from(value.len()).map_err(|_| EncodeError::TooLong)?;
             bytes.push(*kind);
             bytes.extend_from_slice(&len.to_be_bytes());
@@ -252,12 +269,28 @@ mod tests {
             let local = header(&bytes(0x20, 0x11, payload));
             assert_eq!((local.command, local.addresses), (Command::Local, Addresses::Unspec));
         }
-        // unspecified, and what nobody knows yet: the addresses are ignored
-        for family in [0x00, 0x01, 0x10, 0x13, 0x41, 0xff] {
-            let other = header(&bytes(0x21, family, &[]));
-            assert_eq!((other.command, other.addresses), (Command::Proxy, Addresses::Unspec), "{family:x}");
+        // unspecified: the addresses are ignored, whatever they are
+        for family in [0x00, 0x01, 0x02, 0x10, 0x20] {
+            for payload in [&[][..], &[7; 99]] {
+                let other = header(&bytes(0x21, family, payload));
+                assert_eq!(
+                    (other.command, other.addresses),
+                    (Command::Proxy, Addresses::Unspec),
+                    "{family:x}"
+                );
+            }
         }
-        assert_eq!(header(&bytes(0x21, 0x41, &[7; 99])).tlvs, []);
+        // a local one is taken whatever its block is
+        for family in [0x00, 0x11, 0x21, 0x13, 0x41, 0xff] {
+            for payload in [&[][..], &[7; 5], &V4, &[7; 99]] {
+                let local = header(&bytes(0x20, family, payload));
+                assert_eq!(
+                    (local.command, local.addresses),
+                    (Command::Local, Addresses::Unspec),
+                    "{family:x}"
+                );
+            }
+        }
     }
 
     #[test]
@@ -300,7 +333,10 @@ mod tests {
             (with(&[4, 0, 0, 9, 9]), "field", 31),
             (with(&[3, 0, 3, 1, 2, 3]), "checksum", 28),
             (with(&long), "unique id", 28),
-            (bytes(0x21, 0x00, &[1, 2]), "field", 16),
+            (with(&[4, 0, 0, 1, 0, 9]), "field", 31),
+            (bytes(0x21, 0x41, &V4), "family or transport", 13),
+            (bytes(0x21, 0x13, &V4), "family or transport", 13),
+            (bytes(0x21, 0xf0, &[]), "family or transport", 13),
         ] {
             assert_eq!(parse_any(&bytes, DEFAULT_MAX_LEN), Err(bad(field, place)));
         }
@@ -317,7 +353,17 @@ mod tests {
             Header::proxy("[::1]:1".parse().unwrap(), "[::1]:2".parse().unwrap()).with_tlv(1, *b"h2");
         let mut bytes = Vec::new();
         header.encode_v2_with_checksum(&mut bytes).unwrap();
-        assert_eq!(parse_any(&bytes, 4096), Ok(Parse::Complete { header, len: bytes.len() }));
+        assert_eq!(parse_any(&bytes, 4096), Ok(Parse::Complete { header: header.clone(), len: bytes.len() }));
+        // a sum of the caller's is left out
+        let mut again = Vec::new();
+        let with_sum = header.with_tlv(tlv::CRC32C, *b"\0\0\0\0");
+        with_sum.encode_v2_with_checksum(&mut again).unwrap();
+        assert_eq!(again, bytes);
+        // a second one is refused
+        let mut twice = bytes.clone();
+        twice.extend_from_slice(&bytes[bytes.len() - 7..]);
+        twice[15] += 7;
+        assert!(parse_any(&twice, 4096).is_err());
         for at in 16..bytes.len() - 7 {
             let mut broken = bytes.clone();
             broken[at] ^= 1;
@@ -332,6 +378,8 @@ mod tests {
         assert_eq!(long.encode_v2(&mut out), Err(EncodeError::TooLong));
         let many = Header::local().with_tlv(1, vec![0; 40_000]).with_tlv(2, vec![0; 40_000]);
         assert_eq!(many.encode_v2(&mut out), Err(EncodeError::TooLong));
+        let id = Header::local().with_tlv(tlv::UNIQUE_ID, vec![0; 129]);
+        assert_eq!(id.encode_v2(&mut out), Err(EncodeError::UniqueId));
         let names = Addresses::Unix { source: vec![1; 109].into(), destination: Box::default() };
         let names = Header::new(Version::V2, Command::Proxy, names);
         assert_eq!(names.encode_v2(&mut out), Err(EncodeError::UnixName));
