@@ -170,7 +170,7 @@ impl Edge {
         settle_http3(&mut plan, &inherited);
         // before descriptors are counted: sockets are some of them
         let sockets = Sockets::bind(&plan, inherited)?;
-        let shared = Shared::new(plan, layers, store)?;
+        let shared = Shared::new(plan, layers, store, &sockets)?;
         if let Some(telemetry) = &shared.telemetry {
             telemetry.bind_parts(&shared).map_err(EdgeError::Metrics)?;
         }
@@ -242,14 +242,20 @@ impl Edge {
 }
 
 impl Shared {
-    fn new(plan: Plan, layers: Vec<UserLayer>, store: Option<Arc<CertStore>>) -> Result<Self, EdgeError> {
+    fn new(
+        plan: Plan,
+        layers: Vec<UserLayer>,
+        store: Option<Arc<CertStore>>,
+        sockets: &Sockets,
+    ) -> Result<Self, EdgeError> {
         let clusters = clusters(&plan)?;
         let telemetry = plan.admin.is_some().then(Telemetry::new);
         let (acceptors, quic_tls) = tls(&plan, store.as_ref())?;
         let limits = Limits::with_options(limit_options(&plan)?);
-        let part =
-            |listener: &ListenerPlan| limits.listener(listener.address.to_string(), listener.max_connections);
-        let listener_limits = plan.listeners.iter().map(part).collect();
+        let part = |(place, listener): (usize, &ListenerPlan)| {
+            limits.listener(sockets.name(place, listener), listener.max_connections)
+        };
+        let listener_limits = plan.listeners.iter().enumerate().map(part).collect();
         Ok(Self {
             store,
             clusters,

@@ -27,6 +27,15 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
+    /// What a listener is called in logs and statistics: where it listens, with the port that the system chose.
+    pub(crate) fn name(&self, place: usize, listener: &ListenerPlan) -> String {
+        let mut own = self.listeners.iter().filter(|(of, _)| *of == place);
+        match (own.next(), own.next()) {
+            (Some((_, bound)), None) => bound.local_addr.to_string(),
+            _ => listener.address.to_string(),
+        }
+    }
+
     pub(crate) fn bind(plan: &Plan, inherited: Inherited) -> Result<Self, EdgeError> {
         let group = match plan.workers {
             Workers::PerCore(_) => plan.worker_count(),
