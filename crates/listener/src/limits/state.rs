@@ -236,8 +236,10 @@ impl Group {
     }
 
     pub(crate) fn stats(&self) -> ListenerStats {
+        // held until the sum is made: what one of them did is not yet among what the others left
+        let living = self.living();
         let mut sum = *self.retired.lock();
-        for own in self.living() {
+        for own in &living {
             sum.add(&own.counters.read());
         }
         sum.open = self.open() as u64;
@@ -276,9 +278,10 @@ pub(crate) struct Own {
     pub(crate) group: Arc<Group>,
     pub(crate) name: Option<String>,
     bound: Bound,
-    /// Whether its own maximum was ever set; without, its seats never wait for it.
+    /// How many seats of it stand in the queue for its own permits.
     pub(crate) waiting: AtomicUsize,
     pub(crate) counters: Counters,
+    /// Whether it was told that its own maximum was reached.
     is_told: AtomicBool,
 }
 
