@@ -233,7 +233,7 @@ impl<L: Listen> Incoming<L> {
         mut permit: Permit,
     ) -> Option<(L::Io, ConnInfo, Permit)> {
         let own = self.seat.own();
-        own.group.full.accepted();
+        own.is_not_full();
         if let Some(number) = L::descriptor(&io)
             && let Err(reached) = self.headroom.taken(number)
         {

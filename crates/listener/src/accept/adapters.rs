@@ -205,7 +205,7 @@ impl<St: Stream> Stream for Backpressure<St> {
         };
         let Some(socket) = ready!(this.stream.poll_next(cx)) else { return Poll::Ready(None) };
         let permit = reservation.open();
-        this.seat.own().group.full.accepted();
+        this.seat.own().is_not_full();
         this.seat.own().counters.accepted();
         Poll::Ready(Some(Permitted::new(socket, permit)))
     }

@@ -74,7 +74,7 @@ impl Shortage {
 /// its limit has one episode, and not one for each connection that ends.
 const CALM: Duration = Duration::from_secs(5);
 
-/// A stretch in which the limit of connections is reached. It is over when somebody comes who need not wait, and
+/// A stretch in which a limit of connections is reached: that of all, or that of one listener. It is over when somebody comes who need not wait, and
 /// nobody had to for a while.
 #[derive(Debug, Default)]
 pub(crate) struct Full {
@@ -92,7 +92,7 @@ struct FullRunning {
 
 impl Full {
     /// Somebody has to wait, or is refused. True when that begins an episode.
-    pub(crate) fn reached(&self, max: usize, over: OverLimit) -> bool {
+    pub(crate) fn reached(&self, of: &str, max: usize, over: OverLimit) -> bool {
         let now = Instant::now();
         let mut episode = self.episode.lock();
         if let Some(running) = &mut *episode
@@ -102,7 +102,7 @@ impl Full {
             running.times += 1;
             return false;
         }
-        end(episode.take().as_ref());
+        end(of, episode.take().as_ref());
         *episode = Some(FullRunning { since: now, last: now, times: 1 });
         self.runs.store(true, Ordering::Relaxed);
         drop(episode);
@@ -112,6 +112,7 @@ impl Full {
             OverLimit::Reset => "new connections are reset",
         };
         warn!(
+            of,
             max,
             then,
             hint = "raise the limit if memory and descriptors allow, or close idle connections earlier",
@@ -121,19 +122,19 @@ impl Full {
     }
 
     /// A connection was accepted.
-    pub(crate) fn accepted(&self) {
+    pub(crate) fn accepted(&self, of: &str) {
         if self.runs.load(Ordering::Relaxed) {
             let mut episode = self.episode.lock();
             if episode.as_ref().is_some_and(|running| running.last.elapsed() >= CALM) {
                 self.runs.store(false, Ordering::Relaxed);
-                end(episode.take().as_ref());
+                end(of, episode.take().as_ref());
             }
         }
     }
 }
 
-fn end(running: Option<&FullRunning>) {
+fn end(of: &str, running: Option<&FullRunning>) {
     if let Some(FullRunning { since, last, times }) = running {
-        info!(lasted = ?*last - *since, times, "the limit of connections is no longer reached");
+        info!(of, lasted = ?*last - *since, times, "the limit of connections is no longer reached");
     }
 }

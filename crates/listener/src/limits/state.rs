@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -281,8 +281,8 @@ pub(crate) struct Own {
     /// How many seats of it stand in the queue for its own permits.
     pub(crate) waiting: AtomicUsize,
     pub(crate) counters: Counters,
-    /// Whether it was told that its own maximum was reached.
-    is_told: AtomicBool,
+    /// Its own maximum is reached.
+    full: Full,
 }
 
 impl Own {
@@ -293,7 +293,7 @@ impl Own {
             bound: Bound::new(max.unwrap_or(MOST)),
             waiting: AtomicUsize::new(0),
             counters: Counters::default(),
-            is_told: AtomicBool::new(false),
+            full: Full::default(),
         });
         let mut listeners = group.listeners.lock();
         // as many as are alive: those that are gone make room
@@ -372,23 +372,32 @@ impl Own {
         self.group.after_release(now);
     }
 
+    fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or("a listener")
+    }
+
     /// Somebody has to wait for a permit, or is refused.
     pub(crate) fn is_full(&self, why: Reason) {
-        if why == Reason::Permit {
-            if self.group.full.reached(self.group.max(), self.group.over()) {
-                self.counters.limit_reached();
-            }
-        } else if !self.is_told.swap(true, Ordering::Relaxed) {
-            // told once: it is a setting of this listener alone
-            tracing::warn!(
-                listener = self.name.as_deref().unwrap_or("(without a name)"),
-                max = self.max(),
-                "the limit of connections of a listener is reached"
-            );
+        let over = self.group.over();
+        let begins = if why == Reason::Permit {
+            self.group.full.reached(ALL, self.group.max(), over)
+        } else {
+            self.full.reached(self.called(), self.max().unwrap_or(MOST), over)
+        };
+        if begins {
             self.counters.limit_reached();
         }
     }
+
+    /// Somebody got one.
+    pub(crate) fn is_not_full(&self) {
+        self.group.full.accepted(ALL);
+        self.full.accepted(self.called());
+    }
 }
+
+/// Whose limit it is, in the log.
+const ALL: &str = "all listeners";
 
 impl Drop for Own {
     fn drop(&mut self) {

@@ -31,7 +31,7 @@ pub struct ListenerStats {
     pub errors: ErrorCounts,
     /// Shortage episodes begun: several errors of several listeners in a row are one episode.
     pub shortages: u64,
-    /// How many times the limit of connections was reached, as it was told: an episode ends after five seconds in
+    /// How many times a limit of connections, that of all or that of the listener, was reached, as it was told: an episode ends after five seconds in
     /// which nobody had to wait.
     pub limit_reached: u64,
     /// Time that acceptors rested because of errors, summed over them; a rest counts when it ends.

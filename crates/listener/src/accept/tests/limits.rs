@@ -121,6 +121,26 @@ async fn the_limit_is_told_once_an_episode() {
     assert_pending!(accepting.poll_accept());
     assert_eq!((log.lines().len(), limits.stats().limit_reached), (3, 2));
     drop(open);
+
+    // a listener's own is told in the same way
+    let log = Log::capture();
+    let limits = Limits::new(10);
+    let small = limits.listener("small", Some(1));
+    let mut accepting = Loop::spawn(&Script::new([Ok(()); 10]), &small);
+    let mut open = assert_ready!(accepting.poll_accept());
+    for _ in 0..3 {
+        assert_pending!(accepting.poll_accept());
+        advance(1000).await;
+        drop(open);
+        open = assert_ready!(accepting.poll_accept());
+    }
+    assert_eq!(log.lines().len(), 1, "{:?}", log.lines());
+    assert!(log.lines()[0].contains("of=\"small\" max=1"), "{:?}", log.lines());
+    advance(6000).await;
+    small.set_max(None);
+    let _second = assert_ready!(accepting.poll_accept());
+    assert!(log.lines()[1].contains("no longer reached"), "{:?}", log.lines());
+    drop(open);
 }
 
 #[tokio::test(start_paused = true)]
