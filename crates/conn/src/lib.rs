@@ -5,6 +5,9 @@
 //! every request it reads, so that a handler asks
 //! `request.extensions().get::<std::sync::Arc<portcullis_conn::ConnInfo>>()`.
 //!
+//! A connection that began as 0-RTT says so in [`TlsInfo::early_data`]; [`ConnInfo::is_early`] is the question that a
+//! handler asks.
+//!
 //! This crate does no IO and knows no runtime; it depends on `std` and `rustls-pki-types`.
 
 use std::{
@@ -18,6 +21,10 @@ use std::{
 };
 
 use rustls_pki_types::CertificateDer;
+
+mod early;
+
+pub use early::{Confirm, EarlyData};
 
 /// A connection: the byte stream and what is known about it.
 #[derive(Debug)]
@@ -159,6 +166,16 @@ impl ConnInfo {
         self.tls.is_some()
     }
 
+    /// Whether what is read now may be a replay: the connection began as 0-RTT and its handshake is not complete.
+    pub fn is_early(&self) -> bool {
+        self.early_data().is_some_and(|early| !early.is_confirmed())
+    }
+
+    /// The state of a connection that began as 0-RTT; `None` for any other.
+    pub fn early_data(&self) -> Option<&EarlyData> {
+        self.tls.as_deref().and_then(|tls| tls.early_data.as_ref())
+    }
+
     /// The protocol agreed by ALPN (RFC 7301), as bytes: `h2`, `http/1.1`, `h3`.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.tls.as_deref().and_then(|tls| tls.alpn.as_deref())
@@ -213,9 +230,9 @@ pub struct TlsInfo {
     pub group: Option<&'static str>,
     /// The cipher suite, by its IANA name.
     pub cipher_suite: Option<&'static str>,
-    /// Whether this connection began as 0-RTT: a request that came before the handshake was complete may be a
-    /// replay (RFC 8446 section 8).
-    pub early_data: bool,
+    /// Whether this connection began as 0-RTT, and whether its handshake is complete by now: a request that is read
+    /// before that may be a replay (RFC 8446 section 8).
+    pub early_data: Option<EarlyData>,
     /// Whether the handshake resumed an earlier session.
     pub resumed: bool,
     /// The certificates the client showed, leaf first; empty without client authentication.
@@ -282,6 +299,18 @@ mod tests {
     fn ids_are_unique_and_rise() {
         let (a, b) = (ConnId::next(), ConnId::next());
         assert!(a < b);
+    }
+
+    #[test]
+    fn early_until_the_handshake_is_complete() {
+        let addr: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let info = ConnInfo::new(Transport::Tcp, addr, addr);
+        assert!(!info.is_early());
+        let (early, confirm) = EarlyData::new();
+        let info = info.with_tls(TlsInfo { early_data: Some(early), ..TlsInfo::default() });
+        assert!(info.is_early());
+        confirm.confirm();
+        assert!(!info.is_early() && info.early_data().is_some());
     }
 
     #[test]

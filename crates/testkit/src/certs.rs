@@ -1,5 +1,7 @@
 //! A throw-away certificate authority and the leaf certificates it signs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
@@ -33,6 +35,26 @@ impl TestCa {
         self.issuer.pem()
     }
 
+    /// A list, in PEM, that revokes these certificates.
+    pub fn revoke(&self, certs: &[&TestCert]) -> String {
+        let revoked = certs.iter().map(|cert| rcgen::RevokedCertParams {
+            serial_number: cert.serial.into(),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2100, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("the list's parameters are complete");
+        list.pem().expect("DER becomes PEM")
+    }
+
     /// A server certificate for DNS names and IP addresses (a name that parses as an address becomes one),
     /// good from 1975 until 4096.
     pub fn issue(&self, names: &[&str]) -> TestCert {
@@ -62,10 +84,13 @@ impl TestCa {
         let mut params = CertificateParams::new(names).expect("the test's names are ASCII");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        params.serial_number = Some(serial.into());
         change(&mut params);
         let key = KeyPair::generate().expect("a P-256 key can be made");
         let cert = params.signed_by(&key, &self.issuer).expect("the leaf parameters are complete");
-        TestCert { cert: cert.der().clone(), cert_pem: cert.pem(), ca_pem: self.pem(), key }
+        TestCert { cert: cert.der().clone(), cert_pem: cert.pem(), ca_pem: self.pem(), serial, key }
     }
 }
 
@@ -81,6 +106,7 @@ pub struct TestCert {
     cert: CertificateDer<'static>,
     cert_pem: String,
     ca_pem: String,
+    serial: u64,
     key: KeyPair,
 }
 
