@@ -35,6 +35,12 @@ pub enum CertError {
         /// The directory.
         path: PathBuf,
     },
+    /// A file beside a certificate is not an OCSP response that says anything good of it.
+    #[error("{} is no successful OCSP response in DER: fetch it again, or remove it", path.display())]
+    BadStaple {
+        /// Which one.
+        path: PathBuf,
+    },
     /// The PEM text is damaged.
     #[error("{origin} is damaged PEM: copy the file again, whole")]
     Pem {

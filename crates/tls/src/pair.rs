@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustls::{
-    crypto::{CryptoProvider, aws_lc_rs, hash::Hash},
+    crypto::{CryptoProvider, aws_lc_rs},
     server::ParsedCertificate,
     sign::CertifiedKey,
 };
@@ -44,7 +44,7 @@ pub struct Added {
 }
 
 /// A checked pair.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pair {
     pub(crate) key: Arc<CertifiedKey>,
     pub(crate) about: Added,
@@ -55,11 +55,20 @@ pub(crate) fn provider() -> CryptoProvider {
     aws_lc_rs::default_provider()
 }
 
+impl Pair {
+    /// Shows an OCSP response (RFC 6960) with the certificate, as it is. It goes to clients that ask for one.
+    pub(crate) fn staple(&mut self, response: Vec<u8>) {
+        let mut key = CertifiedKey::clone(&self.key);
+        key.ocsp = Some(response);
+        self.key = Arc::new(key);
+    }
+}
+
 /// Reads and checks a pair. `cert_origin` and `key_origin` are how errors call the two.
 pub(crate) fn read(cert: &[u8], key: &[u8], cert_origin: &str, key_origin: &str) -> Result<Pair, CertError> {
     let chain = read_chain(cert, cert_origin)?;
     let key = read_key(key, key_origin)?;
-    check(chain, key, cert_origin, key_origin, SystemTime::now())
+    check(chain, &key, cert_origin, key_origin, SystemTime::now())
 }
 
 fn read_chain(text: &[u8], origin: &str) -> Result<Vec<CertificateDer<'static>>, CertError> {
@@ -89,15 +98,13 @@ fn read_key(text: &[u8], origin: &str) -> Result<PrivateKeyDer<'static>, CertErr
 
 fn check(
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: &PrivateKeyDer<'static>,
     cert_origin: &str,
     key_origin: &str,
     now: SystemTime,
 ) -> Result<Pair, CertError> {
     let origin = || cert_origin.to_owned();
-    let key = provider()
-        .key_provider
-        .load_private_key(key)
+    let key = aws_lc_rs::sign::any_supported_type(key)
         .map_err(|source| CertError::UnusableKey { origin: key_origin.to_owned(), source })?;
     for (position, cert) in (1..).zip(&chain) {
         ParsedCertificate::try_from(cert).map_err(|source| CertError::BadCertificate {
@@ -154,14 +161,11 @@ fn in_order(chain: &[CertificateDer<'static>]) -> bool {
     })
 }
 
-/// SHA-256 in hexadecimal, by the hash that the TLS suites of the provider bring along.
+/// SHA-256 in hexadecimal.
 pub(crate) fn fingerprint(der: &[u8]) -> String {
-    let hash: &dyn Hash = match aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13() {
-        Some(suite) => suite.common.hash_provider,
-        None => unreachable!("a TLS 1.3 suite is one"),
-    };
     use std::fmt::Write as _;
-    hash.hash(der).as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
+    let digest = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, der);
+    digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String can't fail.
         let _ = write!(text, "{byte:02x}");
         text

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::{Error as TlsError, InvalidMessage};
+use rustls::{ContentType, Error as TlsError, InvalidMessage};
 
 /// Why a handshake failed, for metrics: a closed list with stable names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,10 +32,12 @@ pub enum FailureReason {
     Io,
     /// It is our fault: no randomness, no clock, a configuration that can't work.
     Internal,
+    /// No failure: the client came only to see the answer to an ACME challenge (RFC 8737), and has. Counted apart.
+    AcmeChallenge,
 }
 
 impl FailureReason {
-    /// All of them.
+    /// All that are failures.
     pub const ALL: [Self; 10] = [
         Self::Timeout,
         Self::Closed,
@@ -62,6 +64,7 @@ impl FailureReason {
             Self::Protocol => "protocol",
             Self::Io => "io",
             Self::Internal => "internal",
+            Self::AcmeChallenge => "acme_challenge",
         }
     }
 
@@ -77,6 +80,7 @@ impl FailureReason {
             Self::Protocol => "the client broke the protocol",
             Self::Io => "the connection failed",
             Self::Internal => "it could not be served",
+            Self::AcmeChallenge => "the client came to see an ACME challenge's answer",
         }
     }
 
@@ -102,7 +106,8 @@ impl FailureReason {
                 InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
             ) => Self::NotTls,
             TlsError::PeerIncompatible(_) | TlsError::NoApplicationProtocol => Self::Incompatible,
-            TlsError::AlertReceived(_) => Self::Alert,
+            TlsError::AlertReceived(_)
+            | TlsError::InappropriateMessage { got_type: ContentType::Alert, .. } => Self::Alert,
             TlsError::NoCertificatesPresented | TlsError::InvalidCertificate(_) => Self::ClientCertificate,
             // rustls has no variant of its own for a resolver that found nothing.
             TlsError::General(text) if text.starts_with("no server certificate") => Self::UnknownName,
@@ -138,6 +143,10 @@ impl HandshakeError {
         Self { reason: FailureReason::Timeout, source: None }
     }
 
+    pub(crate) fn challenge() -> Self {
+        Self { reason: FailureReason::AcmeChallenge, source: None }
+    }
+
     /// Why.
     pub fn reason(&self) -> FailureReason {
         self.reason
@@ -152,6 +161,11 @@ impl HandshakeError {
     pub fn is_closed(&self) -> bool {
         self.reason == FailureReason::Closed
     }
+
+    /// Whether nothing failed: the connection was for an ACME challenge's answer, which was given.
+    pub fn is_challenge(&self) -> bool {
+        self.reason == FailureReason::AcmeChallenge
+    }
 }
 
 impl From<io::Error> for HandshakeError {
@@ -160,17 +174,23 @@ impl From<io::Error> for HandshakeError {
     }
 }
 
+/// Upper bounds of the handshake times that are counted apart, in seconds: from a resumption on the same machine to the default deadline.
+const BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
 /// Counters of an acceptor and its clones, from the start of the process.
 #[derive(Debug, Default)]
 pub struct HandshakeStats {
     completed: AtomicU64,
     resumed: AtomicU64,
+    early: AtomicU64,
+    challenges: AtomicU64,
     nanos: AtomicU64,
+    buckets: [AtomicU64; BOUNDS.len()],
     failed: [AtomicU64; FailureReason::ALL.len()],
 }
 
 impl HandshakeStats {
-    /// Handshakes that were completed, resumed ones among them.
+    /// Handshakes that were completed, resumed ones among them, and those with early data that is served before.
     pub fn completed(&self) -> u64 {
         self.completed.load(Ordering::Relaxed)
     }
@@ -180,9 +200,19 @@ impl HandshakeStats {
         self.resumed.load(Ordering::Relaxed)
     }
 
+    /// Handshakes in which early data was accepted.
+    pub fn early(&self) -> u64 {
+        self.early.load(Ordering::Relaxed)
+    }
+
+    /// Handshakes that showed the answer to an ACME challenge.
+    pub fn challenges(&self) -> u64 {
+        self.challenges.load(Ordering::Relaxed)
+    }
+
     /// Handshakes that failed for this reason.
     pub fn failed(&self, reason: FailureReason) -> u64 {
-        self.failed[reason as usize].load(Ordering::Relaxed)
+        self.failed.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// The time that completed handshakes took, added up, waiting for the client included.
@@ -190,14 +220,31 @@ impl HandshakeStats {
         Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn complete(&self, resumed: bool, took: Duration) {
+    /// How many completed handshakes took no longer than so many seconds, for a histogram: bounds and counts rise.
+    pub fn times(&self) -> impl Iterator<Item = (f64, u64)> {
+        let mut sum = 0;
+        BOUNDS.into_iter().zip(&self.buckets).map(move |(bound, count)| {
+            sum += count.load(Ordering::Relaxed);
+            (bound, sum)
+        })
+    }
+
+    pub(crate) fn complete(&self, resumed: bool, early: bool, took: Duration) {
         self.completed.fetch_add(1, Ordering::Relaxed);
         self.resumed.fetch_add(u64::from(resumed), Ordering::Relaxed);
+        self.early.fetch_add(u64::from(early), Ordering::Relaxed);
         self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+        let place = BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
+        if let Some(bucket) = place.and_then(|place| self.buckets.get(place)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn fail(&self, reason: FailureReason) {
-        self.failed[reason as usize].fetch_add(1, Ordering::Relaxed);
+        match self.failed.get(reason as usize) {
+            Some(count) => count.fetch_add(1, Ordering::Relaxed),
+            None => self.challenges.fetch_add(1, Ordering::Relaxed),
+        };
     }
 }
 
@@ -212,6 +259,19 @@ mod tests {
             assert_eq!(reason as usize, index);
             assert!(names.insert(reason.as_str()));
         }
+    }
+
+    #[test]
+    fn times_add_up() {
+        let stats = HandshakeStats::default();
+        for millis in [1, 3, 3, 700, 20_000] {
+            stats.complete(millis == 1, false, Duration::from_millis(millis));
+        }
+        stats.fail(FailureReason::AcmeChallenge);
+        let at = |bound: f64| stats.times().find(|(found, _)| *found == bound).unwrap().1;
+        assert_eq!((at(0.001), at(0.0025), at(0.005), at(0.5), at(1.0), at(10.0)), (1, 1, 3, 3, 4, 4));
+        assert_eq!((stats.completed(), stats.resumed(), stats.challenges()), (5, 1, 1));
+        assert_eq!(stats.total_time(), Duration::from_millis(20_707));
     }
 
     #[test]

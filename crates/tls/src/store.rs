@@ -1,7 +1,7 @@
 //! The certificate store: which certificate answers for which name, changed while connections run.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     net::IpAddr,
     path::Path,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -22,8 +22,12 @@ use rustls::{
 use crate::{
     cert_error::CertError,
     pair::{Added, Pair},
+    server_tls::asks_for_challenge,
     set::{CertSet, Loaded},
 };
+use content::{Content, Entry, OWN};
+
+mod content;
 
 /// At most one log line about unknown names in so many milliseconds; the others are counted in it.
 const LOG_EVERY_MS: u64 = 1000;
@@ -34,18 +38,25 @@ const LOG_EVERY_MS: u64 = 1000;
 /// parent, one label deep (RFC 9525 section 6.3). Readers never wait; a change builds the new content beside the
 /// old and swaps it, and a handshake under way goes on with what it found.
 ///
+/// A name may have one certificate of each kind of key: a client gets the ECDSA one, or else Ed25519, or else RSA, whichever is the
+/// first that it can verify.
+///
 /// A client that sends no name (it connects by IP address) gets the first certificate that has an IP address, or
 /// else the default, which is the first one added. A client that asks for a name nobody has gets the default too,
 /// or in a [strict](CertStore::with_strict) store nothing: the handshake ends in an alert. Unknown names are
 /// counted, and logged once a second at most.
 ///
-/// Memory: a P-256 chain of two takes about 4 KiB.
+/// Whoever keeps certificates of his own here, and replaces them together, takes a [`CertPart`].
+///
+/// Memory: a P-256 chain of two takes about 6 KiB.
 pub struct CertStore {
     content: ArcSwap<Content>,
     /// Held while content is built from the content before.
     change: Mutex<()>,
+    next_part: AtomicU64,
     strict: bool,
     unknown: UnknownNames,
+    challenges: Challenges,
 }
 
 /// What is known about one certificate of the store.
@@ -65,22 +76,43 @@ pub struct CertSummary {
     pub resolutions: u64,
 }
 
+/// One owner's certificates in a [`CertStore`], replaced together without touching anybody else's. Where two owners have the same name and
+/// kind of key, the part that was made later wins. Dropping it leaves the certificates where they are.
 #[derive(Debug)]
-struct Entry {
-    key: Arc<CertifiedKey>,
-    about: Added,
-    resolutions: Arc<AtomicU64>,
+pub struct CertPart {
+    store: Arc<CertStore>,
+    id: u64,
 }
 
+impl CertPart {
+    /// Puts a set in place of what this part had, in one step: no handshake sees a part of it.
+    pub fn replace(&self, set: CertSet) {
+        self.replace_pairs(set.pairs);
+    }
+
+    pub(crate) fn replace_pairs(&self, pairs: Vec<Pair>) {
+        self.store.change(|content| content.set_part(self.id, pairs));
+    }
+}
+
+/// Answers to TLS-ALPN-01 challenges (RFC 8737): certificates for those who come to validate a name, and for nobody else.
 #[derive(Debug, Default)]
-struct Content {
-    exact: HashMap<Box<str>, Arc<Entry>>,
-    /// By parent: `*.example.com` stands under `example.com`.
-    wildcard: HashMap<Box<str>, Arc<Entry>>,
-    /// In the order of adding; those of which no name is left are gone.
-    all: Vec<Arc<Entry>>,
-    /// The answer to a client without a name.
-    nameless: Option<Arc<Entry>>,
+pub struct Challenges(RwLock<HashMap<Box<str>, Arc<CertifiedKey>>>);
+
+impl Challenges {
+    /// Shows this certificate to who asks for the name's challenge.
+    pub fn insert(&self, name: &str, key: Arc<CertifiedKey>) {
+        self.0.write().insert(name.to_ascii_lowercase().into(), key);
+    }
+
+    /// Forgets the name's challenge.
+    pub fn remove(&self, name: &str) {
+        self.0.write().remove(name.to_ascii_lowercase().as_str());
+    }
+
+    fn get(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        self.0.read().get(name?.to_ascii_lowercase().as_str()).cloned()
+    }
 }
 
 impl CertStore {
@@ -89,8 +121,10 @@ impl CertStore {
         Self {
             content: ArcSwap::default(),
             change: Mutex::new(()),
+            next_part: AtomicU64::new(OWN + 1),
             strict: false,
             unknown: UnknownNames::new(),
+            challenges: Challenges::default(),
         }
     }
 
@@ -101,7 +135,18 @@ impl CertStore {
         self
     }
 
-    /// Adds a chain (leaf first) and its key from PEM text. Names that another certificate had are now this one's.
+    /// A part of the store for one owner; empty, and so without effect, until it is filled.
+    pub fn part(self: &Arc<Self>) -> CertPart {
+        CertPart { id: self.next_part.fetch_add(1, Ordering::Relaxed), store: Arc::clone(self) }
+    }
+
+    /// Answers to challenges.
+    pub fn challenges(&self) -> &Challenges {
+        &self.challenges
+    }
+
+    /// Adds a chain (leaf first) and its key from PEM text. Names that another certificate with the same kind of key had
+    /// are now this one's.
     ///
     /// # Errors
     /// As [`CertSet::add_pem`]; the store is then as it was.
@@ -133,47 +178,45 @@ impl CertStore {
         self.add_with(|set| set.add_self_signed(names))
     }
 
-    /// Adds all of a set in one step. For many certificates this is the way: every change copies the tables.
+    /// Adds all of a set in one step. For many certificates this is the way: every change builds the tables anew.
     pub fn add_all(&self, set: CertSet) {
-        let _guard = self.change.lock();
-        let before = self.content.load_full();
-        self.content.store(Arc::new(before.with(set.pairs, &before)));
+        self.change(|content| content.add(set.pairs));
     }
 
-    /// Replaces everything by a set in one step: no handshake sees a part of it.
+    /// Replaces everything by a set in one step: no handshake sees a part of it. The [parts](CertStore::part) of others are emptied as well.
     pub fn replace_all(&self, set: CertSet) {
-        let _guard = self.change.lock();
-        let before = self.content.load_full();
-        self.content.store(Arc::new(Content::default().with(set.pairs, &before)));
+        self.change(|content| {
+            content.parts.clear();
+            content.add(set.pairs);
+        });
     }
 
-    /// Takes the certificate of this name out, with all its names. `false` when there is none.
+    /// Replaces, in one step, what the names of this set had, whatever the kind of key, by the set.
+    pub fn replace_names(&self, set: CertSet) {
+        self.change(|content| {
+            for pair in &set.pairs {
+                for name in &pair.about.names {
+                    content.remove(name);
+                }
+            }
+            content.add(set.pairs);
+        });
+    }
+
+    /// Takes the certificates of this name out, with all their names. `false` when there is none.
     pub fn remove(&self, name: &str) -> bool {
-        let _guard = self.change.lock();
-        let before = self.content.load_full();
-        let name = name.to_ascii_lowercase();
-        let Some(gone) = before.stored_under(&name) else { return false };
-        let keep = |map: &HashMap<Box<str>, Arc<Entry>>| {
-            map.iter()
-                .filter(|(_, entry)| !Arc::ptr_eq(entry, gone))
-                .map(|(name, entry)| (name.clone(), Arc::clone(entry)))
-                .collect()
-        };
-        let mut content = Content {
-            exact: keep(&before.exact),
-            wildcard: keep(&before.wildcard),
-            all: before.all.iter().filter(|entry| !Arc::ptr_eq(entry, gone)).cloned().collect(),
-            nameless: None,
-        };
-        content.settle();
-        self.content.store(Arc::new(content));
-        true
+        self.change(|content| content.remove(&name.to_ascii_lowercase()))
     }
 
     /// The certificate for a name, or for a client that gave none. Counts nothing and logs nothing.
     pub fn lookup(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let content = self.content.load();
-        content.pick(name, self.strict).0.map(|entry| Arc::clone(&entry.key))
+        content.pick(name, self.strict).0.map(|slot| Arc::clone(&slot.first().key))
+    }
+
+    /// Whether there is a certificate for a name, be it by a wildcard.
+    pub fn knows(&self, name: &str) -> bool {
+        self.content.load().pick(Some(name), true).1
     }
 
     /// All names, sorted, wildcards as `*.example.com`.
@@ -195,12 +238,17 @@ impl CertStore {
             fingerprint: entry.about.fingerprint.clone(),
             resolutions: entry.resolutions.load(Ordering::Relaxed),
         };
-        self.content.load().all.iter().map(summary).collect()
+        self.content.load().all().map(summary).collect()
+    }
+
+    /// When the next certificate expires; `None` without any.
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.content.load().all().map(|entry| entry.about.not_after).min()
     }
 
     /// How many certificates there are.
     pub fn len(&self) -> usize {
-        self.content.load().all.len()
+        self.content.load().all().count()
     }
 
     /// Whether there is none, so that every handshake fails.
@@ -218,6 +266,34 @@ impl CertStore {
         let outcome = fill(&mut set)?;
         self.add_all(set);
         Ok(outcome)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Content) -> T) -> T {
+        let _guard = self.change.lock();
+        let mut content = Content::of_parts(self.content.load().parts.clone());
+        let outcome = change(&mut content);
+        content.settle();
+        self.content.store(Arc::new(content));
+        outcome
+    }
+
+    /// What a client gets.
+    pub(crate) fn answer(&self, hello: &ClientHello<'_>, strict: bool) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name();
+        if asks_for_challenge(hello) {
+            return self.challenges.get(name);
+        }
+        let strict = strict || self.strict;
+        let content = self.content.load();
+        let (slot, known) = content.pick(name, strict);
+        if !known {
+            self.unknown.saw(name, strict);
+        }
+        slot.map(|slot| {
+            let entry = slot.choose(hello.signature_schemes());
+            entry.resolutions.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(&entry.key)
+        })
     }
 }
 
@@ -238,91 +314,7 @@ impl fmt::Debug for CertStore {
 
 impl ResolvesServerCert for CertStore {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name();
-        let content = self.content.load();
-        let (entry, known) = content.pick(name, self.strict);
-        if !known {
-            self.unknown.saw(name, self.strict);
-        }
-        entry.map(|entry| {
-            entry.resolutions.fetch_add(1, Ordering::Relaxed);
-            Arc::clone(&entry.key)
-        })
-    }
-}
-
-impl Content {
-    /// The entry for a name, and whether the name was known.
-    fn pick(&self, name: Option<&str>, strict: bool) -> (Option<&Arc<Entry>>, bool) {
-        let Some(name) = name else { return (self.nameless.as_ref(), self.nameless.is_some()) };
-        let lower;
-        let mut name = name.strip_suffix('.').unwrap_or(name);
-        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            lower = name.to_ascii_lowercase();
-            name = &lower;
-        }
-        if let Some(entry) = self.exact.get(name) {
-            return (Some(entry), true);
-        }
-        let parent = name.split_once('.').filter(|(label, _)| !label.is_empty());
-        if let Some(entry) = parent.and_then(|(_, parent)| self.wildcard.get(parent)) {
-            return (Some(entry), true);
-        }
-        (if strict { None } else { self.all.first() }, false)
-    }
-
-    /// This content with more pairs; counts are taken over from `before`.
-    fn with(&self, pairs: Vec<Pair>, before: &Self) -> Self {
-        let mut content = Self {
-            exact: self.exact.clone(),
-            wildcard: self.wildcard.clone(),
-            all: self.all.clone(),
-            nameless: None,
-        };
-        for Pair { key, about } in pairs {
-            let same = about.names.first().and_then(|name| before.stored_under(name));
-            let resolutions = same.map(|entry| Arc::clone(&entry.resolutions)).unwrap_or_default();
-            let entry = Arc::new(Entry { key, about, resolutions });
-            for name in &entry.about.names {
-                match name.strip_prefix("*.") {
-                    Some(parent) => content.wildcard.insert(parent.into(), Arc::clone(&entry)),
-                    None => content.exact.insert(name.as_str().into(), Arc::clone(&entry)),
-                };
-            }
-            content.all.push(entry);
-        }
-        content.settle();
-        content
-    }
-
-    /// The entry that a name of a certificate, wildcard or not, stands for.
-    fn stored_under(&self, name: &str) -> Option<&Arc<Entry>> {
-        match name.strip_prefix("*.") {
-            Some(parent) => self.wildcard.get(parent),
-            None => self.exact.get(name),
-        }
-    }
-
-    /// Drops entries all of whose names went to later ones, and finds the answer for clients without a name. A
-    /// replaced default keeps its place: the certificate that took over its first name moves there.
-    fn settle(&mut self) {
-        let reachable: HashSet<*const Entry> =
-            self.exact.values().chain(self.wildcard.values()).map(Arc::as_ptr).collect();
-        if let Some(first) = self.all.first().cloned()
-            && !reachable.contains(&Arc::as_ptr(&first))
-            && let Some(heir) = first.about.names.first().and_then(|name| self.stored_under(name)).cloned()
-        {
-            self.all.retain(|entry| !Arc::ptr_eq(entry, &heir));
-            self.all.insert(0, heir);
-        }
-        // Of certificates for addresses alone only the latest can be asked for.
-        let addressed = self.all.iter().rfind(|entry| entry.about.names.is_empty()).map(Arc::as_ptr);
-        self.all.retain(|entry| {
-            let entry = Arc::as_ptr(entry);
-            reachable.contains(&entry) || addressed == Some(entry)
-        });
-        let by_address = self.all.iter().find(|entry| !entry.about.addresses.is_empty());
-        self.nameless = by_address.or(self.all.first()).cloned();
+        self.answer(&hello, false)
     }
 }
 

@@ -1,71 +1,288 @@
 //! The encrypted stream.
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, BufRead as _, IoSlice, Read, Write},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use portcullis_conn::Confirm;
+use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream whose bytes are encrypted on the `Io` below. Writes are gathered into records; flush when the other
 /// end is waited for.
+///
+/// Where early data was accepted the stream is handed out before its handshake is complete. It gives the early bytes
+/// first; reading, writing and flushing all drive the handshake on, so a connection whose handler waits for
+/// [`portcullis_conn::EarlyData::confirmed`] has only to be polled, which HTTP drivers do.
+///
+/// Memory: up to 64 KiB of records that are not written yet, one record being read (18 KiB), and up to
+/// the early data that the configuration allows.
 #[derive(Debug)]
-pub struct TlsStream<Io>(tokio_rustls::server::TlsStream<Io>);
+pub struct TlsStream<Io> {
+    io: Io,
+    conn: ServerConnection,
+    /// Where early data was accepted and the handshake is not complete.
+    unconfirmed: Option<Confirm>,
+    /// Whether early bytes may be left to be read.
+    early: bool,
+    eof: bool,
+    close_notified: bool,
+}
 
 impl<Io> TlsStream<Io> {
-    pub(crate) fn new(inner: tokio_rustls::server::TlsStream<Io>) -> Self {
-        Self(inner)
+    /// A connection that has seen the client's hello.
+    pub(crate) fn new(io: Io, conn: ServerConnection) -> Self {
+        Self { io, conn, unconfirmed: None, early: false, eof: false, close_notified: false }
+    }
+
+    /// Says later, when the handshake is complete, that what was read early is no replay.
+    pub(crate) fn begin_early(&mut self, confirm: Confirm) {
+        self.early = true;
+        self.unconfirmed = Some(confirm);
     }
 
     /// The stream below.
     pub fn get_ref(&self) -> &Io {
-        self.0.get_ref().0
+        &self.io
     }
 
     /// The stream below. Reading from it or writing to it breaks the encryption; setting socket options does not.
     pub fn get_mut(&mut self) -> &mut Io {
-        self.0.get_mut().0
+        &mut self.io
     }
 
     /// The state of the protocol.
-    pub fn connection(&self) -> &rustls::ServerConnection {
-        self.0.get_ref().1
+    pub fn connection(&self) -> &ServerConnection {
+        &self.conn
+    }
+
+    pub(crate) fn connection_mut(&mut self) -> &mut ServerConnection {
+        &mut self.conn
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
+    /// Ready when the handshake is complete, with `false`, or early data was accepted, with `true`.
+    pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // early data may have come with the hello, and was read with it
+        self.process(cx)?;
+        loop {
+            // what can't be written yet goes out with the first write or flush
+            if self.poll_send(cx)?.is_ready() {
+                let _ = Pin::new(&mut self.io).poll_flush(cx)?;
+            }
+            if !self.conn.is_handshaking() {
+                return Poll::Ready(Ok(false));
+            }
+            if self.conn.early_data().is_some() {
+                return Poll::Ready(Ok(true));
+            }
+            if ready!(self.poll_receive(cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// Writes records until there are none left.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.conn.wants_write() {
+            match self.conn.write_tls(&mut Blocking { io: &mut self.io, cx }) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once and takes in what came: the number of bytes, 0 at the end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let read = match self.conn.read_tls(&mut Blocking { io: &mut self.io, cx }) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        self.eof |= read == 0;
+        self.process(cx)?;
+        Poll::Ready(Ok(read))
+    }
+
+    /// Takes in what was read.
+    fn process(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Err(error) = self.conn.process_new_packets() {
+            // there may be an alert to send; the first error is the one to tell
+            let _ = self.poll_send(cx);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        if !self.conn.is_handshaking()
+            && let Some(confirm) = self.unconfirmed.take()
+        {
+            confirm.confirm();
+        }
+        Ok(())
+    }
+
+    /// Takes the handshake on while nobody reads. What is read meanwhile is kept within the bound of early data, for
+    /// nothing else comes before the handshake is complete.
+    fn drive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.unconfirmed.is_some() && !self.eof && self.conn.wants_read() {
+            match self.poll_receive(cx)? {
+                Poll::Ready(_) => {}
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Early bytes, as long as there are some; 0 when there are none now.
+    fn read_early(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+        let read = match self.conn.early_data() {
+            Some(mut early) => early.read(buf.initialize_unfilled())?,
+            None => 0,
+        };
+        buf.advance(read);
+        // complete and drained: no more will come
+        self.early = read > 0 || self.unconfirmed.is_some();
+        Ok(read)
+    }
+
+    /// Encrypts with `write`, and sends; what does not fit waits for the next call.
+    fn poll_write_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(&mut rustls::Writer<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let written = write(&mut self.conn.writer())?;
+            let sent = self.poll_send(cx)?;
+            if written > 0 {
+                return Poll::Ready(Ok(written));
+            }
+            ready!(sent);
+            if self.conn.is_handshaking() {
+                // without half-RTT data what is written waits for the client
+                self.drive(cx)?;
+                if self.conn.is_handshaking() {
+                    return if self.eof {
+                        Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+                    } else {
+                        Poll::Pending
+                    };
+                }
+            }
+        }
     }
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.early && this.read_early(buf)? > 0 {
+                return Poll::Ready(Ok(()));
+            }
+            match this.conn.reader().into_first_chunk() {
+                Ok(chunk) => {
+                    let taken = chunk.len().min(buf.remaining());
+                    buf.put_slice(&chunk[..taken]);
+                    this.conn.reader().consume(taken);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !this.eof => {}
+                // rustls tells an end without close_notify by this kind, and so do we
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            ready!(this.poll_receive(cx))?;
+            if this.conn.wants_write() {
+                // an answer of the protocol itself; a client that no longer listens may still have sent something
+                let _ = this.poll_send(cx);
+            }
+        }
     }
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        self.get_mut().poll_write_with(cx, |writer| writer.write(buf))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        self.get_mut().poll_write_with(cx, |writer| writer.write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.drive(cx)?;
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.close_notified {
+            this.close_notified = true;
+            this.conn.send_close_notify();
+        }
+        ready!(this.poll_send(cx))?;
+        Poll::Ready(match ready!(Pin::new(&mut this.io).poll_shutdown(cx)) {
+            // the client was faster
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        })
+    }
+}
+
+/// What rustls reads from and writes to: `Pending` is `WouldBlock`.
+pub(crate) struct Blocking<'a, 'b, Io> {
+    pub(crate) io: &'a mut Io,
+    pub(crate) cx: &'a mut Context<'b>,
+}
+
+fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Read for Blocking<'_, '_, Io> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut buf = ReadBuf::new(buf);
+        would_block(Pin::new(&mut *self.io).poll_read(self.cx, &mut buf))?;
+        Ok(buf.filled().len())
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> Write for Blocking<'_, '_, Io> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        would_block(Pin::new(&mut *self.io).poll_write(self.cx, buf))
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        would_block(Pin::new(&mut *self.io).poll_write_vectored(self.cx, bufs))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        would_block(Pin::new(&mut *self.io).poll_flush(self.cx))
     }
 }

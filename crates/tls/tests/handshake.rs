@@ -9,8 +9,8 @@ use portcullis_testkit::{
     io::ShortIo,
 };
 use portcullis_tls::{
-    Acceptor, AcceptorOptions, CertStore, FailureReason, HandshakeError, ServerOptions, TlsStream, Versions,
-    tcp_config,
+    Acceptor, AcceptorOptions, CertStore, FailureReason, HandshakeError, Resumption, ServerOptions,
+    TlsStream, Versions, tcp_config,
 };
 use rustls::{
     ClientConfig, HandshakeKind, NamedGroup, RootCertStore, SupportedProtocolVersion,
@@ -43,15 +43,28 @@ impl World {
     }
 
     fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> TlsConnector {
+        TlsConnector::from(Arc::new(self.config(versions, alpn)))
+    }
+
+    fn config(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
+        self.config_with(aws_lc_rs::default_provider(), versions, alpn)
+    }
+
+    fn config_with(
+        &self,
+        provider: rustls::crypto::CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+        alpn: &[&str],
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.der()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        TlsConnector::from(Arc::new(config))
+        config
     }
 }
 
@@ -115,7 +128,7 @@ async fn what_was_agreed_is_told() {
         assert_eq!(tls.version, Some(TlsVersion::Tls13));
         assert_eq!(tls.group, Some("X25519MLKEM768"));
         assert_eq!(tls.cipher_suite, Some("TLS_AES_256_GCM_SHA384"));
-        assert!(!tls.resumed && !tls.early_data && tls.peer_chain.is_empty());
+        assert!(!tls.resumed && tls.early_data.is_none() && tls.peer_chain.is_empty());
         let group = client.get_ref().1.negotiated_key_exchange_group().unwrap();
         assert_eq!(group.name(), NamedGroup::X25519MLKEM768);
         assert!(server.io.is_write_vectored());
@@ -208,7 +221,7 @@ async fn silence_ends_at_the_deadline() {
         let (mut client, server) = tokio::io::duplex(64);
         client.write_all(sent).await.unwrap();
         let begun = tokio::time::Instant::now();
-        let error = acceptor.accept(portcullis_testkit::conn(server)).await.unwrap_err();
+        let error = acceptor.clone().accept(portcullis_testkit::conn(server)).await.unwrap_err();
         assert!(error.is_timeout());
         assert_eq!(begun.elapsed().as_secs(), 3);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the connection was closed");
@@ -231,7 +244,7 @@ async fn failures_are_sorted() {
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(sent).await.unwrap();
         client.shutdown().await.unwrap();
-        let error = acceptor.accept(portcullis_testkit::conn(server)).await.unwrap_err();
+        let error = acceptor.clone().accept(portcullis_testkit::conn(server)).await.unwrap_err();
         assert_eq!(error.reason(), want, "{sent:?}: {error} {:?}", std::error::Error::source(&error));
         assert!(acceptor.stats().failed(want) > 0);
     }
@@ -256,7 +269,7 @@ async fn sessions_are_resumed_and_survive_a_change_of_certificates() {
 #[tokio::test]
 async fn without_sessions_nothing_is_resumed() {
     let world = World::new(CertStore::new(), &["a.example.com"]);
-    let acceptor = world.acceptor(&ServerOptions::default().with_sessions(0));
+    let acceptor = world.acceptor(&ServerOptions::default().with_resumption(Resumption::Off));
     let connector = world.client(&[&TLS13], &["h2"]);
     for _ in 0..2 {
         let (client, server) = shake(&acceptor, &connector, "a.example.com").await;
@@ -269,7 +282,7 @@ async fn without_sessions_nothing_is_resumed() {
 #[tokio::test]
 async fn a_replaced_certificate_is_seen_by_the_next_handshake_and_hurts_none() {
     let world = World::new(CertStore::new(), &["a.example.com"]);
-    let acceptor = world.acceptor(&ServerOptions::default().with_sessions(0));
+    let acceptor = world.acceptor(&ServerOptions::default().with_resumption(Resumption::Off));
     let connector = world.client(&[&TLS13], &["h2"]);
     let shown = |client: &client::TlsStream<DuplexStream>| {
         client.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
@@ -277,7 +290,7 @@ async fn a_replaced_certificate_is_seen_by_the_next_handshake_and_hurts_none() {
 
     // A handshake under way: the server's flight does not fit into the pipe, so it is stuck in the middle.
     let (near, far) = tokio::io::duplex(512);
-    let server = tokio::spawn(acceptor.accept(portcullis_testkit::conn(far)));
+    let server = tokio::spawn(acceptor.clone().accept(portcullis_testkit::conn(far)));
     let name = ServerName::try_from("a.example.com").unwrap();
     let mut client = Box::pin(connector.connect(name, near));
     let before = world.store.certificates()[0].fingerprint.clone();
@@ -296,6 +309,93 @@ async fn a_replaced_certificate_is_seen_by_the_next_handshake_and_hurts_none() {
     let (client, server) = shake(&acceptor, &connector, "a.example.com").await;
     server.unwrap();
     assert_eq!(shown(&client.unwrap()), new.der());
+}
+
+/// How many bytes the server sends before it waits for the client.
+async fn first_flight(acceptor: &Acceptor, config: ClientConfig) -> usize {
+    let name = ServerName::try_from("a.example.com").unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let (mut near, far) = tokio::io::duplex(1 << 16);
+    near.write_all(&hello).await.unwrap();
+    let server = tokio::spawn(acceptor.clone().accept(portcullis_testkit::conn(far)));
+    let mut flight = vec![0; 1 << 16];
+    let mut len = 0;
+    while let Ok(read) = tokio::time::timeout(Duration::from_secs(1), near.read(&mut flight[len..])).await {
+        len += read.unwrap();
+    }
+    server.abort();
+    let mut sent = &flight[..len];
+    while !sent.is_empty() {
+        client.read_tls(&mut sent).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    assert!(client.peer_certificates().is_some(), "it is understood");
+    len
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_are_compressed_for_who_can_unfold_them() {
+    let names: Vec<String> = (0..60).map(|i| format!("host-{i}.a.example.com")).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.push("a.example.com");
+    let world = World::new(CertStore::new(), &names);
+    let acceptor = world.acceptor(&ServerOptions::default());
+    let plain = world.config(&[&TLS13], &["h2"]);
+    let all = plain.cert_decompressors.clone();
+    assert_eq!(all.len(), 2);
+    let with = |decompressors: &[&'static dyn rustls::compress::CertDecompressor]| {
+        let mut config = plain.clone();
+        config.cert_decompressors = decompressors.to_vec();
+        config
+    };
+    let uncompressed = first_flight(&acceptor, with(&[])).await;
+    for one in all {
+        let compressed = first_flight(&acceptor, with(&[one])).await;
+        assert!(compressed + 500 < uncompressed, "{one:?}: {compressed} of {uncompressed}");
+        let again = first_flight(&acceptor, with(&[one])).await;
+        assert!(again.abs_diff(compressed) < 16, "as it was remembered");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_prefers_chacha_gets_it() {
+    let world = World::new(CertStore::new(), &["a.example.com"]);
+    let acceptor = world.acceptor(&ServerOptions::default());
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !format!("{suite:?}").contains("CHACHA20"));
+    let config = world.config_with(provider, &[&TLS13], &["h2"]);
+    let (_, server) = shake(&acceptor, &TlsConnector::from(Arc::new(config)), "a.example.com").await;
+    let suite = server.unwrap().info.tls.unwrap().cipher_suite;
+    assert_eq!(suite, Some("TLS_CHACHA20_POLY1305_SHA256"));
+}
+
+/// A place in the line is given back only after all else that is ready has had its turn.
+#[tokio::test]
+async fn a_flood_of_handshakes_leaves_others_their_turn() {
+    let world = World::new(CertStore::new(), &["a.example.com"]);
+    let config = tcp_config(Arc::clone(&world.store), &ServerOptions::default()).unwrap();
+    let acceptor = Acceptor::new(config, AcceptorOptions::default().with_handshakes_at_once(2));
+    let name = ServerName::try_from("a.example.com").unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(world.config(&[&TLS13], &["h2"])), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut flood = Vec::new();
+    for _ in 0..100 {
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        near.write_all(&hello).await.unwrap();
+        flood.push((near, tokio::spawn(acceptor.clone().accept(portcullis_testkit::conn(far)))));
+    }
+    // other work, which is always ready: it gets a turn for every two handshakes
+    let mut turns = 0;
+    while world.store.certificates()[0].resolutions < 100 {
+        let before = world.store.certificates()[0].resolutions;
+        tokio::task::yield_now().await;
+        assert!(world.store.certificates()[0].resolutions - before <= 4, "more at once than the line lets");
+        turns += 1;
+    }
+    assert!(turns >= 25, "{turns}");
 }
 
 /// Polls once.

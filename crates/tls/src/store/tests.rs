@@ -1,5 +1,6 @@
 use super::*;
 use portcullis_testkit::certs::{TestCa, TestCert};
+use rustls::{SignatureAlgorithm, SignatureScheme};
 
 fn add(store: &CertStore, cert: &TestCert) -> Added {
     store.add_pem(cert.pem().as_bytes(), cert.key_pem().as_bytes()).unwrap()
@@ -102,6 +103,83 @@ fn removing_takes_all_names_of_the_certificate() {
     assert!(!store.remove("a.example.com"));
     assert_eq!(store.names(), ["b.example.com"]);
     assert!(is(store.lookup(None), &b));
+}
+
+#[test]
+fn parts_are_replaced_apart_and_the_later_one_wins() {
+    let ca = TestCa::new();
+    let store = Arc::new(CertStore::new());
+    let (first, second) = (store.part(), store.part());
+    let set = |certs: &[&TestCert]| {
+        let mut set = CertSet::new();
+        for cert in certs {
+            set.add_pem(cert.pem().as_bytes(), cert.key_pem().as_bytes()).unwrap();
+        }
+        set
+    };
+    let (a, b, a2) =
+        (ca.issue(&["a.example.com"]), ca.issue(&["b.example.com"]), ca.issue(&["a.example.com"]));
+    second.replace(set(&[&a2]));
+    first.replace(set(&[&a, &b]));
+    assert!(is(store.lookup(Some("a.example.com")), &a2), "the part made later");
+    assert!(is(store.lookup(Some("x.example.com")), &a), "the first of the first part is the default");
+    second.replace(CertSet::new());
+    assert!(is(store.lookup(Some("a.example.com")), &a), "what was hidden is there again");
+    first.replace(set(&[&b]));
+    assert!(!store.knows("a.example.com") && store.knows("b.example.com"));
+    assert_eq!(store.len(), 1);
+}
+
+fn ed25519(names: &[&str]) -> (String, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let cert = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    (cert.pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_name_has_a_certificate_of_each_kind_of_key() {
+    let ca = TestCa::new();
+    let store = CertStore::new();
+    let ecdsa = ca.issue(&["a.example.com"]);
+    let (pem, key) = ed25519(&["a.example.com"]);
+    store.add_pem(pem.as_bytes(), key.as_bytes()).unwrap();
+    add(&store, &ecdsa);
+    assert_eq!(store.len(), 2);
+    let chosen = |schemes: &[SignatureScheme]| {
+        let content = store.content.load();
+        let slot = content.pick(Some("a.example.com"), true).0.unwrap();
+        slot.choose(schemes).key.key.algorithm()
+    };
+    let (p256, ed) = (SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ED25519);
+    assert_eq!(chosen(&[ed, p256]), SignatureAlgorithm::ECDSA, "preferred");
+    assert_eq!(chosen(&[ed]), SignatureAlgorithm::ED25519, "all that it can verify");
+    assert_eq!(
+        chosen(&[SignatureScheme::RSA_PSS_SHA256]),
+        SignatureAlgorithm::ECDSA,
+        "none fits: it is told"
+    );
+    let renewed = ca.issue(&["a.example.com"]);
+    add(&store, &renewed);
+    assert_eq!(store.len(), 2, "one of the same kind takes its place");
+    let mut set = CertSet::new();
+    set.add_pem(ecdsa.pem().as_bytes(), ecdsa.key_pem().as_bytes()).unwrap();
+    store.replace_names(set);
+    assert_eq!(store.len(), 1, "whatever the kind");
+    assert!(is(store.lookup(Some("a.example.com")), &ecdsa));
+}
+
+#[test]
+fn names_taken_by_several_leave_nothing() {
+    let ca = TestCa::new();
+    let store = CertStore::new();
+    add(&store, &ca.issue(&["a.example.com", "b.example.com"]));
+    add(&store, &ca.issue(&["a.example.com"]));
+    assert_eq!(store.len(), 2);
+    add(&store, &ca.issue(&["b.example.com"]));
+    assert_eq!(store.len(), 2, "nothing asks for the first one any more");
+    let expiry = store.next_expiry().unwrap();
+    assert!(expiry > SystemTime::now());
 }
 
 #[test]
