@@ -81,13 +81,24 @@ impl ClientError {
 }
 
 /// A UDP socket that connections share.
-#[derive(Clone, Debug)]
-pub struct Client(quinn::Endpoint);
+#[derive(Clone)]
+pub struct Client {
+    quinn: quinn::Endpoint,
+    /// What servers gave, to prove this address the next time.
+    tokens: Arc<quinn::TokenMemoryCache>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("quinn", &self.quinn).finish_non_exhaustive()
+    }
+}
 
 impl Client {
     /// Binds a socket; port 0 lets the system choose. Must be called inside a tokio runtime.
     pub fn new(bind: SocketAddr) -> Result<Self, ClientError> {
-        quinn::Endpoint::client(bind).map(Self).map_err(ClientError::Socket)
+        let quinn = quinn::Endpoint::client(bind).map_err(ClientError::Socket)?;
+        Ok(Self { quinn, tokens: Arc::new(quinn::TokenMemoryCache::default()) })
     }
 
     /// Connects. `server_name` is what the certificate must be good for. `h3` is offered by ALPN whatever the
@@ -98,10 +109,40 @@ impl Client {
         server_name: &str,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<Connection, ClientError> {
-        let config = client_config(tls)?;
-        let connecting =
-            self.0.connect_with(config, addr, server_name).map_err(|error| ClientError::Tls(error.into()))?;
+        let connecting = self.begin(addr, server_name, tls)?;
         let quinn = connecting.await.map_err(|error| ClientError::Connection(error.into()))?;
+        self.speak(quinn).await
+    }
+
+    /// Connects, and where the server was met before and allows early data does not wait for its answer: requests go
+    /// out with the first packet (RFC 9001 section 4.6). Give the same `tls`, which must enable early data, each time.
+    pub async fn connect_early(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Result<Connection, ClientError> {
+        match self.begin(addr, server_name, tls)?.into_0rtt() {
+            Ok((quinn, _accepted)) => self.speak(quinn).await,
+            Err(connecting) => {
+                let quinn = connecting.await.map_err(|error| ClientError::Connection(error.into()))?;
+                self.speak(quinn).await
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Result<quinn::Connecting, ClientError> {
+        let mut config = client_config(tls)?;
+        config.token_store(self.tokens.clone());
+        self.quinn.connect_with(config, addr, server_name).map_err(|error| ClientError::Tls(error.into()))
+    }
+
+    async fn speak(&self, quinn: quinn::Connection) -> Result<Connection, ClientError> {
         let shared = Shared::new(quinn, Role::Client, MAX_FIELD_SECTION);
         let (mut driver, send) = ::h3::client::builder()
             .send_grease(false)
@@ -119,7 +160,7 @@ impl Client {
 
     /// Waits until the last packets of closed connections have left.
     pub async fn wait_idle(&self) {
-        self.0.wait_idle().await;
+        self.quinn.wait_idle().await;
     }
 }
 

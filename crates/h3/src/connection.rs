@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::Body;
-use portcullis_conn::{ConnInfo, TlsInfo, TlsVersion, Transport};
+use portcullis_conn::{Confirm, ConnInfo, EarlyData, TlsInfo, TlsVersion, Transport};
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
 use tokio::time::Sleep;
@@ -32,7 +32,7 @@ use crate::{
     BoxError, QuicOptions, RecvBody,
     body::ServerStream,
     codes,
-    endpoint::Handshake,
+    endpoint::{Handshake, Pending},
     glue::{Connection, Quiet, Role, Shared, StreamCore},
     limits::{Counters, count},
     outgoing::Outgoing,
@@ -80,12 +80,12 @@ struct Cancelled {
 impl ConnContext {
     fn new(
         quinn: quinn::Connection,
-        local_port: u16,
+        info: ConnInfo,
         options: Arc<QuicOptions>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            info: Arc::new(describe(&quinn, local_port)),
+            info: Arc::new(info),
             options,
             counters,
             active: AtomicUsize::new(0),
@@ -170,19 +170,19 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let Handshake { incoming, options, counters, local_port, permit, mut hold, pending } = handshake;
+    let Handshake { incoming, options, counters, local_port, permit, mut hold, pending, early } = handshake;
+    let begun = tokio::time::Instant::now();
     let started = tokio::time::timeout(options.handshake_timeout, async {
-        let quinn = incoming.accept()?.await?;
+        let (quinn, unconfirmed) = shake_hands(incoming.accept()?, early).await?;
         let shared = Shared::new(quinn.clone(), Role::Server, options.max_frame_size);
         let mut builder = server::builder();
         // RFC 9114 section 7.2.8: reserved frames and streams are a courtesy that costs each client a stream
         builder.send_grease(false).max_field_section_size(options.max_field_section_size);
         let h3: H3 = builder.build(Connection::new(shared)).await?;
-        Ok::<_, BoxError>((quinn, h3))
+        Ok::<_, BoxError>((quinn, h3, unconfirmed))
     })
     .await;
-    drop(pending);
-    let (quinn, h3) = match started {
+    let (quinn, h3, unconfirmed) = match started {
         Ok(Ok(started)) => started,
         Ok(Err(error)) => {
             count(&counters.handshake_failures);
@@ -195,6 +195,12 @@ where
             return;
         }
     };
+    let early = unconfirmed.map(|unconfirmed| {
+        let (early, confirm) = EarlyData::new();
+        let deadline = begun + options.handshake_timeout;
+        tokio::spawn(confirm_handshake(quinn.clone(), unconfirmed, confirm, deadline, pending));
+        early
+    });
     // the address is proven now
     if hold.is_none() {
         match permit.limits().admit(quinn.remote_address().ip()) {
@@ -207,7 +213,8 @@ where
         }
     }
     count(&counters.accepted);
-    let context = ConnContext::new(quinn.clone(), local_port, options, counters);
+    let info = describe(&quinn, local_port, early);
+    let context = ConnContext::new(quinn.clone(), info, options, counters);
     let spawn_request = {
         let context = context.clone();
         move |resolver, core| {
@@ -292,6 +299,37 @@ async fn serve(
     }
 }
 
+/// With `early`, ready as soon as the client's hello is understood: requests may come with it.
+async fn shake_hands(
+    mut connecting: quinn::Connecting,
+    early: bool,
+) -> Result<(quinn::Connection, Option<quinn::ZeroRttAccepted>), quinn::ConnectionError> {
+    if !early {
+        return Ok((connecting.await?, None));
+    }
+    connecting.handshake_data().await?;
+    match connecting.into_0rtt() {
+        Ok((quinn, unconfirmed)) => Ok((quinn, Some(unconfirmed))),
+        Err(connecting) => Ok((connecting.await?, None)),
+    }
+}
+
+/// Tells of the end of a handshake; one that does not end in time closes the connection.
+async fn confirm_handshake(
+    quinn: quinn::Connection,
+    unconfirmed: quinn::ZeroRttAccepted,
+    confirm: Confirm,
+    deadline: tokio::time::Instant,
+    _pending: Pending,
+) {
+    match tokio::time::timeout_at(deadline, unconfirmed).await {
+        // what it resolves to means something to clients only; it does so too when the connection is lost
+        Ok(_) if quinn.close_reason().is_none() => confirm.confirm(),
+        Ok(_) => {}
+        Err(_) => quinn.close(codes::var(codes::NO_ERROR), b"the handshake took too long"),
+    }
+}
+
 /// Ends once nothing has come from the peer for a while: it went away without a word and will acknowledge nothing.
 async fn silence(quinn: &quinn::Connection) {
     let mut heard = quinn.stats().udp_rx.datagrams;
@@ -364,7 +402,7 @@ impl Drain {
     }
 }
 
-fn describe(quinn: &quinn::Connection, local_port: u16) -> ConnInfo {
+fn describe(quinn: &quinn::Connection, local_port: u16, early: Option<EarlyData>) -> ConnInfo {
     let peer = quinn.remote_address();
     // where the system does not tell which of our addresses was used, the unspecified one stands for it
     let local_ip = quinn.local_ip().unwrap_or(match peer {
@@ -372,6 +410,7 @@ fn describe(quinn: &quinn::Connection, local_port: u16) -> ConnInfo {
         std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
     });
     let mut tls = TlsInfo::default();
+    tls.early_data = early;
     // QUIC has no other (RFC 9001 section 4.2)
     tls.version = Some(TlsVersion::Tls13);
     if let Some(data) = quinn.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok()) {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
-    congestion, crypto::rustls::QuicServerConfig,
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig,
+    ValidationTokenConfig, VarInt, congestion, crypto::rustls::QuicServerConfig,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
@@ -44,6 +44,7 @@ pub struct Endpoint {
     limits: ConnLimits,
     counters: Arc<Counters>,
     local_addr: SocketAddr,
+    early_data: bool,
 }
 
 /// A connection attempt that was let in, on its way to its task.
@@ -56,6 +57,8 @@ pub(crate) struct Handshake {
     /// What the client's connection holds, if its address was proven before the handshake.
     pub(crate) hold: Option<ClientHold>,
     pub(crate) pending: Pending,
+    /// Whether requests are served before the handshake is complete.
+    pub(crate) early: bool,
 }
 
 /// A handshake that is running.
@@ -70,7 +73,9 @@ impl Drop for Pending {
 impl Endpoint {
     /// Makes an endpoint of a bound socket; must be called inside the tokio runtime that is to drive it.
     ///
-    /// `tls` must offer `h3` by ALPN, speak TLS 1.3 and accept no early data. Byte 3 of every connection id that the
+    /// `tls` must offer `h3` by ALPN and speak TLS 1.3. Where it accepts early data (`max_early_data_size` of `u32::MAX`), requests in it are
+    /// served before the handshake is complete, and `ConnInfo::is_early` says so; but only for clients that have proven their address by a
+    /// token, so that a request never counts for somebody else's address. Byte 3 of every connection id that the
     /// endpoint issues is `worker`. `limits` bounds the connections of all endpoints that share it.
     pub fn new(
         socket: UdpSocket,
@@ -83,7 +88,13 @@ impl Endpoint {
             return Err(EndpointError::NoRuntime);
         }
         let provider = tls.crypto_provider().clone();
-        let server = server_config(tls, options)?;
+        let early_data = tls.max_early_data_size != 0;
+        let mut server = server_config(tls, options)?;
+        if let Some((key, log)) = limits.tokens().get() {
+            let mut tokens = ValidationTokenConfig::default();
+            tokens.log(log);
+            server.token_key(key).validation_token_config(tokens);
+        }
         let mut config = EndpointConfig::default();
         config.cid_generator(move || Box::new(WorkerIds::new(worker, provider.clone())));
         config.max_udp_payload_size(options.max_udp_payload.max(1472)).map_err(|_| {
@@ -93,7 +104,7 @@ impl Endpoint {
             .map_err(EndpointError::Socket)?;
         let local_addr = quinn.local_addr().map_err(EndpointError::Socket)?;
         let counters = limits.register();
-        Ok(Self { quinn, options: Arc::new(options.clone()), limits, counters, local_addr })
+        Ok(Self { quinn, options: Arc::new(options.clone()), limits, counters, local_addr, early_data })
     }
 
     /// The address the socket is bound to.
@@ -185,7 +196,8 @@ impl Endpoint {
             incoming.refuse();
             return None;
         };
-        let hold = if incoming.remote_address_validated() {
+        let proven = incoming.remote_address_validated();
+        let hold = if proven {
             match self.limits.admit(incoming.remote_address().ip()) {
                 Ok(hold) => hold,
                 Err(_) => {
@@ -200,6 +212,8 @@ impl Endpoint {
         pending.fetch_add(1, Ordering::Relaxed);
         Some(Handshake {
             hold,
+            // RFC 9000 section 8.1: else the address is only claimed
+            early: self.early_data && proven,
             incoming,
             options: self.options.clone(),
             counters: self.counters.clone(),
@@ -228,7 +242,8 @@ fn server_config(
     if !tls.alpn_protocols.iter().any(|protocol| protocol == b"h3") {
         return Err(EndpointError::Alpn);
     }
-    if tls.max_early_data_size != 0 {
+    // RFC 9001 section 4.6.1
+    if !matches!(tls.max_early_data_size, 0 | u32::MAX) {
         return Err(EndpointError::EarlyData);
     }
     // quinn makes a session like this for each connection and takes for granted that it can

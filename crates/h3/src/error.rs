@@ -15,8 +15,8 @@ pub enum EndpointError {
     /// The TLS configuration does not offer `h3` by ALPN (RFC 9114 section 3.1).
     #[error("the TLS configuration does not offer the protocol h3")]
     Alpn,
-    /// The TLS configuration accepts 0-RTT, which this driver does not serve.
-    #[error("the TLS configuration accepts early data; set max_early_data_size to 0")]
+    /// The TLS configuration bounds early data, which QUIC does by flow control alone (RFC 9001 section 4.6.1).
+    #[error("the TLS configuration bounds early data: set max_early_data_size to u32::MAX, or to 0 for none")]
     EarlyData,
     /// An option is outside its bounds.
     #[error("option {option} is out of bounds: {reason}")]

@@ -4,10 +4,16 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
+
+use aws_lc_rs::{
+    hkdf::{HKDF_SHA256, Prk, Salt},
+    rand,
+};
+use quinn::{BloomTokenLog, TokenLog};
 
 /// A bound on open QUIC connections, shared by all endpoints that are given a clone, with their counters.
 #[derive(Clone)]
@@ -22,8 +28,28 @@ struct Inner {
     max: usize,
     open: AtomicUsize,
     admission: Option<Box<Admission>>,
+    /// Address tokens (RFC 9000 section 8.1) that one endpoint gave are good at all of them.
+    tokens: Tokens,
     /// One set per endpoint, so that workers do not write to each other's cache lines.
     counters: Mutex<Vec<Arc<Counters>>>,
+}
+
+/// What address tokens are made with; made when the first endpoint is.
+#[derive(Default)]
+pub(crate) struct Tokens(OnceLock<(Arc<Prk>, Arc<dyn TokenLog>)>);
+
+impl Tokens {
+    /// A key that nobody else has, and what remembers used tokens. `None` when the system gives no random bytes.
+    pub(crate) fn get(&self) -> Option<(Arc<Prk>, Arc<dyn TokenLog>)> {
+        if let Some(made) = self.0.get() {
+            return Some(made.clone());
+        }
+        let mut secret = [0; 64];
+        rand::fill(&mut secret).ok()?;
+        let key = Salt::new(HKDF_SHA256, &[]).extract(&secret);
+        let made = (Arc::new(key), Arc::new(BloomTokenLog::default()) as Arc<dyn TokenLog>);
+        Some(self.0.get_or_init(|| made).clone())
+    }
 }
 
 /// What the endpoints of one [`ConnLimits`] did so far, and how many connections they have now.
@@ -82,7 +108,8 @@ impl ConnLimits {
     }
 
     fn of(max: usize, admission: Option<Box<Admission>>) -> Self {
-        Self(Arc::new(Inner { max, open: AtomicUsize::new(0), admission, counters: Mutex::default() }))
+        let (open, counters) = Default::default();
+        Self(Arc::new(Inner { max, open, admission, tokens: Tokens::default(), counters }))
     }
 
     /// Whether a client may have one more connection, and what that holds.
@@ -91,6 +118,10 @@ impl ConnLimits {
             None => Ok(None),
             Some(admission) => admission(client.to_canonical()).map(Some).ok_or(Refused),
         }
+    }
+
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.0.tokens
     }
 
     /// The bound.

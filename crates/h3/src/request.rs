@@ -115,11 +115,6 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    if core.early {
-        // RFC 8470 section 5.2: nothing here keeps a request that came before the end of the handshake from
-        // being a replay
-        return answer(out, StatusCode::TOO_EARLY, context).await;
-    }
     let request = match prepare(request, stream, &core, context) {
         Ok(request) => request,
         // RFC 6585 section 5

@@ -94,9 +94,6 @@ impl Shared {
 /// The counters are written by one side and read by the other, both in the task that reads the stream.
 pub(crate) struct StreamCore {
     pub(crate) id: u64,
-    /// Whether the stream was opened before the handshake was complete: what it carries may be a replay
-    /// (RFC 8446 section 8).
-    pub(crate) early: bool,
     send: Mutex<Option<quinn::SendStream>>,
     /// HEADERS frames handed to `h3`.
     heads: AtomicU32,
@@ -118,7 +115,6 @@ impl StreamCore {
     fn new(send: quinn::SendStream, recv: &quinn::RecvStream, role: Role) -> Self {
         Self {
             id: recv.id().into(),
-            early: recv.is_0rtt(),
             send: Mutex::new(Some(send)),
             heads: AtomicU32::new(0),
             payload_in: AtomicU64::new(0),
