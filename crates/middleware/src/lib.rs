@@ -11,6 +11,8 @@
 //! | [`redirect`] | a service that sends everything to HTTPS | 308 or 301, 400 |
 //! | [`security_headers`] | response fields that harden browsers | never |
 //! | [`alt_svc`] | advertises HTTP/3 | never |
+//! | [`early_data`] | holds back what must not be replayed | 425 |
+//! | [`misdirected`] | keeps connections to the hosts they were made for | 421 |
 //!
 //! **What they read.** Facts about the connection come from `Arc<ConnInfo>` in the request's extensions. A layer says in
 //! its documentation what it does without one.
@@ -34,10 +36,12 @@ use portcullis_conn::ConnInfo;
 pub mod access_log;
 pub mod alt_svc;
 pub mod early;
+pub mod early_data;
 pub mod filter;
 pub mod header_limits;
 pub mod health;
 pub mod metrics;
+pub mod misdirected;
 pub mod rate_limit;
 pub mod redirect;
 pub mod security_headers;
