@@ -5,7 +5,7 @@
 
 use std::{fmt, io::Write, net::Ipv6Addr, ops::Deref};
 
-use http::{Request, header};
+use http::{HeaderMap, Request, Uri, header, request};
 
 /// The longest host that is looked at: 253 bytes of name (RFC 1035 section 2.3.4) and a trailing dot.
 pub const MAX_HOST: usize = 254;
@@ -134,9 +134,18 @@ pub fn canonical(authority: &str) -> Option<CanonicalHost<'_>> {
 
 /// The authority that a request is for: of its target, else its `Host` (RFC 9110 section 7.1). As received, with port.
 pub fn of<B>(request: &Request<B>) -> Option<&str> {
-    match request.uri().authority() {
+    authority(request.uri(), request.headers())
+}
+
+/// The same for a request without its body.
+pub fn of_parts(request: &request::Parts) -> Option<&str> {
+    authority(&request.uri, &request.headers)
+}
+
+fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    match uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => request.headers().get(header::HOST)?.to_str().ok(),
+        None => headers.get(header::HOST)?.to_str().ok(),
     }
 }
 

@@ -20,7 +20,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use self::series::{MAX_SERIES, Series};
+pub use self::series::{HistogramReading, MAX_SERIES, Series};
 use self::{
     requests::{Requests, RequestsCollector},
     series::{Kind, SeriesCollector},
@@ -146,11 +146,25 @@ impl Metrics {
         self.register(name, help, Some(label), Kind::Gauge(Box::new(read)))
     }
 
+    /// Exposes times or sizes that were counted by upper bound: the closure gives, by rising bound, how many were no larger than
+    /// it, how many there were in all, and their sum. Else as [`Metrics::register_counter_fn`].
+    ///
+    /// # Errors
+    /// When the name is none, or taken.
+    pub fn register_histogram_fn(
+        &self,
+        name: &str,
+        help: &str,
+        read: impl Fn() -> HistogramReading + Send + Sync + 'static,
+    ) -> Result<(), MetricError> {
+        self.register(name, help, None, Kind::Histogram(Box::new(read)))
+    }
+
     fn register(&self, name: &str, help: &str, label: Option<&str>, kind: Kind) -> Result<(), MetricError> {
         // the format appends it to every counter
         let family = match &kind {
             Kind::Counter(_) => name.strip_suffix("_total").unwrap_or(name),
-            Kind::Gauge(_) => name,
+            Kind::Gauge(_) | Kind::Histogram(_) => name,
         };
         if !is_metric_name(family) {
             return Err(MetricError::InvalidName { name: name.to_owned() });

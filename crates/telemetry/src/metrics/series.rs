@@ -51,9 +51,35 @@ fn cut(value: &str) -> &str {
 
 type Read<N> = Box<dyn Fn(&mut Series<N>) + Send + Sync>;
 
+/// What a histogram shows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HistogramReading {
+    /// Upper bounds, rising, each with how many were no larger.
+    pub buckets: Vec<(f64, u64)>,
+    /// How many there were.
+    pub count: u64,
+    /// What they add up to.
+    pub sum: f64,
+}
+
+impl HistogramReading {
+    /// How many were in each bucket alone, those beyond the last bound in one without.
+    fn apart(&self) -> Vec<(f64, u64)> {
+        let mut below = 0;
+        let all = self.buckets.iter().copied().chain([(f64::INFINITY, self.count)]);
+        all.map(|(bound, sum)| {
+            let alone = sum.saturating_sub(below);
+            below = sum.max(below);
+            (bound, alone)
+        })
+        .collect()
+    }
+}
+
 pub(super) enum Kind {
     Counter(Read<u64>),
     Gauge(Read<f64>),
+    Histogram(Box<dyn Fn() -> HistogramReading + Send + Sync>),
 }
 
 pub(super) struct SeriesCollector {
@@ -102,6 +128,13 @@ impl Collector for SeriesCollector {
             }),
             Kind::Gauge(read) => {
                 self.encode_as(encoder, MetricType::Gauge, read, |family, number| family.encode_gauge(number))
+            }
+            Kind::Histogram(read) => {
+                let reading = read();
+                let mut encoder = encoder;
+                encoder
+                    .encode_descriptor(&self.name, &self.help, None, MetricType::Histogram)?
+                    .encode_histogram::<NoLabelSet>(reading.sum, reading.count, &reading.apart(), None)
             }
         }
     }
