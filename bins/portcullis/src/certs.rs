@@ -12,17 +12,60 @@ use portcullis_tls::ca::LocalCa;
 
 use crate::cli::CertsArgs;
 
+/// The authority is made once and kept: who trusts it trusts every certificate made later as well.
 pub(crate) fn make(args: &CertsArgs) -> anyhow::Result<ExitCode> {
-    fs::create_dir_all(&args.out)
-        .with_context(|| format!("could not make the folder {}", args.out.display()))?;
-    let ca = LocalCa::generate("portcullis local authority")?;
+    let out = &args.out;
+    fs::create_dir_all(out).with_context(|| format!("could not make the folder {}", out.display()))?;
+    let (ca, made) = authority(out)?;
     let leaf = ca.issue(&args.names)?;
-    write(&args.out.join("ca.pem"), &ca.pem().cert_pem, false)?;
-    write(&args.out.join("cert.pem"), &leaf.cert_pem, false)?;
-    write(&args.out.join("key.pem"), &leaf.key_pem, true)?;
-    println!("wrote ca.pem, cert.pem and key.pem for {} to {}", args.names.join(", "), args.out.display());
+    write(&out.join("cert.pem"), &leaf.cert_pem, false)?;
+    write(&out.join("key.pem"), &leaf.key_pem, true)?;
+    let what = if made { "a new authority (ca.pem, ca-key.pem)" } else { "the authority that was there" };
+    println!("wrote cert.pem and key.pem for {} to {}, by {what}", args.names.join(", "), out.display());
     println!("authority SHA-256 {}", ca.fingerprint());
+    if made {
+        println!(
+            "trust ca.pem once: curl --cacert, a browser's settings, or the system's store; keep ca-key.pem to yourself"
+        );
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The authority of a folder, and whether it was made just now.
+fn authority(out: &Path) -> anyhow::Result<(LocalCa, bool)> {
+    let (cert, key) = (out.join("ca.pem"), out.join("ca-key.pem"));
+    // without its key an authority is no use, and a key alone belongs to one that is gone
+    match (read(&cert)?, read(&key)?) {
+        (Some(cert_pem), Some(key_pem)) => {
+            let ca = LocalCa::from_pem(&cert_pem, &key_pem).with_context(|| {
+                format!("the authority in {} can't be used; move it away for a new one", out.display())
+            })?;
+            return Ok((ca, false));
+        }
+        (None, None) => {}
+        (Some(_), None) => anyhow::bail!(
+            "{} is there without its key {}: move it away for a new authority, or choose another --out",
+            cert.display(),
+            key.display()
+        ),
+        (None, Some(_)) => anyhow::bail!(
+            "{} is there without its certificate {}: move it away for a new authority, or choose another --out",
+            key.display(),
+            cert.display()
+        ),
+    }
+    let ca = LocalCa::generate("portcullis local authority")?;
+    write(&key, &ca.pem().key_pem, true)?;
+    write(&cert, &ca.pem().cert_pem, false)?;
+    Ok((ca, true))
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", path.display())),
+    }
 }
 
 /// A key is readable by its owner only, from its first byte on.

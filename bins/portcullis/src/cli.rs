@@ -73,7 +73,7 @@ pub(crate) enum Command {
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Makes a local certificate authority and a certificate signed by it, for tests and development.
+    /// Makes a certificate for tests and development, by a local authority that is kept.
     Certs(CertsArgs),
 }
 
@@ -115,7 +115,8 @@ pub(crate) struct ProxyArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CertsArgs {
-    /// The folder to write `ca.pem`, `cert.pem` and `key.pem` to; made if it is not there.
+    /// The folder to write `cert.pem` and `key.pem` to; made if it is not there. The authority (`ca.pem`, `ca-key.pem`) is made
+    /// with the first certificate and used again.
     #[arg(long, default_value = "certs", value_name = "DIR")]
     pub(crate) out: PathBuf,
 

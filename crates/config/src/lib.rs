@@ -16,7 +16,7 @@ use std::{
 
 use portcullis_edge::{
     listener::{ListenAddr, UnixName},
-    plan::{AccessLogPlan, CertificateSource, ListenOn, Plan},
+    plan::{AccessLogPlan, CertificateSource, ClientAuthPlan, ListenOn, Plan, ResumptionPlan, TlsPlan},
 };
 use toml::de::DeTable;
 
@@ -97,6 +97,19 @@ pub fn load(path: impl AsRef<Path>) -> Result<Config, LoadError> {
     Ok(config)
 }
 
+fn rebase_tls(tls: &mut TlsPlan, rebase: impl Fn(&mut PathBuf)) {
+    if let ResumptionPlan::Tickets { keys: Some(keys) } = &mut tls.resumption {
+        rebase(keys);
+    }
+    let hosts = tls.hosts.iter_mut().map(|host| &mut host.client_auth);
+    for client_auth in hosts.chain([&mut tls.client_auth]) {
+        if let ClientAuthPlan::Optional { ca, crls } | ClientAuthPlan::Required { ca, crls } = client_auth {
+            rebase(ca);
+            crls.iter_mut().for_each(&rebase);
+        }
+    }
+}
+
 fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Errors {
     let at = error.utf8_error().valid_up_to();
     let found = Finding {
@@ -121,6 +134,7 @@ fn rebase(plan: &mut Plan, directory: &Path) {
         }
     }
     for listener in &mut plan.listeners {
+        rebase_tls(&mut listener.tls, rebase);
         if let ListenOn::Address(ListenAddr::Unix(UnixName::Path(path))) = &mut listener.address {
             rebase(path);
         }

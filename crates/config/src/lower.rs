@@ -8,6 +8,7 @@ mod listener;
 mod process;
 mod route;
 mod socket;
+mod tls;
 
 use portcullis_edge::plan::Plan;
 

@@ -99,7 +99,8 @@ fn finding(span: Range<usize>, Wrong { message, hint }: Wrong) -> Finding {
 }
 
 /// The keys of the top level, for a hint when one is written below a `[table]` header.
-pub(crate) const TOP_LEVEL: &[&str] = &["workers", "threads", "drain_timeout", "drain_delay", "health_path"];
+pub(crate) const TOP_LEVEL: &[&str] =
+    &["workers", "threads", "drain_timeout", "drain_delay", "certificate_poll", "health_path"];
 
 /// A table that is being read.
 pub(crate) struct Table<'s, 'i> {

@@ -9,9 +9,10 @@ use portcullis_edge::{
     },
     middleware::security_headers::FrameOptions,
     plan::{
-        AccessLogFormat, AccessLogPlan, CertificateSource, ListenOn, ListenerMode, PlainHttp, Plan,
-        RouteAction, Workers,
+        AccessLogFormat, AccessLogPlan, CertificateSource, ClientAuthPlan, HostTlsPlan, ListenOn,
+        ListenerMode, PlainHttp, Plan, ResumptionPlan, RouteAction, WithoutCertificate, Workers,
     },
+    tls::{UnknownNames, Versions, ZeroRtt},
 };
 
 const FULL: &str = include_str!("../examples/full.toml");
@@ -67,7 +68,9 @@ fn every_key_of_the_process() {
 #[test]
 fn every_key_of_a_listener() {
     let plan = plan(FULL);
-    let [https, redirect, http, unix, systemd] = &plan.listeners[..] else { panic!("{:?}", plan.listeners) };
+    let [https, early, redirect, http, unix, systemd] = &plan.listeners[..] else {
+        panic!("{:?}", plan.listeners)
+    };
     assert_eq!(https.address.to_string(), "[::]:443");
     assert_eq!(https.mode, ListenerMode::Https { http3: true, plain_http: PlainHttp::Redirect });
     assert!(!https.only_v6);
@@ -87,6 +90,22 @@ fn every_key_of_a_listener() {
         .with_congestion(Some("cubic"))
         .with_dscp(Some(10));
     assert_eq!(https.tcp, tcp);
+    let shared = Some("secrets/ticket-keys".into());
+    assert_eq!(https.tls.versions, Versions::Tls12AndUp);
+    assert_eq!(https.tls.resumption, ResumptionPlan::Tickets { keys: shared });
+    assert_eq!(https.tls.unknown_names, UnknownNames::Refuse);
+    let lists = |name: &str| {
+        (format!("certs/{name}-ca.pem").into(), vec![format!("certs/{name}-revoked.pem").into()])
+    };
+    let (ca, crls) = lists("clients");
+    assert_eq!(https.tls.client_auth, ClientAuthPlan::Optional { ca, crls });
+    let (ca, crls) = lists("staff");
+    let names = ["admin.example.com", "*.admin.example.com"].map(str::to_owned).to_vec();
+    assert_eq!(https.tls.hosts, [HostTlsPlan::new(names, ClientAuthPlan::Required { ca, crls })]);
+    assert_eq!(https.tls.without_certificate, WithoutCertificate::PlainHttp);
+    assert_eq!((https.tls.handshakes_at_once, redirect.tls.handshakes_at_once), (8, 4));
+    let zero_rtt = ZeroRtt::default().with_max_early_data(8 << 10).with_sessions(65_536);
+    assert_eq!(early.tls.resumption, ResumptionPlan::ZeroRtt(zero_rtt));
     assert_eq!((https.udp.recv_buffer, https.udp.send_buffer), (4 << 20, 2 << 20));
     assert!(https.proxy_protocol.is_none());
     let proxy =

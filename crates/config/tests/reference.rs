@@ -20,6 +20,9 @@ protocol = "https"
 [listener.udp]
 [listener.proxy_protocol]
 trusted = ["::1"]
+[listener.tls]
+[[listener.tls.host]]
+names = ["a.example.com"]
 [[certificate]]
 self_signed = ["localhost"]
 [[route]]
@@ -34,6 +37,9 @@ requests = 100
 deny = ["/.git"]
 [cache]
 "#;
+
+/// What of them goes with HTTPS alone.
+const TLS: &str = "[listener.tls]\n[[listener.tls.host]]\nnames = [\"a.example.com\"]\n";
 
 struct Row<'a> {
     section: &'a str,
@@ -98,7 +104,11 @@ fn the_reference_names_every_key_and_no_other() {
             told.extend(&tables);
         }
         if *section == "[[listener]]" {
-            told.extend(below.iter().filter_map(|table| table.strip_prefix("listener.")));
+            let direct = below.iter().filter_map(|table| table.strip_prefix("listener."));
+            told.extend(direct.filter(|table| !table.contains('.')));
+        }
+        if *section == "[listener.tls]" {
+            told.push("host");
         }
         known.sort();
         told.sort();
@@ -139,7 +149,14 @@ fn the_defaults_of_the_reference_are_those_of_the_code() {
         let mut text = with(section, &format!("{key} = {default}"));
         let mut without = base(section);
         if key == "redirect_port" {
-            (text, without) = (text.replace("https", "redirect"), without.replace("https", "redirect"));
+            let redirect = |text: &str| text.replace("https", "redirect").replace(TLS, "");
+            (text, without) = (redirect(&text), redirect(&without));
+        }
+        if ["max_early_data", "sessions"].contains(&key) {
+            let zero = |text: &str| {
+                text.replacen("[listener.tls]\n", "[listener.tls]\nresumption = \"zero-rtt\"\n", 1)
+            };
+            (text, without) = (zero(&text), zero(&without));
         }
         assert_eq!(plan(&text), plan(&without), "{section} {key} = {default}");
         checked += 1;

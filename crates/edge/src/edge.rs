@@ -22,7 +22,7 @@ use portcullis_middleware::{
 };
 use portcullis_proxy::{Trust, Tunnels};
 use portcullis_server::ServerCounters;
-use portcullis_tls::{Acceptor, AcceptorOptions, CertStore, ServerOptions};
+use portcullis_tls::CertStore;
 use portcullis_upstream::Cluster;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,9 +30,10 @@ use tracing::{info, warn};
 use crate::{
     EdgeBuilder, EdgeError, PlanFault,
     access_log::LogSink,
+    certs::Tls,
     observe::Telemetry,
     order::UserLayer,
-    plan::{CertificateSource, ListenerMode, ListenerPlan, Plan, Workers},
+    plan::{ListenerMode, ListenerPlan, Plan, WithoutCertificate, Workers},
     sockets::{Inherited, Sockets, bind_plan, settle_http3},
     workers,
 };
@@ -47,7 +48,7 @@ pub struct Edge {
 pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) layers: Vec<UserLayer>,
-    pub(crate) store: Option<Arc<CertStore>>,
+    pub(crate) tls: Tls,
     pub(crate) clusters: HashMap<String, Cluster>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) limits: Limits,
@@ -56,10 +57,6 @@ pub(crate) struct Shared {
     pub(crate) quic_limits: ConnLimits,
     pub(crate) tunnels: Tunnels,
     pub(crate) http: Arc<ServerCounters>,
-    /// One for each listener that speaks TLS; all have the same session store.
-    acceptors: Vec<Option<Acceptor>>,
-    /// TLS for QUIC, if a listener has HTTP/3.
-    pub(crate) quic_tls: Option<Arc<rustls::ServerConfig>>,
     pub(crate) telemetry: Option<Telemetry>,
     pub(crate) log_sink: Option<LogSink>,
     pub(crate) rate_limit: Option<RateLimitLayer>,
@@ -166,11 +163,11 @@ impl Edge {
         inherited: Inherited,
     ) -> Result<Self, EdgeError> {
         plan.check()?;
-        let store = cert_store(&plan)?;
+        let tls = Tls::load(&mut plan)?;
         settle_http3(&mut plan, &inherited);
         // before descriptors are counted: sockets are some of them
         let sockets = Sockets::bind(&plan, inherited)?;
-        let shared = Shared::new(plan, layers, store, &sockets)?;
+        let shared = Shared::new(plan, layers, tls, &sockets)?;
         if let Some(telemetry) = &shared.telemetry {
             telemetry.bind_parts(&shared).map_err(EdgeError::Metrics)?;
         }
@@ -194,7 +191,7 @@ impl Edge {
 
     /// The certificate store, if a listener speaks TLS.
     pub fn cert_store(&self) -> Option<&Arc<CertStore>> {
-        self.shared.store.as_ref()
+        self.shared.tls.store.as_ref()
     }
 
     /// For what is done to an edge while it runs.
@@ -242,22 +239,16 @@ impl Edge {
 }
 
 impl Shared {
-    fn new(
-        plan: Plan,
-        layers: Vec<UserLayer>,
-        store: Option<Arc<CertStore>>,
-        sockets: &Sockets,
-    ) -> Result<Self, EdgeError> {
+    fn new(plan: Plan, layers: Vec<UserLayer>, tls: Tls, sockets: &Sockets) -> Result<Self, EdgeError> {
         let clusters = clusters(&plan)?;
         let telemetry = plan.admin.is_some().then(Telemetry::new);
-        let (acceptors, quic_tls) = tls(&plan, store.as_ref())?;
         let limits = Limits::with_options(limit_options(&plan)?);
         let part = |(place, listener): (usize, &ListenerPlan)| {
             limits.listener(sockets.name(place, listener), listener.max_connections)
         };
         let listener_limits = plan.listeners.iter().enumerate().map(part).collect();
         Ok(Self {
-            store,
+            tls,
             clusters,
             trust: Arc::new(Trust::new(plan.trusted_proxies.iter().copied())),
             listener_limits,
@@ -265,8 +256,6 @@ impl Shared {
             limits,
             tunnels: Tunnels::new(plan.limits.max_tunnels),
             http: Arc::new(ServerCounters::default()),
-            acceptors,
-            quic_tls,
             log_sink: LogSink::open(&plan.access_log).map_err(EdgeError::AccessLog)?,
             rate_limit: plan.rate_limit.as_ref().map(RateLimitLayer::new),
             filter: (!plan.filter.is_empty()).then(|| FilterLayer::new(plan.filter.clone())),
@@ -282,36 +271,6 @@ impl Shared {
     }
 }
 
-impl Shared {
-    /// The acceptor of a listener, by its place in the plan.
-    pub(crate) fn acceptor(&self, listener: usize) -> Option<&Acceptor> {
-        self.acceptors.get(listener)?.as_ref()
-    }
-
-    pub(crate) fn acceptors(&self) -> impl Iterator<Item = &Acceptor> {
-        self.acceptors.iter().flatten()
-    }
-}
-
-/// One TLS configuration for all TCP listeners and workers and one for QUIC: a session made on one worker is resumed on another.
-#[allow(clippy::type_complexity)]
-fn tls(
-    plan: &Plan,
-    store: Option<&Arc<CertStore>>,
-) -> Result<(Vec<Option<Acceptor>>, Option<Arc<rustls::ServerConfig>>), EdgeError> {
-    let Some(store) = store else { return Ok((Vec::new(), None)) };
-    let options = ServerOptions::default();
-    let config = portcullis_tls::tcp_config(Arc::clone(store), &options).map_err(EdgeError::Tls)?;
-    let acceptors = plan.listeners.iter().map(|listener| {
-        matches!(listener.mode, ListenerMode::Https { .. }).then(|| {
-            let options = AcceptorOptions::default().with_handshake_timeout(listener.http.handshake_timeout);
-            Acceptor::new(Arc::clone(&config), options)
-        })
-    });
-    let quic = portcullis_tls::quic_config(Arc::clone(store), &options).map_err(EdgeError::Tls)?;
-    Ok((acceptors.collect(), Some(quic)))
-}
-
 impl Plan {
     /// Finds what contradicts itself, without opening anything.
     pub fn check(&self) -> Result<(), EdgeError> {
@@ -320,7 +279,8 @@ impl Plan {
         }
         let has_certificates = self.cert_store.is_some() || !self.certificates.is_empty();
         for listener in &self.listeners {
-            if matches!(listener.mode, ListenerMode::Https { .. }) && !has_certificates {
+            let needs_one = listener.tls.without_certificate == WithoutCertificate::Fail;
+            if matches!(listener.mode, ListenerMode::Https { .. }) && needs_one && !has_certificates {
                 return Err(PlanFault::NoCertificate(listener.address.clone()).into());
             }
         }
@@ -404,29 +364,6 @@ fn clusters(plan: &Plan) -> Result<HashMap<String, Cluster>, PlanFault> {
         }
     }
     Ok(clusters)
-}
-
-fn cert_store(plan: &Plan) -> Result<Option<Arc<CertStore>>, EdgeError> {
-    if let Some(store) = &plan.cert_store {
-        return Ok(Some(Arc::clone(store)));
-    }
-    if plan.certificates.is_empty() {
-        return Ok(None);
-    }
-    let store = CertStore::new();
-    for source in &plan.certificates {
-        match source {
-            CertificateSource::Files { cert, key } => store.load_files(cert, key).map(drop),
-            CertificateSource::Directory(directory) => store.load_directory(directory).map(|loaded| {
-                for error in loaded.failed {
-                    warn!(error = %crate::Causes(Some(&error)), "a certificate is left out");
-                }
-            }),
-            CertificateSource::SelfSigned { names } => store.add_self_signed(names).map(drop),
-        }
-        .map_err(EdgeError::Certificate)?;
-    }
-    Ok(Some(Arc::new(store)))
 }
 
 impl fmt::Debug for Edge {

@@ -34,6 +34,12 @@ pub enum EdgeError {
     /// A certificate could not be used.
     #[error("could not use a certificate")]
     Certificate(#[source] portcullis_tls::CertError),
+    /// The file of ticket keys could not be used.
+    #[error("could not use the ticket keys")]
+    TicketKeys(#[source] portcullis_tls::TicketKeyError),
+    /// The authorities or revocation lists for clients' certificates could not be used.
+    #[error("could not use the authorities for clients' certificates")]
+    ClientCas(#[source] portcullis_tls::ClientCaError),
     /// TLS could not be set up.
     #[error("could not set up TLS")]
     Tls(#[source] portcullis_tls::ConfigError),

@@ -29,6 +29,7 @@ mod access_log;
 mod body;
 mod builder;
 mod causes;
+mod certs;
 mod dispatch;
 mod edge;
 mod error;
@@ -40,6 +41,7 @@ mod routes;
 mod service;
 mod sockets;
 mod tcp;
+mod tls_plan;
 mod workers;
 
 pub use body::Body;

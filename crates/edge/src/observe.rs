@@ -2,16 +2,16 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::{StatusCode, Version};
 use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
 use portcullis_telemetry::{
     admin::AdminService,
-    metrics::{MetricError, Metrics},
+    metrics::{HistogramReading, MAX_SERIES, MetricError, Metrics},
 };
-use portcullis_tls::FailureReason;
+use portcullis_tls::{CertSummary, FailureReason, HandshakeStats};
 
 use crate::edge::Shared;
 
@@ -134,7 +134,7 @@ impl Telemetry {
         let counter = |name, help, read: Box<dyn Fn() -> u64 + Send + Sync>| {
             self.metrics.register_counter_fn(name, help, read)
         };
-        let stats: Vec<_> = shared.acceptors().map(|acceptor| Arc::clone(acceptor.stats())).collect();
+        let stats: Vec<_> = shared.tls.acceptors().map(|acceptor| Arc::clone(acceptor.stats())).collect();
         let sum = stats.clone();
         counter(
             "portcullis_tls_handshakes_total",
@@ -149,11 +149,15 @@ impl Telemetry {
         )?;
         let sum = stats.clone();
         counter(
-            "portcullis_tls_handshake_milliseconds_total",
-            "Time spent in completed TLS handshakes over TCP",
-            Box::new(move || {
-                sum.iter().map(|s| u64::try_from(s.total_time().as_millis()).unwrap_or(0)).sum()
-            }),
+            "portcullis_tls_early_data_total",
+            "TLS handshakes over TCP in which early data was accepted",
+            Box::new(move || sum.iter().map(|stats| stats.early()).sum()),
+        )?;
+        let sum = stats.clone();
+        self.metrics.register_histogram_fn(
+            "portcullis_tls_handshake_seconds",
+            "Time that completed TLS handshakes over TCP took, waiting for the client included",
+            move || handshake_times(&sum),
         )?;
         self.metrics.register_counter_series(
             "portcullis_tls_handshake_failures_total",
@@ -164,6 +168,50 @@ impl Telemetry {
                     series.push(reason.as_str(), stats.iter().map(|stats| stats.failed(reason)).sum());
                 }
             },
+        )?;
+        self.bind_certificates(shared)
+    }
+
+    fn bind_certificates(&self, shared: &Shared) -> Result<(), MetricError> {
+        let Some(store) = shared.tls.store.clone() else { return Ok(()) };
+        let of = Arc::clone(&store);
+        self.metrics.register_gauge_fn(
+            "portcullis_tls_certificates",
+            "Certificates that are served",
+            move || to_f64(of.len() as u64),
+        )?;
+        let of = Arc::clone(&store);
+        self.metrics.register_gauge_fn(
+            "portcullis_tls_next_expiry_timestamp_seconds",
+            "When the next certificate expires, in seconds since 1970; 0 without any",
+            move || of.next_expiry().map_or(0.0, seconds_since_1970),
+        )?;
+        let of = Arc::clone(&store);
+        self.metrics.register_gauge_series(
+            "portcullis_tls_certificate_expiry_timestamp_seconds",
+            "When a certificate expires, by its first name, for the first 1000",
+            "name",
+            move |series| {
+                for certificate in of.certificates().iter().take(MAX_SERIES) {
+                    series.push(name_of(certificate), seconds_since_1970(certificate.not_after));
+                }
+            },
+        )?;
+        let of = Arc::clone(&store);
+        self.metrics.register_counter_series(
+            "portcullis_tls_resolutions_total",
+            "Full TLS handshakes that asked for a certificate, by its first name, over TCP and QUIC",
+            "name",
+            move |series| {
+                for certificate in of.certificates() {
+                    series.push(name_of(&certificate), certificate.resolutions);
+                }
+            },
+        )?;
+        self.metrics.register_counter_fn(
+            "portcullis_tls_unknown_names_total",
+            "TLS handshakes for a name without a certificate",
+            move || store.unknown_names(),
         )
     }
 
@@ -247,15 +295,32 @@ impl Telemetry {
                 move || log.writer().dropped(),
             )?;
         }
-        if let Some(store) = shared.store.clone() {
-            self.metrics.register_counter_fn(
-                "portcullis_tls_unknown_names_total",
-                "TLS handshakes for a name without a certificate",
-                move || store.unknown_names(),
-            )?;
-        }
         Ok(())
     }
+}
+
+fn handshake_times(stats: &[Arc<HandshakeStats>]) -> HistogramReading {
+    let mut reading = HistogramReading::default();
+    for stats in stats {
+        reading.count += stats.completed();
+        reading.sum += stats.total_time().as_secs_f64();
+        for (place, (bound, count)) in stats.times().enumerate() {
+            match reading.buckets.get_mut(place) {
+                Some((_, sum)) => *sum += count,
+                None => reading.buckets.push((bound, count)),
+            }
+        }
+    }
+    reading
+}
+
+/// Certificates have as many label values as there are certificates; what is beyond the bound of a label is added up.
+fn name_of(certificate: &CertSummary) -> &str {
+    certificate.names.first().map_or("(address)", String::as_str)
+}
+
+fn seconds_since_1970(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Exact up to 2^53, which no gauge here gets near.

@@ -1,15 +1,17 @@
 //! THE order of the middleware, written once.
 //!
 //! ```text
-//! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> health -> security fields
-//!              -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
+//! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> health
+//!              -> security fields -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
 //! response <-  the same way back
 //! ```
 //!
 //! Why so: who the client is, where a trusted proxy tells it, must be known to the log and the rate limit. Metrics and the log see everything, refusals too. A head with too many fields is refused before anything
 //! looks at it. `/health` answers even a client that is over its limit, so that an overloaded edge can still be told
 //! from a dead one. Security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached
-//! response carry them too. The rate limit comes before work that costs, the filter before the cache (a denied path is never looked
+//! response carry them too. A request
+//! for another host than its connection was made for is refused before anything answers for that host. What may be a replay is held before
+//! it counts anywhere, and is not held longer than a handshake. The rate limit comes before work that costs, the filter before the cache (a denied path is never looked
 //! up), the cache before the program's own layers and the upstream.
 
 use std::sync::Arc;
@@ -21,10 +23,12 @@ use portcullis_middleware::{
     ClientIp,
     access_log::{self, AccessLogLayer},
     alt_svc::AltSvcLayer,
+    early_data::EarlyDataLayer,
     filter::FilterLayer,
     header_limits::HeaderLimitsLayer,
     health::HealthLayer,
     metrics::{self, RequestMetricsLayer},
+    misdirected::MisdirectedLayer,
     rate_limit::RateLimitLayer,
     security_headers::SecurityHeadersLayer,
 };
@@ -55,6 +59,8 @@ pub(crate) struct Order {
     pub(crate) access_log: Option<AccessLogLayer<LogSink>>,
     pub(crate) header_limits: HeaderLimitsLayer,
     pub(crate) alt_svc: Option<AltSvcLayer>,
+    pub(crate) early_data: Option<EarlyDataLayer>,
+    pub(crate) misdirected: Option<MisdirectedLayer>,
     pub(crate) health: Option<HealthLayer>,
     pub(crate) security_headers: Option<SecurityHeadersLayer>,
     pub(crate) rate_limit: Option<RateLimitLayer>,
@@ -105,8 +111,10 @@ impl Order {
             .layer(option_layer(access_log))
             .layer(self.header_limits)
             .layer(option_layer(self.alt_svc.clone()))
+            .layer(option_layer(self.misdirected.clone()))
             .layer(option_layer(self.health.clone()))
             .layer(option_layer(self.security_headers.clone()))
+            .layer(option_layer(self.early_data.clone()))
             .layer(option_layer(self.rate_limit.clone()))
             .layer(option_layer(self.filter.clone()))
             .layer(option_layer(cache))

@@ -17,8 +17,12 @@ use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
 use portcullis_server::HttpOptions;
-use portcullis_tls::CertStore;
+use portcullis_tls::{CertStore, ReloadOptions};
 use portcullis_upstream::ClusterOptions;
+
+pub use portcullis_tls::CertSource as CertificateSource;
+
+pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
 
 /// A whole edge.
 #[derive(Clone, Debug)]
@@ -30,6 +34,8 @@ pub struct Plan {
     pub listeners: Vec<ListenerPlan>,
     /// Where certificates come from. At least one if a listener speaks TLS and no [`Plan::cert_store`] is given.
     pub certificates: Vec<CertificateSource>,
+    /// How the files of certificates, ticket keys and revocation lists are followed.
+    pub certificate_reload: ReloadOptions,
     /// A store that the program fills by itself, in place of [`Plan::certificates`].
     pub cert_store: Option<Arc<CertStore>>,
     /// Which request goes where; the most specific route wins, see `portcullis_proxy::router`.
@@ -68,6 +74,7 @@ impl Default for Plan {
             workers: Workers::default(),
             listeners: Vec::new(),
             certificates: Vec::new(),
+            certificate_reload: ReloadOptions::default(),
             cert_store: None,
             routes: Vec::new(),
             clusters: Vec::new(),
@@ -169,6 +176,8 @@ pub struct ListenerPlan {
     pub proxy_protocol: Option<ProxyProtocolOptions>,
     /// Mode and owner of a unix socket.
     pub unix: UnixOptions,
+    /// TLS, where it is spoken.
+    pub tls: TlsPlan,
     /// TCP socket options.
     pub tcp: TcpOptions,
     /// UDP socket options, for HTTP/3.
@@ -191,6 +200,7 @@ impl ListenerPlan {
             max_connections: None,
             proxy_protocol: None,
             unix: UnixOptions::default(),
+            tls: TlsPlan::default(),
             tcp: TcpOptions::default(),
             udp: UdpOptions::default(),
             http: HttpOptions::default(),
@@ -228,27 +238,9 @@ pub enum PlainHttp {
     Redirect,
     /// The connection is closed.
     Refuse,
-}
-
-/// Where certificates come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CertificateSource {
-    /// A PEM chain and its key.
-    Files {
-        /// The chain, leaf first.
-        cert: PathBuf,
-        /// The key: PKCS#8, PKCS#1 or SEC1.
-        key: PathBuf,
-    },
-    /// A directory with one pair: `fullchain.pem`/`privkey.pem`, `cert.pem`/`key.pem` or `tls.crt`/`tls.key`;
-    /// or a directory of such directories.
-    Directory(PathBuf),
-    /// Made at start and never stored: for local use.
-    SelfSigned {
-        /// The names and IP addresses it is good for.
-        names: Vec<String>,
-    },
+    /// Routed like any other, HTTP/2 by prior knowledge too; a layer tells the two apart by
+    /// [`ConnInfo::is_secure`](portcullis_conn::ConnInfo::is_secure).
+    Serve,
 }
 
 /// One route.
@@ -261,12 +253,29 @@ pub struct RoutePlan {
     pub path: String,
     /// What to do with the request.
     pub action: RouteAction,
+    /// What happens to a request in early data. Default [`EarlyPlan::ByMethod`]. Without a meaning where no listener accepts early data.
+    pub early_data: EarlyPlan,
+}
+
+/// What a route does with a request that came in early data and may be a replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EarlyPlan {
+    /// GET, HEAD and OPTIONS go on at once, marked by `Early-Data: 1`; the rest is held until the handshake is complete.
+    #[default]
+    ByMethod,
+    /// Every request goes on at once: its handler must stand being called twice.
+    Serve,
+    /// Every request is held until the handshake is complete.
+    Hold,
+    /// Every request is answered 425, and the client comes again.
+    Refuse,
 }
 
 impl RoutePlan {
     /// Every path of a host, or of every host.
     pub fn new(host: Option<&str>, action: RouteAction) -> Self {
-        Self { host: host.map(str::to_owned), path: "/".to_owned(), action }
+        Self { host: host.map(str::to_owned), path: "/".to_owned(), action, early_data: EarlyPlan::default() }
     }
 
     /// Narrows it to a path prefix.

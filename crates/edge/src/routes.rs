@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use portcullis_proxy::{ProxyOptions, ReverseProxy, Router, RouterBuilder};
+use portcullis_middleware::early_data::{EarlyDataLayer, EarlyPolicy};
+use portcullis_proxy::{ProxyOptions, ReverseProxy, Router, RouterBuilder, host};
 
 use crate::{
     PlanFault,
     dispatch::Target,
     edge::Shared,
     forward::ToCluster,
-    plan::{Plan, RouteAction, RoutePlan},
+    plan::{EarlyPlan, ListenerPlan, Plan, RouteAction, RoutePlan},
 };
 
 /// The table without what a route takes, for checking.
@@ -48,6 +49,25 @@ pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
                 Target::Respond { status: *status, body: body.as_str().into() }
             }
         })
+    })
+}
+
+/// What happens to requests in early data: as their route says.
+pub(crate) fn early_data(shared: &Shared, listener: &ListenerPlan) -> EarlyDataLayer {
+    let layer = EarlyDataLayer::new().with_wait(listener.http.handshake_timeout);
+    if shared.plan.routes.iter().all(|route| route.early_data == EarlyPlan::ByMethod) {
+        return layer;
+    }
+    // the plan was checked: it has no route that can't be
+    let Ok(routes) = build(&shared.plan, |route| Ok(route.early_data)) else { return layer };
+    layer.with_policy(move |request| {
+        let host = host::of_parts(request).unwrap_or_default();
+        match routes.find(host, request.uri.path()).copied().unwrap_or_default() {
+            EarlyPlan::ByMethod => EarlyPolicy::by_method(request),
+            EarlyPlan::Serve => EarlyPolicy::Serve,
+            EarlyPlan::Hold => EarlyPolicy::Hold,
+            EarlyPlan::Refuse => EarlyPolicy::Refuse,
+        }
     })
 }
 

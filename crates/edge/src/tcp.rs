@@ -64,12 +64,15 @@ impl Service<Conn<Permitted<AnyStream>>> for Handshake {
                     let conn = acceptor.call(conn).await?;
                     Ok(conn.map(|io| EdgeIo::Tls(Box::new(io))))
                 }
-                (FirstBytes::Http1, Some(_)) if plain_http == PlainHttp::Refuse => {
-                    Err(HandshakeRefused::PlainHttp.into())
-                }
-                // without TLS on a TLS port the routes are out of reach: such requests are redirected, see `order`
-                (FirstBytes::Http1, _) | (FirstBytes::Http2Preface, None) => Ok(conn.map(EdgeIo::Plain)),
-                (FirstBytes::Http2Preface, Some(_)) => Err(HandshakeRefused::PlainHttp.into()),
+                (FirstBytes::Http1 | FirstBytes::Http2Preface, None) => Ok(conn.map(EdgeIo::Plain)),
+                (FirstBytes::Http1 | FirstBytes::Http2Preface, Some(_)) => match (plain_http, first) {
+                    // where they are not to be served the routes are out of reach: such requests are redirected, see
+                    // `dispatch`
+                    (PlainHttp::Serve, _) | (PlainHttp::Redirect, FirstBytes::Http1) => {
+                        Ok(conn.map(EdgeIo::Plain))
+                    }
+                    _ => Err(HandshakeRefused::PlainHttp.into()),
+                },
                 _ => Err(HandshakeRefused::Unknown.into()),
             }
         })

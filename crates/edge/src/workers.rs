@@ -12,7 +12,7 @@ use portcullis_listener::UnixAcceptor;
 use portcullis_listener::{AcceptOptions, AnyAcceptor, Bound, Incoming, ListenAddr, TcpAcceptor};
 use portcullis_middleware::{
     access_log::AccessLogLayer, alt_svc::AltSvcLayer, header_limits::HeaderLimitsLayer, health::HealthLayer,
-    redirect::RedirectToHttps,
+    misdirected::MisdirectedLayer, redirect::RedirectToHttps,
 };
 use portcullis_proxy::Router;
 use portcullis_server::{HttpOptions, Plain};
@@ -26,6 +26,7 @@ use tracing::error;
 
 use crate::{
     EdgeError,
+    certs::Tls,
     dispatch::{Dispatch, Insecure, Target},
     edge::{Shared, TIDY_EVERY},
     order::Order,
@@ -156,13 +157,14 @@ async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
         let service =
             serve_streams(&shared, at, &routes, &plan, &socket.address, socket.stream, &mut serving)?;
         if let Some(udp) = socket.udp {
-            serve_quic(&shared, share.index, service, &plan, udp, &mut serving)?;
+            serve_quic(&shared, at, share.index, service, udp, &mut serving)?;
         }
     }
     if let Some(admin) = share.admin {
         serve_admin(&shared, admin, &mut serving)?;
     }
     if share.index == 0 {
+        Tls::follow(&shared);
         tidy(&shared, &mut serving);
     }
     let deadline = async {
@@ -208,7 +210,7 @@ fn serve_streams(
 ) -> Result<EdgeService, EdgeError> {
     // nobody can be sent to a unix socket: what is in front of it listens where the world expects it
     let port = address.ip().map_or(443, |address| address.port());
-    let service = service(shared, routes, plan, port);
+    let service = service(shared, at, routes, plan, port);
     let acceptor: AnyAcceptor = match socket {
         StreamSocket::Tcp(socket) => {
             let listener = TcpListener::from_std(socket).map_err(EdgeError::Worker)?;
@@ -227,7 +229,7 @@ fn serve_streams(
         _ => PlainHttp::default(),
     };
     let handshake = Handshake {
-        tls: shared.acceptor(at).cloned(),
+        tls: shared.tls.listener(at).map(|listener| listener.acceptor.clone()),
         plain_http,
         timeout: plan.http.handshake_timeout,
         proxy_protocol: plan.proxy_protocol.clone().map(Arc::new),
@@ -245,26 +247,33 @@ fn serve_streams(
 
 fn serve_quic(
     shared: &Arc<Shared>,
+    at: usize,
     index: u8,
     service: EdgeService,
-    plan: &ListenerPlan,
     socket: std::net::UdpSocket,
     serving: &mut JoinSet<()>,
 ) -> Result<(), EdgeError> {
     // a UDP socket is only bound for a listener with TLS
-    let Some(tls) = &shared.quic_tls else { return Ok(()) };
+    let Some(listener) = shared.tls.listener(at) else { return Ok(()) };
+    let (plan, tls) = (&shared.plan.listeners[at], listener.tls.quic());
     let address = plan.address.to_string();
-    let endpoint =
-        Endpoint::new(socket, Arc::clone(tls), &plan.quic, WorkerId::new(index), shared.quic_limits.clone())
-            .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;
+    let endpoint = Endpoint::new(socket, tls, &plan.quic, WorkerId::new(index), shared.quic_limits.clone())
+        .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;
     let stop = shared.stop.clone().cancelled_owned();
     serving.spawn(endpoint.serve(FromProtocol(service), stop, shared.plan.drain_timeout));
     Ok(())
 }
 
 /// The service of one listener on one worker.
-fn service(shared: &Shared, routes: &Arc<Router<Target>>, plan: &ListenerPlan, port: u16) -> EdgeService {
+fn service(
+    shared: &Shared,
+    at: usize,
+    routes: &Arc<Router<Target>>,
+    plan: &ListenerPlan,
+    port: u16,
+) -> EdgeService {
     let insecure = match plan.mode {
+        ListenerMode::Https { plain_http: PlainHttp::Serve, .. } => Insecure::Route,
         ListenerMode::Https { .. } => Insecure::Redirect(RedirectToHttps::new(port)),
         ListenerMode::RedirectToHttps { port } => Insecure::Redirect(RedirectToHttps::new(port)),
         ListenerMode::Http => Insecure::Route,
@@ -280,6 +289,12 @@ fn service(shared: &Shared, routes: &Arc<Router<Target>>, plan: &ListenerPlan, p
         access_log: shared.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
         header_limits: HeaderLimitsLayer::new(plan.http.max_headers),
         alt_svc: http3.then(|| AltSvcLayer::new(port)),
+        early_data: shared
+            .tls
+            .listener(at)
+            .filter(|tls| tls.early)
+            .map(|_| crate::routes::early_data(shared, plan)),
+        misdirected: misdirected(shared, at),
         health,
         security_headers: shared.security_headers.clone(),
         rate_limit: shared.rate_limit.clone(),
@@ -309,6 +324,13 @@ fn serve_admin(
         shared.stop.clone().cancelled_owned(),
     ));
     Ok(())
+}
+
+/// Where hosts differ in what TLS asks of clients, a connection is for its own host alone.
+fn misdirected(shared: &Shared, at: usize) -> Option<MisdirectedLayer> {
+    let tls = &shared.tls.listener(at)?.tls;
+    let policies = tls.clone();
+    tls.has_host_policies().then(|| MisdirectedLayer::new(move |name, host| policies.allows(name, host)))
 }
 
 /// Keeps the shared cache in order while nobody asks it anything.

@@ -62,7 +62,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Certificate {
     Certificate { span, source }
 }
 
-fn path(value: &DeValue<'_>) -> Read<PathBuf> {
+pub(crate) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     match word(value, "a path", "/etc/portcullis/fullchain.pem")? {
         "" => Err(Wrong::new("is an empty path")),
         text if text.contains('\0') => Err(Wrong::new("is no path: it has a NUL character in it")),

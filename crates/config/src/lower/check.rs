@@ -37,19 +37,19 @@ pub(crate) fn listeners(
     conflicts(sink, lines, listeners, admin);
     split_port(sink, lines, listeners);
 
-    match listeners.iter().find_map(|listener| listener.protocol.as_ref().filter(|_| listener.is_https())) {
-        Some(protocol) if certificates.is_empty() => {
-            let wrong = Wrong::new("a listener speaks TLS but the file has no `[[certificate]]`")
-                .hint("add one with `cert` and `key`, or for local use `self_signed = [\"localhost\"]`");
-            sink.absent(protocol.span(), wrong);
+    let needs_one = listeners.iter().filter(|listener| listener.needs_certificate());
+    if let (Some(protocol), true) =
+        (needs_one.filter_map(|listener| listener.protocol.as_ref()).next(), certificates.is_empty())
+    {
+        let wrong = Wrong::new("a listener speaks TLS but the file has no `[[certificate]]`")
+            .hint("add one with `cert` and `key`, or for local use `self_signed = [\"localhost\"]`");
+        sink.absent(protocol.span(), wrong);
+    }
+    if !listeners.iter().any(Listener::is_https) {
+        for certificate in certificates {
+            let wrong = Wrong::new("no listener speaks TLS: the certificate is not used");
+            sink.warn(certificate.span.clone(), wrong.hint("a listener needs `protocol = \"https\"`"));
         }
-        None => {
-            for certificate in certificates {
-                let wrong = Wrong::new("no listener speaks TLS: the certificate is not used");
-                sink.warn(certificate.span.clone(), wrong.hint("a listener needs `protocol = \"https\"`"));
-            }
-        }
-        Some(_) => {}
     }
 }
 

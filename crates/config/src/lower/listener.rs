@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use portcullis_edge::{
     listener::ListenAddr,
-    plan::{ListenOn, ListenerMode, ListenerPlan, PlainHttp},
+    plan::{ListenOn, ListenerMode, ListenerPlan, PlainHttp, WithoutCertificate},
 };
 
 use super::{
     process::{MOST_OPEN, Timeouts},
-    socket,
+    socket, tls,
 };
 use crate::{
     errors::escape,
@@ -38,6 +38,12 @@ impl Listener {
         self.speaks(Protocol::Https)
     }
 
+    /// Whether nothing can start without a certificate for it.
+    pub(crate) fn needs_certificate(&self) -> bool {
+        let fails = |plan: &ListenerPlan| plan.tls.without_certificate == WithoutCertificate::Fail;
+        self.is_https() && self.plan.as_ref().is_none_or(fails)
+    }
+
     pub(crate) fn is_redirect(&self) -> bool {
         self.speaks(Protocol::Redirect)
     }
@@ -58,6 +64,7 @@ const PROTOCOL_KEYS: &[(&str, Protocol, &str)] = &[
     ("http3", Protocol::Https, "https"),
     ("plain_http", Protocol::Https, "https"),
     ("redirect_port", Protocol::Redirect, "redirect"),
+    ("tls", Protocol::Https, "https"),
 ];
 
 pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
@@ -84,7 +91,11 @@ pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
     table.set(
         "plain_http",
         &mut plain_http,
-        choice(&[("redirect", PlainHttp::Redirect), ("refuse", PlainHttp::Refuse)]),
+        choice(&[
+            ("redirect", PlainHttp::Redirect),
+            ("refuse", PlainHttp::Refuse),
+            ("serve", PlainHttp::Serve),
+        ]),
     );
     table.set("redirect_port", &mut redirect_port, integer(1..=65_535));
     let only_v6 = v6_flag(&mut table, "only_v6", address.as_ref());
@@ -103,6 +114,7 @@ pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
     table.set("shared", &mut plan.shared, boolean);
     let shared = plan.shared;
     options(&mut table, &mut plan, timeouts);
+    tls::read(&mut table, &mut plan);
     socket::read(&mut table, &mut plan, address.as_ref());
     table.finish();
 

@@ -29,6 +29,7 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     root.set("workers", &mut plan.workers, choice(&workers));
     root.set("drain_delay", &mut plan.drain_delay, duration(Duration::ZERO..=secs(3600)));
     root.set("drain_timeout", &mut plan.drain_timeout, duration(Duration::ZERO..=secs(3600)));
+    root.set("certificate_poll", &mut plan.certificate_reload.poll, duration(ms(100)..=secs(86_400)));
     root.set("health_path", &mut plan.health_path, health_path);
 
     if let Some(mut limits) = root.table("limits", "`[limits]`") {

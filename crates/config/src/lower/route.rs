@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use http::StatusCode;
-use portcullis_edge::plan::{RouteAction, RoutePlan};
+use portcullis_edge::plan::{EarlyPlan, RouteAction, RoutePlan};
 use toml::de::DeValue;
 
 use crate::{
     net::{final_status, host_pattern, path, redirect_status, redirect_target},
     reader::{Read, Spanned, Table, Wrong},
-    values::text,
+    values::{choice, text},
 };
 
 /// A route with what the checks point at.
@@ -56,6 +56,14 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
     let redirect = table.get("redirect", redirect_target);
     let respond = table.get("respond", answer);
     let status = status(&mut table, first, respond.as_ref());
+    let mut early_data = EarlyPlan::default();
+    let early = [
+        ("by-method", EarlyPlan::ByMethod),
+        ("serve", EarlyPlan::Serve),
+        ("hold", EarlyPlan::Hold),
+        ("refuse", EarlyPlan::Refuse),
+    ];
+    table.set("early_data", &mut early_data, choice(&early));
     table.finish();
 
     let action = match first {
@@ -73,7 +81,8 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         _ => None,
     };
     let plan = action.map(|action| {
-        let plan = RoutePlan::new(host.as_ref().map(|host| host.get_ref().as_str()), action);
+        let mut plan = RoutePlan::new(host.as_ref().map(|host| host.get_ref().as_str()), action);
+        plan.early_data = early_data;
         match &path {
             Some(path) => plan.with_path(path.get_ref()),
             None => plan,
