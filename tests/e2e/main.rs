@@ -10,6 +10,7 @@ mod support;
 
 mod bodies;
 mod bounds;
+mod certificates;
 mod check;
 mod config;
 mod demo;
@@ -21,5 +22,6 @@ mod listeners;
 mod nginx;
 mod proxy;
 mod smuggling;
+mod tls;
 mod torture;
 mod upgrade;
