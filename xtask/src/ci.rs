@@ -8,7 +8,7 @@ use std::{
 
 use comfy_table::{Table, presets};
 
-use crate::{Result, fuzz, metadata, sh, test, tidy};
+use crate::{Result, fuzz, metadata, sh, test, testssl, tidy};
 
 /// Installed where `CI=true` and it is missing. Compiling it takes some minutes on two cores, so elsewhere that is
 /// left to the person.
@@ -26,7 +26,7 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 13] = [
     Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
     Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
     Step {
@@ -38,6 +38,8 @@ const STEPS: [Step; 11] = [
     },
     Step { name: "nginx install", run: nginx_install },
     Step { name: "test", run: tests },
+    Step { name: "testssl install", run: testssl_install },
+    Step { name: "testssl", run: look_at_tls },
     Step { name: "fuzz", run: || fuzz::run(&["--seconds".into(), "20".into()]).map(|()| Outcome::Passed) },
     Step {
         name: "doc",
@@ -99,17 +101,35 @@ fn has_nginx() -> bool {
     sh::is_installed("nginx", "-v")
 }
 
-/// A real upstream for the end-to-end tests, from Debian's packages.
+/// A real upstream for the end-to-end tests.
 fn nginx_install() -> Result<Outcome> {
-    if has_nginx() {
+    install("nginx-light", has_nginx())
+}
+
+fn testssl_install() -> Result<Outcome> {
+    install("testssl.sh", testssl::is_installed())
+}
+
+fn look_at_tls() -> Result<Outcome> {
+    if testssl::is_installed() || in_ci() {
+        return testssl::run(&[]).map(|()| Outcome::Passed);
+    }
+    Ok(Outcome::Skipped("testssl.sh is not installed".to_owned()))
+}
+
+/// A package of Debian's, unless it is there; elsewhere than in CI that is left to the person.
+fn install(package: &str, is_there: bool) -> Result<Outcome> {
+    if is_there {
         return Ok(Outcome::Passed);
     }
     if !in_ci() {
-        return Ok(Outcome::Skipped("install nginx, or CI=true does it; its tests are left out".to_owned()));
+        return Ok(Outcome::Skipped(format!(
+            "install {package}, or CI=true does it; what needs it is left out"
+        )));
     }
     sh::run(Command::new("apt-get").args(["update", "--quiet"]))?;
     let mut install = Command::new("apt-get");
-    install.args(["install", "--yes", "--quiet", "--no-install-recommends", "nginx-light"]);
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends", package]);
     sh::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
     Ok(Outcome::Passed)
 }
