@@ -16,7 +16,10 @@ use std::{
 
 use portcullis_edge::{
     listener::{ListenAddr, UnixName},
-    plan::{AccessLogPlan, CertificateSource, ClientAuthPlan, ListenOn, Plan, ResumptionPlan, TlsPlan},
+    plan::{
+        AccessLogPlan, AcmePlan, AcmeStorage, CertificateSource, ClientAuthPlan, ListenOn, Plan,
+        ResumptionPlan, TlsPlan,
+    },
 };
 use toml::de::DeTable;
 
@@ -110,6 +113,22 @@ fn rebase_tls(tls: &mut TlsPlan, rebase: impl Fn(&mut PathBuf)) {
     }
 }
 
+fn rebase_acme(acme: &mut AcmePlan, rebase: impl Fn(&mut PathBuf)) {
+    if let AcmeStorage::Directory(path) = &mut acme.storage {
+        rebase(path);
+    }
+    acme.roots.iter_mut().for_each(&rebase);
+    if let Some(account) = &mut acme.external_account {
+        rebase(&mut account.hmac_key);
+    }
+    // a name alone is looked for where programs are
+    if let Some(hook) = &mut acme.dns_hook
+        && hook.program.components().nth(1).is_some()
+    {
+        rebase(&mut hook.program);
+    }
+}
+
 fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Errors {
     let at = error.utf8_error().valid_up_to();
     let found = Finding {
@@ -132,6 +151,9 @@ fn rebase(plan: &mut Plan, directory: &Path) {
             CertificateSource::Directory(path) => rebase(path),
             _ => {}
         }
+    }
+    if let Some(acme) = &mut plan.acme {
+        rebase_acme(acme, rebase);
     }
     for listener in &mut plan.listeners {
         rebase_tls(&mut listener.tls, rebase);

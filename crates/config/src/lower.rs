@@ -1,5 +1,6 @@
 //! From the top level of the file to a [`Plan`]; one module for each kind of section.
 
+mod acme;
 mod certificate;
 mod check;
 mod cluster;
@@ -34,8 +35,10 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
     let routes: Vec<_> = root.tables("route", "`[[route]]`").into_iter().map(route::read).collect();
     let clusters: Vec<_> = root.tables("cluster", "`[[cluster]]`").into_iter().map(cluster::read).collect();
 
+    let acme = acme::read(&mut root, &certificates);
+
     let sink = root.sink();
-    check::listeners(sink, lines, &listeners, &certificates, plan.admin.as_ref());
+    check::listeners(sink, lines, &listeners, &certificates, acme.is_some(), plan.admin.as_ref());
     check::routes(sink, lines, &routes, &clusters);
     if routes.is_empty() && listeners.iter().any(|listener| !listener.is_redirect()) {
         let wrong = Wrong::new("the file has no `[[route]]`: every request is answered 404");
@@ -44,6 +47,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
     root.finish();
 
     plan.listeners = listeners.into_iter().filter_map(|listener| listener.plan).collect();
+    plan.acme = acme;
     plan.certificates = certificates.into_iter().filter_map(|certificate| certificate.source).collect();
     plan.routes = routes.into_iter().filter_map(|route| route.plan).collect();
     plan.clusters = clusters.into_iter().filter_map(|cluster| cluster.plan).collect();

@@ -4,13 +4,15 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use portcullis_config::{Config, LoadError, load, parse};
 use portcullis_edge::{
+    acme::{Directory, KeyKind},
     listener::{
         Keepalive, OverClient, OverLimit, Presence, ProxyProtocolOptions, TcpOptions, UnixOptions, UnixOwner,
     },
     middleware::security_headers::FrameOptions,
     plan::{
-        AccessLogFormat, AccessLogPlan, CertificateSource, ClientAuthPlan, HostTlsPlan, ListenOn,
-        ListenerMode, PlainHttp, Plan, ResumptionPlan, RouteAction, WithoutCertificate, Workers,
+        AccessLogFormat, AccessLogPlan, AcmeStorage, CertificateSource, ClientAuthPlan, ExternalAccountPlan,
+        HostTlsPlan, ListenOn, ListenerMode, OnDemandPlan, PlainHttp, Plan, ResumptionPlan, RouteAction,
+        WithoutCertificate, Workers,
     },
     tls::{UnknownNames, Versions, ZeroRtt},
 };
@@ -190,6 +192,43 @@ fn every_key_of_certificates_and_routes() {
             "any /robots.txt 200 \"User-agent: *\\nDisallow: /\\n\"",
         ]
     );
+}
+
+#[test]
+fn every_key_of_acme() {
+    let acme = plan(FULL).acme.expect("a certificate is to be issued");
+    let AcmeStorage::Directory(storage) = &acme.storage else { panic!("{acme:?}") };
+    assert_eq!(storage, &PathBuf::from("/var/lib/portcullis/acme"));
+    let options = &acme.options;
+    assert_eq!(options.directory, Directory::LetsEncryptStaging);
+    assert_eq!(options.contacts, ["admin@example.com"]);
+    assert_eq!((options.key, options.profile.as_deref()), (KeyKind::P384, Some("shortlived")));
+    assert_eq!(options.certificates, [["shop.example.com", "*.shop.example.com"]]);
+    assert_eq!((options.poll, options.retry_min, options.retry_max), (secs(60), secs(120), secs(3 * 3600)));
+    assert_eq!(acme.roots, Some("certs/acme-roots.pem".into()));
+    assert_eq!(acme.external_account, Some(ExternalAccountPlan::new("key-1", "secrets/eab-key")));
+    let hook = acme.dns_hook.expect("dns-01");
+    assert_eq!(hook.program, PathBuf::from("/usr/local/bin/set-record"));
+    assert_eq!(hook.args, ["--zone", "example.com"]);
+    assert_eq!((hook.timeout, hook.propagation), (secs(120), secs(10)));
+    assert_eq!(acme.on_demand, None);
+
+    let least = format!("{LEAST}[[certificate]]\nacme = [\"www.example.com\"]\n");
+    let acme = plan(&least).acme.expect("without a section, by Let's Encrypt");
+    assert_eq!(acme.options.directory, Directory::LetsEncrypt);
+    assert_eq!(acme.options.certificates, [["www.example.com"]]);
+
+    let on_demand = "[acme.on_demand]\nask = \"http://127.0.0.1:3000/may\"\nmax_issued = 20\nper = \"1h\"\nmax_names = 5000\nwait = \"5s\"\n";
+    let found = plan(&format!("{LEAST}{on_demand}")).acme.and_then(|acme| acme.on_demand).unwrap();
+    let mut wanted = OnDemandPlan::new("http://127.0.0.1:3000/may");
+    (wanted.max_issued, wanted.per) = (20, secs(3600));
+    (wanted.max_names, wanted.wait) = (5000, secs(5));
+    assert_eq!(found, wanted);
+
+    assert!(plan(LEAST).acme.is_none());
+    let idle = format!("{LEAST}[acme]\n");
+    assert!(warnings(&idle)[0].contains("`[acme]` does nothing"), "{:?}", warnings(&idle));
+    assert!(plan(&idle).acme.is_none());
 }
 
 #[test]

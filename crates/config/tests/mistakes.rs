@@ -58,7 +58,7 @@ fn thirteen_mistakes_are_thirteen_errors() {
         "6:15: `max_tunnels` must be from 0 to 1000000, found 2000000 | -",
         r#"9:26: `trusted[1]` wants a network, found "10.1.0.0/33" | for example "10.0.0.0/8" or "fd00::/8""#,
         "13:12: a listener speaks TLS but the file has no `[[certificate]]` | add one with `cert` and `key`, or \
-         for local use `self_signed = [\"localhost\"]`",
+         with `acme = [\"www.example.com\"]` to have it issued, or for local use `self_signed = [\"localhost\"]`",
         r#"14:11: `backlog` wants an integer, found the string "1024" | remove the quotes"#,
         "17:11: the address [::]:443 is listened on twice | the first one is on line 11",
         r#"19:1: `http3` goes only with `protocol = "https"` | remove it, or change the protocol"#,
@@ -218,6 +218,111 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             21,
             "`endpoints[1]` wants",
             "127.0.0.1:3000",
+        ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_of_tls() {
+    const TLS: &str = "[[certificate]]\nself_signed = [\"a\"]\n[[listener]]\naddress = \"[::]:443\"\nprotocol = \"https\"\n[listener.tls]\n";
+    let tls = |text: &str| format!("{TLS}{text}");
+    let with = [
+        tls("min_version = \"1.1\""),
+        tls("ticket_keys = \"keys\"\nresumption = \"zero-rtt\""),
+        tls("sessions = 1000"),
+        tls("client_auth = \"required\""),
+        tls("client_ca = \"ca.pem\""),
+        tls("resumption = \"zero-rtt\"\nclient_ca = \"ca.pem\"\nclient_auth = \"optional\""),
+        tls("[[listener.tls.host]]\nclient_auth = \"none\""),
+        tls("without_certificate = \"plain\""),
+    ];
+    one_error_each(&[
+        (&with[0], 7, 15, "`min_version` must be \"1.3\" or \"1.2\"", ""),
+        (&with[1], 7, 1, "`ticket_keys` goes only with `resumption = \"tickets\"`", "change `resumption`"),
+        (&with[2], 7, 1, "`sessions` goes only with `resumption = \"zero-rtt\"`", "change `resumption`"),
+        (&with[3], 6, 1, "`client_ca` is missing", "add `client_ca"),
+        (&with[4], 7, 1, "`client_ca` goes only with `client_auth`", "required"),
+        (&with[5], 9, 1, "`client_auth` does not go with `resumption = \"zero-rtt\"`", "tickets"),
+        (&with[6], 7, 1, "`names` is missing", "add `names"),
+        (&with[7], 7, 23, "`without_certificate` must be \"error\" or \"plain-http\"", ""),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_of_acme() {
+    one_error_each(&[
+        (
+            "[[certificate]]\nacme = [\"localhost\"]",
+            2,
+            8,
+            "no certificate can be issued for \"localhost\"",
+            "",
+        ),
+        ("[[certificate]]\nacme = [\"*.example.com\"]", 2, 8, "proved by dns-01 alone", ""),
+        (
+            "[[certificate]]\nacme = [\"a.example.com\"]\n[[certificate]]\nacme = [\"b.example.com\", \"a.example.com\"]",
+            4,
+            8,
+            "a.example.com is issued twice",
+            "leave it in one",
+        ),
+        (
+            "[[certificate]]\nacme = [\"a.example.com\"]\ncert = \"c.pem\"\nkey = \"k.pem\"",
+            2,
+            1,
+            "`acme` does not go with `cert`",
+            "of its own",
+        ),
+        (
+            "[acme]\ndirectory = \"http://ca.test/\"\n[acme.on_demand]\nask = \"http://a.test/\"",
+            2,
+            13,
+            "wants an ACME directory",
+            "letsencrypt",
+        ),
+        (
+            "[acme]\ncontacts = [\"me\"]\n[acme.on_demand]\nask = \"http://a.test/\"",
+            2,
+            13,
+            "wants a mail address",
+            "",
+        ),
+        (
+            "[acme]\neab_key_id = \"k\"\n[acme.on_demand]\nask = \"http://a.test/\"",
+            1,
+            1,
+            "`eab_hmac_key` is missing",
+            "",
+        ),
+        (
+            "[acme]\ndns_timeout = \"5s\"\n[acme.on_demand]\nask = \"http://a.test/\"",
+            2,
+            1,
+            "`dns_timeout` goes only with",
+            "challenge",
+        ),
+        (
+            "[acme]\nchallenge = \"dns-01\"\n[[certificate]]\nacme = [\"*.example.com\"]",
+            1,
+            1,
+            "`dns_hook` is missing",
+            "add `dns_hook",
+        ),
+        (
+            "[acme]\nretry_min = \"2h\"\nretry_max = \"1h\"\n[acme.on_demand]\nask = \"http://a.test/\"",
+            3,
+            1,
+            "less than `retry_min`",
+            "",
+        ),
+        ("[acme.on_demand]\nwait = \"5s\"", 1, 1, "`ask` is missing", "add `ask"),
+        ("[acme.on_demand]\nask = \"ftp://a.test/\"", 2, 7, "wants an http or https URL", "200 means yes"),
+        (
+            "[acme]\nchallenge = \"dns-01\"\ndns_hook = [\"x\"]\n[acme.on_demand]\nask = \"http://a.test/\"",
+            4,
+            1,
+            "does not go with `challenge = \"dns-01\"`",
+            "record",
         ),
     ]);
 }

@@ -15,8 +15,8 @@ use crate::{
     Edge, EdgeError, EdgeService,
     order::UserLayer,
     plan::{
-        AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan, PlainHttp, Plan, RouteAction,
-        RoutePlan, Workers,
+        AcmePlan, AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan, PlainHttp, Plan,
+        RouteAction, RoutePlan, Workers,
     },
 };
 
@@ -68,6 +68,13 @@ impl EdgeBuilder {
     #[must_use]
     pub fn certificate(mut self, source: CertificateSource) -> Self {
         self.plan.certificates.push(source);
+        self
+    }
+
+    /// Has certificates issued by ACME, and kept up.
+    #[must_use]
+    pub fn acme(mut self, acme: AcmePlan) -> Self {
+        self.plan.acme = Some(acme);
         self
     }
 

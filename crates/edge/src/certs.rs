@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use portcullis_acme::Acme;
 use portcullis_tls::{
     Acceptor, AcceptorOptions, CertReloader, CertStore, ClientAuth, ClientCas, HostPolicy, Resumption,
     ServerOptions, ServerTls, TicketKeys, Watch,
@@ -21,6 +22,8 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Tls {
     pub(crate) store: Option<Arc<CertStore>>,
+    /// Has certificates issued into the store.
+    pub(crate) acme: Option<Acme>,
     /// In the order of the plan's listeners; `None` for those without TLS.
     listeners: Vec<Option<ListenerTls>>,
     /// Taken by the worker that follows the files.
@@ -50,7 +53,8 @@ impl Tls {
             go_plain(plan);
             return Ok(Self::default());
         };
-        let mut tls = Self { reloader: Mutex::new(reloader), ..Self::default() };
+        let acme = plan.acme.as_ref().map(|acme| acme.load(&store)).transpose()?;
+        let mut tls = Self { reloader: Mutex::new(reloader), acme, ..Self::default() };
         // listeners with the same policy share their sessions
         let mut made: Vec<(&TlsPlan, ServerTls)> = Vec::new();
         for listener in &plan.listeners {
@@ -68,7 +72,7 @@ impl Tls {
                     server
                 }
             };
-            tls.listeners.push(Some(ListenerTls::new(server, listener)));
+            tls.listeners.push(Some(ListenerTls::new(server, listener, tls.acme.as_ref())));
         }
         tls.store = Some(store);
         Ok(tls)
@@ -91,6 +95,10 @@ impl Tls {
         if let Some(reloader) = reloader {
             tokio::spawn(reloader.run(options.clone(), shared.stop.clone().cancelled_owned()));
         }
+        if let Some(acme) = tls.acme.clone() {
+            let stop = shared.stop.clone();
+            tokio::spawn(async move { acme.run(stop.cancelled()).await });
+        }
         if tls.followed.is_empty() {
             return;
         }
@@ -110,10 +118,11 @@ impl Tls {
 }
 
 impl ListenerTls {
-    fn new(tls: ServerTls, listener: &ListenerPlan) -> Self {
-        let options = AcceptorOptions::default()
+    fn new(tls: ServerTls, listener: &ListenerPlan, acme: Option<&Acme>) -> Self {
+        let mut options = AcceptorOptions::default()
             .with_handshake_timeout(listener.http.handshake_timeout)
             .with_handshakes_at_once(listener.tls.handshakes_at_once);
+        options.name_hook = acme.map(Acme::name_hook);
         let early = matches!(listener.tls.resumption, ResumptionPlan::ZeroRtt(_));
         Self { acceptor: tls.acceptor(options), tls, early }
     }
@@ -165,7 +174,7 @@ fn certificates(plan: &Plan) -> Result<Option<Certificates>, EdgeError> {
         return Ok(Some((Arc::clone(store), None)));
     }
     if plan.certificates.is_empty() {
-        return Ok(None);
+        return Ok(plan.acme.is_some().then(Default::default));
     }
     let store = Arc::new(CertStore::new());
     let mut reloader = CertReloader::new(&store, plan.certificates.clone());
@@ -173,7 +182,7 @@ fn certificates(plan: &Plan) -> Result<Option<Certificates>, EdgeError> {
         matches!(listener.mode, ListenerMode::Https { .. })
             && listener.tls.without_certificate == WithoutCertificate::Fail
     };
-    if !plan.listeners.iter().any(needs_one) && reloader.finds_nothing() {
+    if plan.acme.is_none() && !plan.listeners.iter().any(needs_one) && reloader.finds_nothing() {
         return Ok(None);
     }
     let loaded = reloader.load().map_err(EdgeError::Certificate)?;

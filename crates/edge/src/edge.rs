@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use portcullis_acme::Acme;
 use portcullis_cache::CacheLayer;
 use portcullis_h3::ConnLimits;
 use portcullis_listener::{
@@ -194,6 +195,11 @@ impl Edge {
         self.shared.tls.store.as_ref()
     }
 
+    /// What has certificates issued, if ACME does.
+    pub fn acme(&self) -> Option<&Acme> {
+        self.shared.tls.acme.as_ref()
+    }
+
     /// For what is done to an edge while it runs.
     pub fn handle(&self) -> EdgeHandle {
         EdgeHandle { shared: Arc::clone(&self.shared) }
@@ -277,7 +283,8 @@ impl Plan {
         if self.listeners.is_empty() {
             return Err(PlanFault::NoListener.into());
         }
-        let has_certificates = self.cert_store.is_some() || !self.certificates.is_empty();
+        let has_certificates =
+            self.cert_store.is_some() || !self.certificates.is_empty() || self.acme.is_some();
         for listener in &self.listeners {
             let needs_one = listener.tls.without_certificate == WithoutCertificate::Fail;
             if matches!(listener.mode, ListenerMode::Https { .. }) && needs_one && !has_certificates {
@@ -286,6 +293,9 @@ impl Plan {
         }
         if matches!(self.workers, Workers::PerCore(_)) && self.worker_count().get() > MAX_WORKERS {
             return Err(PlanFault::TooManyWorkers(self.worker_count().get()).into());
+        }
+        if let Some(acme) = &self.acme {
+            acme.check().map_err(|error| EdgeError::Acme(error.into()))?;
         }
         clusters(self)?;
         let routes = crate::routes::builder(self, |cluster| self.clusters.iter().any(|c| c.name == cluster))?;

@@ -40,6 +40,12 @@ pub enum EdgeError {
     /// The authorities or revocation lists for clients' certificates could not be used.
     #[error("could not use the authorities for clients' certificates")]
     ClientCas(#[source] portcullis_tls::ClientCaError),
+    /// Certificates by ACME could not be set up.
+    #[error("could not set up ACME")]
+    Acme(#[source] portcullis_acme::AcmeError),
+    /// The roots for the ACME authority could not be used.
+    #[error("could not use the roots for the ACME authority")]
+    AcmeRoots(#[source] portcullis_tls::client::ClientConfigError),
     /// TLS could not be set up.
     #[error("could not set up TLS")]
     Tls(#[source] portcullis_tls::ConfigError),

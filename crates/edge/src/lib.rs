@@ -26,9 +26,11 @@
 //! ```
 
 mod access_log;
+mod acme_plan;
 mod body;
 mod builder;
 mod causes;
+mod certificates_page;
 mod certs;
 mod dispatch;
 mod edge;
@@ -50,6 +52,7 @@ pub use edge::{Edge, EdgeHandle, Listening};
 pub use error::{EdgeError, PlanFault};
 pub use service::{EdgeFuture, EdgeService};
 
+pub use portcullis_acme as acme;
 pub use portcullis_cache as cache;
 pub use portcullis_conn as conn;
 pub use portcullis_h3 as h3;

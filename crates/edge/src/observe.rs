@@ -1,7 +1,7 @@
 //! Binds the cheap counters of the parts to the metrics registry.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +13,10 @@ use portcullis_telemetry::{
 };
 use portcullis_tls::{CertSummary, FailureReason, HandshakeStats};
 
-use crate::edge::Shared;
+use crate::{
+    certificates_page::{page, state},
+    edge::Shared,
+};
 
 /// Tells the registry of every request.
 #[derive(Debug)]
@@ -50,8 +53,11 @@ impl Telemetry {
         RequestMetricsLayer::new(Arc::clone(&self.observer))
     }
 
-    pub(crate) fn admin(&self, draining: Arc<AtomicBool>) -> AdminService {
-        AdminService::new(self.metrics.clone()).with_draining(draining)
+    pub(crate) fn admin(&self, shared: &Shared) -> AdminService {
+        let service = AdminService::new(self.metrics.clone()).with_draining(Arc::clone(&shared.draining));
+        let Some(store) = shared.tls.store.clone() else { return service };
+        let acme = shared.tls.acme.clone();
+        service.with_page("/certificates", "application/json", move || page(&store, acme.as_ref()))
     }
 
     /// Exposes what the parts count. The names are listed in docs/operations.md.
@@ -169,7 +175,66 @@ impl Telemetry {
                 }
             },
         )?;
-        self.bind_certificates(shared)
+        self.bind_certificates(shared)?;
+        self.bind_acme(shared)
+    }
+
+    fn bind_acme(&self, shared: &Shared) -> Result<(), MetricError> {
+        let Some(acme) = shared.tls.acme.clone() else { return Ok(()) };
+        let of = acme.clone();
+        self.metrics.register_counter_series(
+            "portcullis_acme_orders_total",
+            "Orders for certificates by how they ended: ok, failed",
+            "result",
+            move |series| {
+                let stats = of.stats();
+                series.push("ok", stats.orders_ok);
+                series.push("failed", stats.orders_failed);
+            },
+        )?;
+        let of = acme.clone();
+        self.metrics.register_counter_series(
+            "portcullis_acme_on_demand_total",
+            "Names that clients asked for and that had no certificate, by what became of them: asked, refused (of those), over_bound",
+            "result",
+            move |series| {
+                let stats = of.stats();
+                series.push("asked", stats.on_demand_asked);
+                series.push("refused", stats.on_demand_refused);
+                series.push("over_bound", stats.on_demand_over_bound);
+            },
+        )?;
+        let of = acme.clone();
+        self.metrics.register_gauge_series(
+            "portcullis_acme_certificates",
+            "Certificates that are kept up by ACME, by state",
+            "state",
+            move |series| {
+                let mut counts = [
+                    ("missing", 0),
+                    ("valid", 0),
+                    ("due", 0),
+                    ("expired", 0),
+                    ("issuing", 0),
+                    ("waiting", 0),
+                ];
+                for certificate in of.status() {
+                    let (state, _) = state(certificate.state);
+                    counts.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
+                }
+                for (state, count) in counts {
+                    series.push(state, to_f64(count));
+                }
+            },
+        )?;
+        self.metrics.register_gauge_fn(
+            "portcullis_acme_next_renewal_timestamp_seconds",
+            "When the next certificate is renewed by ACME, in seconds since 1970; 0 without any",
+            move || {
+                let next = acme.status().into_iter().filter_map(|certificate| certificate.next_renewal).min();
+                next.map_or(0.0, seconds_since_1970)
+            },
+        )
     }
 
     fn bind_certificates(&self, shared: &Shared) -> Result<(), MetricError> {

@@ -1,8 +1,8 @@
 //! THE order of the middleware, written once.
 //!
 //! ```text
-//! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> health
-//!              -> security fields -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
+//! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> ACME challenge
+//!              -> health -> security fields -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
 //! response <-  the same way back
 //! ```
 //!
@@ -10,13 +10,15 @@
 //! looks at it. `/health` answers even a client that is over its limit, so that an overloaded edge can still be told
 //! from a dead one. Security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached
 //! response carry them too. A request
-//! for another host than its connection was made for is refused before anything answers for that host. What may be a replay is held before
+//! for another host than its connection was made for is refused before anything answers for that host. An authority that comes to see the answer to its challenge is answered before a limit or a
+//! redirect could keep it out. What may be a replay is held before
 //! it counts anywhere, and is not held longer than a handshake. The rate limit comes before work that costs, the filter before the cache (a denied path is never looked
 //! up), the cache before the program's own layers and the upstream.
 
 use std::sync::Arc;
 
 use http::{Request, Response};
+use portcullis_acme::Http01Layer;
 use portcullis_cache::{CacheBody, CacheLayer};
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::{
@@ -61,6 +63,7 @@ pub(crate) struct Order {
     pub(crate) alt_svc: Option<AltSvcLayer>,
     pub(crate) early_data: Option<EarlyDataLayer>,
     pub(crate) misdirected: Option<MisdirectedLayer>,
+    pub(crate) acme: Option<Http01Layer>,
     pub(crate) health: Option<HealthLayer>,
     pub(crate) security_headers: Option<SecurityHeadersLayer>,
     pub(crate) rate_limit: Option<RateLimitLayer>,
@@ -112,6 +115,7 @@ impl Order {
             .layer(self.header_limits)
             .layer(option_layer(self.alt_svc.clone()))
             .layer(option_layer(self.misdirected.clone()))
+            .layer(option_layer(self.acme.clone()))
             .layer(option_layer(self.health.clone()))
             .layer(option_layer(self.security_headers.clone()))
             .layer(option_layer(self.early_data.clone()))

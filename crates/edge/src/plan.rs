@@ -22,6 +22,7 @@ use portcullis_upstream::ClusterOptions;
 
 pub use portcullis_tls::CertSource as CertificateSource;
 
+pub use crate::acme_plan::{AcmePlan, AcmeStorage, DnsHookPlan, ExternalAccountPlan, OnDemandPlan};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
 
 /// A whole edge.
@@ -32,12 +33,14 @@ pub struct Plan {
     pub workers: Workers,
     /// Where to listen. At least one.
     pub listeners: Vec<ListenerPlan>,
-    /// Where certificates come from. At least one if a listener speaks TLS and no [`Plan::cert_store`] is given.
+    /// Where certificates come from. At least one if a listener speaks TLS and there is no [`Plan::cert_store`] and no [`Plan::acme`].
     pub certificates: Vec<CertificateSource>,
     /// How the files of certificates, ticket keys and revocation lists are followed.
     pub certificate_reload: ReloadOptions,
     /// A store that the program fills by itself, in place of [`Plan::certificates`].
     pub cert_store: Option<Arc<CertStore>>,
+    /// Certificates by ACME, beside those of [`Plan::certificates`] or the program's own. Default `None`.
+    pub acme: Option<AcmePlan>,
     /// Which request goes where; the most specific route wins, see `portcullis_proxy::router`.
     pub routes: Vec<RoutePlan>,
     /// The clusters that routes name.
@@ -76,6 +79,7 @@ impl Default for Plan {
             certificates: Vec::new(),
             certificate_reload: ReloadOptions::default(),
             cert_store: None,
+            acme: None,
             routes: Vec::new(),
             clusters: Vec::new(),
             admin: None,

@@ -6,6 +6,7 @@
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
+use portcullis_acme::Acme;
 use portcullis_h3::{Endpoint, EndpointError, WorkerId};
 #[cfg(unix)]
 use portcullis_listener::UnixAcceptor;
@@ -295,6 +296,7 @@ fn service(
             .filter(|tls| tls.early)
             .map(|_| crate::routes::early_data(shared, plan)),
         misdirected: misdirected(shared, at),
+        acme: shared.tls.acme.as_ref().map(Acme::http01),
         health,
         security_headers: shared.security_headers.clone(),
         rate_limit: shared.rate_limit.clone(),
@@ -318,7 +320,7 @@ fn serve_admin(
     serving.spawn(portcullis_server::serve(
         incoming,
         Plain,
-        telemetry.admin(Arc::clone(&shared.draining)),
+        telemetry.admin(shared),
         HttpOptions::default(),
         Arc::default(),
         shared.stop.clone().cancelled_owned(),

@@ -1,4 +1,4 @@
-//! `/metrics` and `/health` as a tower service, for whoever has a private socket to serve it on.
+//! `/metrics`, `/health` and pages of the program as a tower service, for whoever has a private socket to serve it on.
 //!
 //! It reads and changes nothing. Requests that a web page in somebody's browser may have sent are refused: an admin
 //! port on loopback can be reached from every page the machine's user opens.
@@ -26,18 +26,45 @@ use crate::metrics::{self, Metrics};
 const TEXT: &str = "text/plain; charset=utf-8";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Answers GET and HEAD of `/metrics` and `/health`; other methods there 405, other paths 404, and requests from web pages
-/// of other sites 403.
+/// Answers GET and HEAD of `/metrics`, `/health` and the program's own pages; other methods there 405, other paths 404, and requests from web
+/// pages of other sites 403.
 #[derive(Clone, Debug)]
 pub struct AdminService {
     metrics: Metrics,
     draining: Arc<AtomicBool>,
+    pages: Arc<Vec<Page>>,
+}
+
+/// A page that is made when somebody asks for it.
+#[derive(Clone)]
+struct Page {
+    path: &'static str,
+    content_type: &'static str,
+    make: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Page").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl AdminService {
     /// Shows these metrics, and never a drain.
     pub fn new(metrics: Metrics) -> Self {
-        Self { metrics, draining: Arc::new(AtomicBool::new(false)) }
+        Self { metrics, draining: Arc::new(AtomicBool::new(false)), pages: Arc::default() }
+    }
+
+    /// Adds a page, such as `/certificates`: `make` is called for each request, on the runtime, so it must not block.
+    #[must_use]
+    pub fn with_page(
+        mut self,
+        path: &'static str,
+        content_type: &'static str,
+        make: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.pages).push(Page { path, content_type, make: Arc::new(make) });
+        self
     }
 
     /// Sets the flag that says whether a drain is under way: while it holds `/health` answers 503.
@@ -53,7 +80,8 @@ impl AdminService {
             return answer(StatusCode::FORBIDDEN, TEXT, "cross-origin requests are refused\n");
         }
         let path = request.uri().path();
-        if !matches!(path, "/metrics" | "/health") {
+        let page = self.pages.iter().find(|page| page.path == path);
+        if page.is_none() && !matches!(path, "/metrics" | "/health") {
             return answer(StatusCode::NOT_FOUND, TEXT, "not found\n");
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -62,8 +90,9 @@ impl AdminService {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let mut response = match path {
-            "/metrics" => answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
+        let mut response = match (page, path) {
+            (Some(page), _) => answer(StatusCode::OK, page.content_type, (page.make)()),
+            (None, "/metrics") => answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
             _ if self.draining.load(Ordering::Relaxed) => {
                 answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n")
             }
@@ -166,6 +195,23 @@ mod tests {
             );
             assert_eq!(body.is_empty(), method == "HEAD");
         }
+    }
+
+    #[tokio::test]
+    async fn a_page_of_the_program_is_made_anew_each_time() {
+        let count = std::sync::atomic::AtomicU32::new(0);
+        let service =
+            AdminService::new(Metrics::new("1")).with_page("/page", "application/json", move || {
+                count.fetch_add(1, Ordering::Relaxed).to_string()
+            });
+        for want in ["0", "1"] {
+            assert_eq!(ask(&service, "GET", "/page", None).await, (200, want.to_owned()));
+        }
+        assert_eq!(ask(&service, "POST", "/page", None).await.0, 405);
+        assert_eq!(ask(&service, "GET", "/page", Some(("origin", "null"))).await.0, 403);
+        assert_eq!(ask(&service, "GET", "/pages", None).await.0, 404);
+        let response = service.respond(&Request::get("/page").body(()).unwrap());
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
     }
 
     #[tokio::test]

@@ -15,4 +15,6 @@ pub mod admin;
 pub mod metrics;
 pub mod subscriber;
 
+pub use access_log::rfc3339;
+
 mod stripe;

@@ -1,6 +1,11 @@
 //! The client's side: TLS to upstream servers, as plain options.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -38,6 +43,15 @@ impl Roots {
             .collect::<Result<Vec<_>, _>>()
             .map_err(ClientConfigError::Pem)?;
         if roots.is_empty() { Err(ClientConfigError::NoRoots) } else { Ok(Self::Given(roots)) }
+    }
+
+    /// Authorities from a PEM file. Blocks.
+    ///
+    /// # Errors
+    /// As [`Roots::from_pem`], and when the file can't be read.
+    pub fn from_file(path: &Path) -> Result<Self, ClientConfigError> {
+        let read = |source| ClientConfigError::Read { path: path.to_owned(), source };
+        Self::from_pem(&fs::read(path).map_err(read)?)
     }
 }
 
@@ -101,6 +115,14 @@ impl ClientOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientConfigError {
+    /// A file can't be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// PEM text is damaged.
     #[error("the PEM text is damaged: copy the file again, whole")]
     Pem(#[source] pem::Error),

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use crate::{
     net::certificate_name,
-    reader::{Read, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong},
     values::word,
 };
 
@@ -15,10 +15,12 @@ use crate::{
 pub(crate) struct Certificate {
     pub(crate) span: Range<usize>,
     pub(crate) source: Option<CertificateSource>,
+    /// The names of one that is to be issued.
+    pub(crate) acme: Option<Spanned<Vec<String>>>,
 }
 
-/// The three kinds, each by its first key.
-const KINDS: &[&str] = &["cert", "directory", "self_signed"];
+/// The four kinds, each by its first key.
+const KINDS: &[&str] = &["cert", "directory", "acme", "self_signed"];
 
 pub(crate) fn read(mut table: Table<'_, '_>) -> Certificate {
     let span = table.span();
@@ -32,7 +34,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Certificate {
     let has_key = table.key_span("key");
     if kinds.is_empty() && has_key.is_none() {
         let wrong = Wrong::new("the `[[certificate]]` has no source")
-            .hint("add `cert` and `key`, or `directory`, or `self_signed = [\"localhost\"]`");
+            .hint("add `cert` and `key`, or `directory`, or `acme = [\"www.example.com\"]`, or `self_signed = [\"localhost\"]`");
         table.sink().absent(span.clone(), wrong);
     }
     let pair = kinds.iter().any(|(kind, _)| *kind == "cert") || (kinds.is_empty() && has_key.is_some());
@@ -47,6 +49,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Certificate {
         (table.get("cert", path), table.get("key", path))
     };
     let directory = table.get("directory", path);
+    let acme = table.list("acme", "\"www.example.com\"", certificate_name);
     let names = table.list("self_signed", "\"localhost\"", certificate_name);
     table.finish();
 
@@ -59,7 +62,11 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Certificate {
             names: names.into_inner().into_iter().map(|name| name.into_inner()).collect(),
         })
     };
-    Certificate { span, source }
+    let acme = acme.map(|names| {
+        let span = names.span();
+        Spanned::new(span, names.into_inner().into_iter().map(Spanned::into_inner).collect())
+    });
+    Certificate { span, source, acme }
 }
 
 pub(crate) fn path(value: &DeValue<'_>) -> Read<PathBuf> {

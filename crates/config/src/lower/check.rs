@@ -27,6 +27,7 @@ pub(crate) fn listeners(
     lines: &Lines<'_>,
     listeners: &[Listener],
     certificates: &[Certificate],
+    on_demand: bool,
     admin: Option<&AdminPlan>,
 ) {
     if listeners.is_empty() {
@@ -38,11 +39,13 @@ pub(crate) fn listeners(
     split_port(sink, lines, listeners);
 
     let needs_one = listeners.iter().filter(|listener| listener.needs_certificate());
-    if let (Some(protocol), true) =
-        (needs_one.filter_map(|listener| listener.protocol.as_ref()).next(), certificates.is_empty())
-    {
+    if let (Some(protocol), true) = (
+        needs_one.filter_map(|listener| listener.protocol.as_ref()).next(),
+        certificates.is_empty() && !on_demand,
+    ) {
         let wrong = Wrong::new("a listener speaks TLS but the file has no `[[certificate]]`")
-            .hint("add one with `cert` and `key`, or for local use `self_signed = [\"localhost\"]`");
+            .hint("add one with `cert` and `key`, or with `acme = [\"www.example.com\"]` to have it issued, or for local use \
+                   `self_signed = [\"localhost\"]`");
         sink.absent(protocol.span(), wrong);
     }
     if !listeners.iter().any(Listener::is_https) {

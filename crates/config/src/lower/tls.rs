@@ -38,12 +38,13 @@ pub(crate) fn read(table: &mut Table<'_, '_>, plan: &mut ListenerPlan) {
     to.resumption = resumption(&mut tls);
     let unknown = [("default", UnknownNames::Default), ("refuse", UnknownNames::Refuse)];
     tls.set("unknown_names", &mut to.unknown_names, choice(&unknown));
+    let asked_at = tls.key_span("client_auth");
     to.client_auth = client_auth(&mut tls);
     let without = [("error", WithoutCertificate::Fail), ("plain-http", WithoutCertificate::PlainHttp)];
     tls.set("without_certificate", &mut to.without_certificate, choice(&without));
     tls.set("handshakes_at_once", &mut to.handshakes_at_once, integer(1..=1000));
     if let (ResumptionPlan::ZeroRtt(_), true, Some(at)) =
-        (&to.resumption, to.client_auth != ClientAuthPlan::None, tls.key_span("client_auth"))
+        (&to.resumption, to.client_auth != ClientAuthPlan::None, asked_at)
     {
         let wrong = Wrong::new("`client_auth` does not go with `resumption = \"zero-rtt\"`")
             .hint("a replayed request would have the certificate's rights; use \"tickets\"");

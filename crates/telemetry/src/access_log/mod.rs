@@ -5,6 +5,8 @@
 
 mod escape;
 mod time;
+
+pub use time::rfc3339;
 mod writer;
 
 use std::{

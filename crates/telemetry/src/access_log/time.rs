@@ -34,6 +34,14 @@ pub(super) fn push_rfc3339(out: &mut Vec<u8>, time: SystemTime) {
     out.push(b'Z');
 }
 
+/// A time in UTC as RFC 3339 has it, with milliseconds: `2026-11-20T17:04:05.123Z`. Before 1970 and after 9999 it is the nearest of these
+/// years.
+pub fn rfc3339(time: SystemTime) -> String {
+    let mut out = Vec::with_capacity(24);
+    push_rfc3339(&mut out, time);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Whole seconds and milliseconds, held to 1970 ..= 9999, where both forms have their fixed width.
 fn since_epoch(time: SystemTime) -> (u64, u32) {
     const END_OF_9999: u64 = 253_402_300_799;
