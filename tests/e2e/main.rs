@@ -8,6 +8,7 @@
 
 mod support;
 
+mod acme;
 mod bodies;
 mod bounds;
 mod certificates;

@@ -26,7 +26,7 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
     Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
     Step {
@@ -36,9 +36,10 @@ const STEPS: [Step; 13] = [
             cargo(&args, &[])
         },
     },
-    Step { name: "nginx install", run: nginx_install },
+    Step { name: "nginx install", run: || install("nginx-light", has_nginx()) },
+    Step { name: "pebble install", run: || install("pebble", has_pebble()) },
     Step { name: "test", run: tests },
-    Step { name: "testssl install", run: testssl_install },
+    Step { name: "testssl install", run: || install("testssl.sh", testssl::is_installed()) },
     Step { name: "testssl", run: look_at_tls },
     Step { name: "fuzz", run: || fuzz::run(&["--seconds".into(), "20".into()]).map(|()| Outcome::Passed) },
     Step {
@@ -101,13 +102,9 @@ fn has_nginx() -> bool {
     sh::is_installed("nginx", "-v")
 }
 
-/// A real upstream for the end-to-end tests.
-fn nginx_install() -> Result<Outcome> {
-    install("nginx-light", has_nginx())
-}
-
-fn testssl_install() -> Result<Outcome> {
-    install("testssl.sh", testssl::is_installed())
+/// An ACME authority for tests. Its help is all that it says without a configuration, and that with a status of its own.
+fn has_pebble() -> bool {
+    Command::new("pebble").arg("-help").output().is_ok()
 }
 
 fn look_at_tls() -> Result<Outcome> {
@@ -134,11 +131,12 @@ fn install(package: &str, is_there: bool) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// With nginx where it is there; in CI its absence is a failure and not a skip.
+/// With nginx and Pebble where they are there; in CI their absence is a failure and not a skip.
 fn tests() -> Result<Outcome> {
-    let nginx = [(test::NGINX_VARIABLE, "1")];
-    let envs: &[_] = if in_ci() || has_nginx() { &nginx } else { &[] };
-    test::run_with(&[], envs)?;
+    let parts = [(test::NGINX_VARIABLE, has_nginx()), (test::PEBBLE_VARIABLE, has_pebble())];
+    let wanted = parts.iter().filter(|(_, is_there)| *is_there || in_ci());
+    let envs: Vec<_> = wanted.map(|(variable, _)| (*variable, "1")).collect();
+    test::run_with(&[], &envs)?;
     Ok(Outcome::Passed)
 }
 

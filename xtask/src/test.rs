@@ -10,6 +10,9 @@ pub(crate) const BINARY_VARIABLE: &str = "PORTCULLIS_BIN";
 /// Tells the end-to-end tests to run those that take nginx, and to fail where it is missing.
 pub(crate) const NGINX_VARIABLE: &str = "PORTCULLIS_E2E_NGINX";
 
+/// The same for those that take Pebble.
+pub(crate) const PEBBLE_VARIABLE: &str = "PORTCULLIS_E2E_PEBBLE";
+
 /// Builds and tests; `args` go to `cargo test`.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     run_with(args, &[])

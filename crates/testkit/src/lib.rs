@@ -7,6 +7,7 @@ pub mod body;
 pub mod certs;
 pub mod io;
 pub mod origin;
+pub mod pebble;
 pub mod ports;
 pub mod process;
 
