@@ -104,7 +104,7 @@ fn every_key_of_a_listener() {
     let (ca, crls) = lists("staff");
     let names = ["admin.example.com", "*.admin.example.com"].map(str::to_owned).to_vec();
     assert_eq!(https.tls.hosts, [HostTlsPlan::new(names, ClientAuthPlan::Required { ca, crls })]);
-    assert_eq!(https.tls.without_certificate, WithoutCertificate::PlainHttp);
+    assert_eq!(https.tls.without_certificate, WithoutCertificate::Fail);
     assert_eq!((https.tls.handshakes_at_once, redirect.tls.handshakes_at_once), (8, 4));
     let zero_rtt = ZeroRtt::default().with_max_early_data(8 << 10).with_sessions(65_536);
     assert_eq!(early.tls.resumption, ResumptionPlan::ZeroRtt(zero_rtt));

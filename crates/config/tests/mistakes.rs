@@ -235,8 +235,19 @@ fn one_mistake_is_one_error_of_tls() {
         tls("resumption = \"zero-rtt\"\nclient_ca = \"ca.pem\"\nclient_auth = \"optional\""),
         tls("[[listener.tls.host]]\nclient_auth = \"none\""),
         tls("without_certificate = \"plain\""),
+        tls("client_auth = \"required\"\nclient_ca = \"ca.pem\"\nwithout_certificate = \"plain-http\""),
+        tls("[[listener.tls.host]]\nnames = [\"a\"]\nclient_auth = \"required\"\nclient_ca = \"ca.pem\"")
+            .replace("\"https\"", "\"https\"\nplain_http = \"serve\""),
     ];
     one_error_each(&[
+        (
+            &with[8],
+            9,
+            1,
+            "`without_certificate = \"plain-http\"` does not go with `client_auth`",
+            "nobody would be asked",
+        ),
+        (&with[9], 7, 1, "`plain_http = \"serve\"` does not go with `client_auth`", "nobody would be asked"),
         (&with[0], 7, 15, "`min_version` must be \"1.3\" or \"1.2\"", ""),
         (&with[1], 7, 1, "`ticket_keys` goes only with `resumption = \"tickets\"`", "change `resumption`"),
         (&with[2], 7, 1, "`sessions` goes only with `resumption = \"zero-rtt\"`", "change `resumption`"),

@@ -24,7 +24,8 @@ pub struct Confirm(Arc<State>);
 #[derive(Default)]
 struct State {
     confirmed: AtomicBool,
-    /// One for each request that waits: a transport's bound of streams is its bound.
+    /// One for each request that waits, and of those that were given up meanwhile: as many as a client can begin while his handshake is under
+    /// way. Over TCP that is what fits into early data, over QUIC the bound of streams and of those that may be cancelled.
     waiting: Mutex<Vec<Waker>>,
 }
 

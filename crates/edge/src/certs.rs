@@ -105,13 +105,23 @@ impl Tls {
         let (followed, stop) = (tls.followed.clone(), shared.stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut watch = Watch::new(&options);
+            let mut told = vec![None; followed.len()];
             loop {
-                let files = followed.iter().flat_map(Followed::files);
-                watch.follow(files.filter_map(|file| file.parent()).map(Path::to_owned).collect());
-                watch.changed().await;
-                let looked = followed.clone();
+                let followed = followed.clone();
                 // small files, but files: never on the thread that serves
-                let _ = tokio::task::spawn_blocking(move || looked.iter().for_each(Followed::reload)).await;
+                let looked = tokio::task::spawn_blocking(move || {
+                    let files = followed.iter().flat_map(Followed::files);
+                    watch.follow(files.filter_map(|file| file.parent()).map(Path::to_owned).collect());
+                    followed.iter().zip(&mut told).for_each(|(followed, told)| followed.reload(told));
+                    (watch, told)
+                });
+                match looked.await {
+                    Ok(back) => (watch, told) = back,
+                    Err(error) => {
+                        return warn!(%error, "ticket keys and revocation lists are no longer followed");
+                    }
+                }
+                watch.changed().await;
             }
         }));
     }
@@ -137,19 +147,31 @@ impl Followed {
         .iter()
     }
 
-    /// What can't be read leaves things as they are.
-    fn reload(&self) {
-        match self {
-            Self::Tickets { keys, file } => match keys.replace_from_file(file) {
-                Ok(true) => info!(file = %file.display(), "updated the ticket keys"),
-                Ok(false) => {}
-                Err(error) => warn!(error = %Causes(Some(&error)), "the ticket keys stay as they were"),
-            },
-            Self::Revoked { cas, files } => match cas.replace_crls_from_files(files) {
-                Ok(true) => info!(?files, "updated the revocation lists"),
-                Ok(false) => {}
-                Err(error) => warn!(error = %Causes(Some(&error)), "the revocation lists stay as they were"),
-            },
+    /// What can't be read leaves things as they are, and is told once.
+    fn reload(&self, told: &mut Option<String>) {
+        let (what, outcome) = match self {
+            Self::Tickets { keys, file } => {
+                let outcome = keys.replace_from_file(file);
+                ("the ticket keys", outcome.map_err(|error| Causes(Some(&error)).to_string()))
+            }
+            Self::Revoked { cas, files } => {
+                let outcome = cas.replace_crls_from_files(files);
+                ("the revocation lists", outcome.map_err(|error| Causes(Some(&error)).to_string()))
+            }
+        };
+        let files: Vec<_> = self.files().collect();
+        match outcome {
+            Ok(changed) => {
+                if changed {
+                    info!(?files, "updated {what}");
+                }
+                *told = None;
+            }
+            Err(error) if told.as_ref() == Some(&error) => {}
+            Err(error) => {
+                warn!(?files, error, "{what} stay as they were");
+                *told = Some(error);
+            }
         }
     }
 }

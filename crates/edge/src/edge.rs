@@ -34,7 +34,7 @@ use crate::{
     certs::Tls,
     observe::Telemetry,
     order::UserLayer,
-    plan::{ListenerMode, ListenerPlan, Plan, WithoutCertificate, Workers},
+    plan::{ListenerMode, ListenerPlan, PlainHttp, Plan, WithoutCertificate, Workers},
     sockets::{Inherited, Sockets, bind_plan, settle_http3},
     workers,
 };
@@ -289,6 +289,14 @@ impl Plan {
             let needs_one = listener.tls.without_certificate == WithoutCertificate::Fail;
             if matches!(listener.mode, ListenerMode::Https { .. }) && needs_one && !has_certificates {
                 return Err(PlanFault::NoCertificate(listener.address.clone()).into());
+            }
+        }
+        for listener in &self.listeners {
+            let serves_plain = listener.tls.without_certificate != WithoutCertificate::Fail
+                || matches!(listener.mode, ListenerMode::Https { plain_http: PlainHttp::Serve, .. });
+            let is_https = matches!(listener.mode, ListenerMode::Https { .. });
+            if is_https && serves_plain && listener.tls.asks_for_certificates() {
+                return Err(PlanFault::PlainBesideClientAuth(listener.address.clone()).into());
             }
         }
         if matches!(self.workers, Workers::PerCore(_)) && self.worker_count().get() > MAX_WORKERS {

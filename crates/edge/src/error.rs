@@ -87,6 +87,12 @@ pub enum PlanFault {
     /// More workers than a byte of a connection id can name.
     #[error("{0} workers are too many: at most 255 can have sockets of their own")]
     TooManyWorkers(usize),
+    /// Clients must show certificates on a listener that lets plain HTTP through to the same routes.
+    #[error(
+        "{0} asks clients for certificates and serves plain HTTP too, which would lead around it: redirect or refuse plain HTTP, and do not do \
+         without a certificate of the listener's own"
+    )]
+    PlainBesideClientAuth(ListenOn),
     /// TLS without a certificate.
     #[error("{0} speaks TLS, but no certificate is given")]
     NoCertificate(ListenOn),

@@ -38,6 +38,14 @@ pub enum WithoutCertificate {
     PlainHttp,
 }
 
+impl TlsPlan {
+    /// Whether clients of any name are asked for certificates.
+    pub fn asks_for_certificates(&self) -> bool {
+        let mut asked = self.hosts.iter().map(|host| &host.client_auth).chain([&self.client_auth]);
+        asked.any(|client_auth| *client_auth != ClientAuthPlan::None)
+    }
+}
+
 impl Default for TlsPlan {
     fn default() -> Self {
         Self {

@@ -230,7 +230,7 @@ fn serve_streams(
         _ => PlainHttp::default(),
     };
     let handshake = Handshake {
-        tls: shared.tls.listener(at).map(|listener| listener.acceptor.clone()),
+        tls: shared.tls.listener(at).map(|listener| listener.acceptor.with_own_line()),
         plain_http,
         timeout: plan.http.handshake_timeout,
         proxy_protocol: plan.proxy_protocol.clone().map(Arc::new),

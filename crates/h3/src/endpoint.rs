@@ -35,6 +35,9 @@ const INCOMING_BUFFER_TOTAL: u64 = 4 * 1024 * 1024;
 const CRYPTO_BUFFER: usize = 16 * 1024;
 /// How long the last packets may take to leave after everything is served.
 const CLOSE_TIME: Duration = Duration::from_millis(300);
+/// How long a client may prove its address by a token that it was given there, which spares it a round trip and lets its requests be early. An
+/// address changes hands, so not for long.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// A UDP socket that speaks HTTP/3.
 #[derive(Debug)]
@@ -74,8 +77,8 @@ impl Endpoint {
     /// Makes an endpoint of a bound socket; must be called inside the tokio runtime that is to drive it.
     ///
     /// `tls` must offer `h3` by ALPN and speak TLS 1.3. Where it accepts early data (`max_early_data_size` of `u32::MAX`), requests in it are
-    /// served before the handshake is complete, and `ConnInfo::is_early` says so; but only for clients that have proven their address by a
-    /// token, so that a request never counts for somebody else's address. Byte 3 of every connection id that the
+    /// served before the handshake is complete, and `ConnInfo::is_early` says so; but only for clients that prove by a token that they had
+    /// their address within the last hour, so that a stranger can't have requests count for an address of his choice. Byte 3 of every connection id that the
     /// endpoint issues is `worker`. `limits` bounds the connections of all endpoints that share it.
     pub fn new(
         socket: UdpSocket,
@@ -93,6 +96,7 @@ impl Endpoint {
         if let Some((key, log)) = limits.tokens().get() {
             let mut tokens = ValidationTokenConfig::default();
             tokens.log(log);
+            tokens.lifetime(TOKEN_LIFETIME);
             server.token_key(key).validation_token_config(tokens);
         }
         let mut config = EndpointConfig::default();

@@ -1,6 +1,9 @@
 //! A throw-away certificate authority and the leaf certificates it signs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -71,6 +74,11 @@ impl TestCa {
         self.issue_with(names, |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1))
     }
 
+    /// A server certificate that begins then, to the second.
+    pub fn issue_from(&self, names: &[&str], begin: SystemTime) -> TestCert {
+        self.issue_with(names, |params| params.not_before = begin.into())
+    }
+
     /// A certificate for TLS clients.
     pub fn issue_client(&self, name: &str) -> TestCert {
         self.issue_with(&[name], |params| {
@@ -114,6 +122,14 @@ impl TestCert {
     /// The leaf.
     pub fn der(&self) -> CertificateDer<'static> {
         self.cert.clone()
+    }
+
+    /// Its serial number as DER has it: big-endian, without needless zeros, positive.
+    pub fn serial_bytes(&self) -> Vec<u8> {
+        let bytes = self.serial.to_be_bytes();
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count().min(7);
+        let sign = (bytes[zeros] >= 0x80).then_some(0);
+        sign.into_iter().chain(bytes[zeros..].iter().copied()).collect()
     }
 
     /// The leaf in PEM.

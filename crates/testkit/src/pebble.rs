@@ -174,6 +174,7 @@ fn spawn(command: &mut Command) -> ChildGuard {
 
 fn wait_for(addr: SocketAddr, pebble: &Pebble) {
     let end = Instant::now() + Duration::from_secs(10);
+    #[allow(clippy::disallowed_methods, reason = "another process is waited for; a test thread may block")]
     while TcpStream::connect(addr).is_err() {
         assert!(Instant::now() < end, "{addr} does not answer:\n{}", pebble.log());
         #[allow(

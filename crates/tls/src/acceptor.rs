@@ -50,12 +50,12 @@ pub type NameHook =
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct AcceptorOptions {
-    /// How long a handshake may take, from the call to the client's Finished. Default 10 s: several round trips
+    /// How long a handshake may take, from the call to the client's Finished, also where requests in early data are served before. Default 10 s: several round trips
     /// of a bad mobile link, and short enough that a client which sends nothing holds its connection no longer.
     /// A handshake under way takes about 20 KiB.
     pub handshake_timeout: Duration,
     /// How many handshakes may do their arithmetic (about 0.15 ms each) before everything else that is ready on the
-    /// runtime gets its turn, over all clones of the acceptor; at least 1. Default 4: a flood of handshakes then delays
+    /// runtime gets its turn, over all clones of the acceptor (but see [`Acceptor::with_own_line`]); at least 1. Default 4: a flood of handshakes then delays
     /// other work by under a millisecond, and waits in line itself. Who waits is bounded by the connections that are
     /// open and by the deadline.
     pub handshakes_at_once: usize,
@@ -136,8 +136,15 @@ impl Acceptor {
     }
 
     fn with(configs: Configs, options: AcceptorOptions) -> Self {
-        let line = Arc::new(Semaphore::new(options.handshakes_at_once.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { configs, options, stats: Arc::default(), line }
+        Self { configs, stats: Arc::default(), line: line(&options), options }
+    }
+
+    /// The same with a line of its own, for another thread that runs a runtime of its own: who waits there waits for what is done there. The counters
+    /// are shared.
+    #[must_use]
+    pub fn with_own_line(&self) -> Self {
+        let options = self.options.clone();
+        Self { configs: self.configs.clone(), stats: Arc::clone(&self.stats), line: line(&options), options }
     }
 
     /// The counters.
@@ -155,8 +162,9 @@ impl Acceptor {
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let started = Instant::now();
+        let deadline = started + self.options.handshake_timeout;
         let Conn { io, info } = conn;
-        let shake = tokio::time::timeout(self.options.handshake_timeout, self.shake(io));
+        let shake = tokio::time::timeout_at(deadline, self.shake(io, deadline));
         let outcome = shake.await.unwrap_or_else(|_| Err(HandshakeError::timeout()));
         match outcome {
             Ok((stream, early)) => {
@@ -172,7 +180,11 @@ impl Acceptor {
         }
     }
 
-    async fn shake<Io>(&self, io: Io) -> Result<(TlsStream<Io>, Option<EarlyData>), HandshakeError>
+    async fn shake<Io>(
+        &self,
+        io: Io,
+        deadline: Instant,
+    ) -> Result<(TlsStream<Io>, Option<EarlyData>), HandshakeError>
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
@@ -183,8 +195,8 @@ impl Acceptor {
         {
             wait.await;
         }
-        let config = match &self.configs {
-            Configs::One(config) => Arc::clone(config),
+        let (config, challenge) = match &self.configs {
+            Configs::One(config) => (Arc::clone(config), false),
             Configs::ByName(tls) => tls.config_for(&accepted.client_hello()),
         };
         let conn = match self.answer(accepted, config).await {
@@ -198,11 +210,12 @@ impl Acceptor {
         let is_early = poll_fn(|cx| stream.poll_handshake(cx)).await?;
         if is_early {
             let (early, confirm) = EarlyData::new();
-            stream.begin_early(confirm);
+            stream.begin_early(confirm, deadline);
             return Ok((stream, Some(early)));
         }
-        if stream.connection_mut().alpn_protocol() == Some(ACME_TLS_ALPN) {
-            // RFC 8737 section 3: seen is all it had to be
+        if challenge || stream.connection_mut().alpn_protocol() == Some(ACME_TLS_ALPN) {
+            // RFC 8737 section 3: seen is all it had to be. Who asked for it first and for something else in a second hello was let in without
+            // any policy, and goes as well.
             let _ = stream.shutdown().await;
             return Err(HandshakeError::challenge());
         }
@@ -222,6 +235,10 @@ impl Acceptor {
         tokio::task::yield_now().await;
         conn
     }
+}
+
+fn line(options: &AcceptorOptions) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(options.handshakes_at_once.clamp(1, Semaphore::MAX_PERMITS)))
 }
 
 fn asked(hook: &NameHook, hello: &ClientHello<'_>) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {

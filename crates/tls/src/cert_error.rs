@@ -36,7 +36,7 @@ pub enum CertError {
         path: PathBuf,
     },
     /// A file beside a certificate is not an OCSP response that says anything good of it.
-    #[error("{} is no successful OCSP response in DER: fetch it again, or remove it", path.display())]
+    #[error("{} is no successful OCSP response for its certificate, in DER: fetch it again, or remove it", path.display())]
     BadStaple {
         /// Which one.
         path: PathBuf,

@@ -3,14 +3,12 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
+use parking_lot::Mutex;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -30,6 +28,7 @@ use crate::pair::provider;
 const MAX_ROOTS: usize = 1000;
 /// A list of revoked certificates can be large; a path to something else is refused before it fills the memory.
 const MAX_FILE: u64 = 16 << 20;
+const DER_SEQUENCE: u8 = 0x30;
 
 /// Whether clients must show a certificate.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +47,8 @@ pub enum ClientAuth {
 ///
 /// A certificate must lead to one of the authorities, be within its time and allow client authentication
 /// (RFC 5280 section 4.2.1.12). Where there are revocation lists, each certificate below an authority must be covered
-/// by one, and must not stand in it. A list past its own time still revokes. Sessions are not resumed across a change of the lists.
+/// by one, and must not stand in it. A list past its own time still revokes. Sessions are not resumed where clients are asked: every connection is
+/// judged by the lists and the clock of its own time.
 #[derive(Clone)]
 pub struct ClientCas(Arc<Cas>);
 
@@ -56,10 +56,8 @@ struct Cas {
     roots: Arc<RootCertStore>,
     hints: Vec<DistinguishedName>,
     verifier: ArcSwap<Arc<dyn ClientCertVerifier>>,
-    /// Names the authorities: the same on every instance.
-    id: u64,
-    /// Names the lists: the same on every instance.
-    epoch: Arc<AtomicU64>,
+    /// What the lists are; `None` without any.
+    lists: Mutex<Option<Vec<u8>>>,
 }
 
 /// Why authorities for clients' certificates were not taken.
@@ -86,6 +84,12 @@ pub enum ClientCaError {
     /// One can't be used.
     #[error("an authority for clients' certificates cannot be used")]
     Root(#[source] Error),
+    /// A file has no revocation list in it.
+    #[error("there is no revocation list in {}: give PEM blocks -----BEGIN X509 CRL-----, or one list in DER", path.display())]
+    NoCrl {
+        /// Which one.
+        path: PathBuf,
+    },
     /// The lists can't be used.
     #[error(
         "the revocation lists for clients' certificates cannot be used: give PEM blocks -----BEGIN X509 CRL-----"
@@ -100,10 +104,8 @@ impl ClientCas {
     /// When there is none, or one can't be used.
     pub fn from_pem(roots: &[u8]) -> Result<Self, ClientCaError> {
         let mut store = RootCertStore::empty();
-        let mut hash = digest::Context::new(&digest::SHA256);
         for cert in CertificateDer::pem_slice_iter(roots) {
             let cert = cert.map_err(ClientCaError::Pem)?;
-            hash.update(&cert);
             store.add(cert).map_err(ClientCaError::Root)?;
         }
         match store.len() {
@@ -117,8 +119,7 @@ impl ClientCas {
             hints: roots.subjects(),
             roots,
             verifier: ArcSwap::from_pointee(verifier),
-            id: short(&hash.finish()),
-            epoch: Arc::default(),
+            lists: Mutex::new(None),
         })))
     }
 
@@ -131,49 +132,50 @@ impl ClientCas {
     }
 
     /// Puts these revocation lists (PEM text, any number of blocks; none is no check) in place of those before, in all
-    /// configurations that use these authorities; `false` when they are the same. Handshakes from now on go by them, and sessions from before are not resumed.
+    /// configurations that use these authorities; `false` when they are the same. Handshakes from now on go by them.
     ///
     /// # Errors
     /// When one can't be used; those before stay.
     pub fn replace_crls(&self, pem: &[u8]) -> Result<bool, ClientCaError> {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        let mut lists = Vec::new();
-        for list in CertificateRevocationListDer::pem_slice_iter(pem) {
-            let list = list.map_err(ClientCaError::Pem)?;
-            hash.update(&list);
-            lists.push(list);
-        }
-        let epoch = if lists.is_empty() { 0 } else { short(&hash.finish()) };
-        if epoch == self.0.epoch.load(Ordering::Acquire) {
-            return Ok(false);
-        }
-        let verifier = verifier(&self.0.roots, lists)?;
-        // a session that was made by the old lists must not be resumed under the new ones, so those are first
-        self.0.verifier.store(Arc::new(verifier));
-        self.0.epoch.store(epoch, Ordering::Release);
-        Ok(true)
+        self.replace(pem_lists(pem)?)
     }
 
-    /// The same with files.
+    /// The same with files, PEM or DER. A file without a list is an error: it is more likely a wrong or half-written one than no list.
     ///
     /// # Errors
-    /// As [`ClientCas::replace_crls`], and when a file can't be read.
+    /// As [`ClientCas::replace_crls`], and when a file can't be read, has no list, or is larger than 16 MiB.
     pub fn replace_crls_from_files<P: AsRef<Path>>(&self, files: &[P]) -> Result<bool, ClientCaError> {
-        let mut pem = Vec::new();
+        let mut lists = Vec::new();
         for file in files {
-            pem.extend(read(file.as_ref())?);
-            pem.push(b'\n');
+            let bytes = read(file.as_ref())?;
+            let mut found = pem_lists(&bytes)?;
+            if found.is_empty() && bytes.first() == Some(&DER_SEQUENCE) {
+                found.push(bytes.into());
+            }
+            if found.is_empty() {
+                return Err(ClientCaError::NoCrl { path: file.as_ref().to_owned() });
+            }
+            lists.extend(found);
         }
-        self.replace_crls(&pem)
+        self.replace(lists)
     }
 
-    pub(crate) fn id(&self) -> u64 {
-        self.0.id
+    fn replace(&self, lists: Vec<CertificateRevocationListDer<'static>>) -> Result<bool, ClientCaError> {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        lists.iter().for_each(|list| hash.update(list));
+        let which = (!lists.is_empty()).then(|| hash.finish().as_ref().to_vec());
+        let mut current = self.0.lists.lock();
+        if *current == which {
+            return Ok(false);
+        }
+        self.0.verifier.store(Arc::new(verifier(&self.0.roots, lists)?));
+        *current = which;
+        Ok(true)
     }
+}
 
-    pub(crate) fn epoch(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.0.epoch)
-    }
+fn pem_lists(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, ClientCaError> {
+    CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(ClientCaError::Pem)
 }
 
 impl ClientAuth {
@@ -186,22 +188,6 @@ impl ClientAuth {
         };
         Some(Arc::new(Current { cas: Arc::clone(&cas.0), mandatory }))
     }
-
-    /// What a session must agree in to be resumed.
-    pub(crate) fn id(&self) -> String {
-        match self {
-            Self::None => "none".to_owned(),
-            Self::Optional(cas) => format!("optional {:016x}", cas.id()),
-            Self::Required(cas) => format!("required {:016x}", cas.id()),
-        }
-    }
-
-    pub(crate) fn epoch(&self) -> Arc<AtomicU64> {
-        match self {
-            Self::None => Arc::default(),
-            Self::Optional(cas) | Self::Required(cas) => cas.epoch(),
-        }
-    }
 }
 
 impl fmt::Debug for ClientCas {
@@ -213,14 +199,13 @@ impl fmt::Debug for ClientCas {
 fn read(path: &Path) -> Result<Vec<u8>, ClientCaError> {
     let read = || {
         let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, MAX_FILE), &mut bytes)?;
+        io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, MAX_FILE + 1), &mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
+        }
         Ok(bytes)
     };
     read().map_err(|source| ClientCaError::Read { path: path.to_owned(), source })
-}
-
-fn short(digest: &digest::Digest) -> u64 {
-    digest.as_ref().iter().take(8).fold(0, |n, byte| (n << 8) | u64::from(*byte))
 }
 
 fn verifier(

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use aws_lc_rs::digest;
@@ -15,8 +18,10 @@ use rustls::{
     compress::{BROTLI_COMPRESSOR, CertCompressor, CompressionFailed, CompressionLevel, ZLIB_COMPRESSOR},
 };
 
-/// What all compressed chains of the process may take together, per algorithm: some 8,000 chains.
-const MAX_BYTES: usize = 16 << 20;
+/// What all compressed chains of the process may take together, per algorithm, at least: some 8,000 chains.
+const MIN_BYTES: usize = 16 << 20;
+/// And for each certificate that a store has, so that none is compressed again and again.
+const EACH: usize = 4 << 10;
 const SHARDS: usize = 16;
 /// An entry's share of the tables.
 const OVERHEAD: usize = 128;
@@ -28,8 +33,15 @@ pub(crate) fn compressors() -> Vec<&'static dyn CertCompressor> {
     vec![&*BROTLI, &*ZLIB]
 }
 
-static BROTLI: LazyLock<Remembering> = LazyLock::new(|| Remembering::new(BROTLI_COMPRESSOR, MAX_BYTES));
-static ZLIB: LazyLock<Remembering> = LazyLock::new(|| Remembering::new(ZLIB_COMPRESSOR, MAX_BYTES));
+static BROTLI: LazyLock<Remembering> = LazyLock::new(|| Remembering::new(BROTLI_COMPRESSOR, MIN_BYTES));
+static ZLIB: LazyLock<Remembering> = LazyLock::new(|| Remembering::new(ZLIB_COMPRESSOR, MIN_BYTES));
+
+/// Has a store of so many certificates: what is remembered may grow with it, and does not shrink again.
+pub(crate) fn make_room(certificates: usize) {
+    for remembering in [&*BROTLI, &*ZLIB] {
+        remembering.max_bytes.fetch_max(certificates.saturating_mul(EACH) / SHARDS, Ordering::Relaxed);
+    }
+}
 
 /// A compressor that remembers what it made. It is process-wide, for rustls wants it for ever; what is in it is found
 /// by its content alone, so nobody sees what others put there.
@@ -37,7 +49,8 @@ static ZLIB: LazyLock<Remembering> = LazyLock::new(|| Remembering::new(ZLIB_COMP
 struct Remembering {
     inner: &'static dyn CertCompressor,
     shards: [Mutex<Shard>; SHARDS],
-    max_bytes: usize,
+    /// Of each shard.
+    max_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -50,17 +63,17 @@ struct Shard {
 
 impl Remembering {
     fn new(inner: &'static dyn CertCompressor, max_bytes: usize) -> Self {
-        Self { inner, shards: Default::default(), max_bytes: max_bytes / SHARDS }
+        Self { inner, shards: Default::default(), max_bytes: AtomicUsize::new(max_bytes / SHARDS) }
     }
 
     fn keep(&self, shard: &mut Shard, key: Key, made: &[u8]) {
-        let size = made.len() + OVERHEAD;
-        if size > self.max_bytes || shard.made.insert(key, made.into()).is_some() {
+        let (size, max_bytes) = (made.len() + OVERHEAD, self.max_bytes.load(Ordering::Relaxed));
+        if size > max_bytes || shard.made.insert(key, made.into()).is_some() {
             return;
         }
         shard.order.push_back(key);
         shard.bytes += size;
-        while shard.bytes > self.max_bytes {
+        while shard.bytes > max_bytes {
             let Some(oldest) = shard.order.pop_front() else { break };
             if let Some(gone) = shard.made.remove(&oldest) {
                 shard.bytes -= gone.len() + OVERHEAD;
@@ -70,15 +83,16 @@ impl Remembering {
 }
 
 impl CertCompressor for Remembering {
-    fn compress(&self, input: Vec<u8>, _: CompressionLevel) -> Result<Vec<u8>, CompressionFailed> {
+    fn compress(&self, input: Vec<u8>, level: CompressionLevel) -> Result<Vec<u8>, CompressionFailed> {
         let mut key = Key::default();
         key.copy_from_slice(digest::digest(&digest::SHA256, &input).as_ref());
         let shard = &self.shards[usize::from(key[0]) % SHARDS];
         if let Some(made) = shard.lock().made.get(&key) {
             return Ok(made.to_vec());
         }
-        // outside of the lock; two that come at once both do it
-        let made = self.inner.compress(input, CompressionLevel::Amortized)?;
+        // Outside of the lock; two that come at once both do it. At the level for a handshake that waits: the highest one takes some
+        // milliseconds for the last percents.
+        let made = self.inner.compress(input, level)?;
         self.keep(&mut shard.lock(), key, &made);
         Ok(made)
     }
@@ -105,6 +119,8 @@ mod tests {
             remembering.compress(input(i), CompressionLevel::Interactive).unwrap();
         }
         assert!((SHARDS..200).contains(&kept()), "{} kept", kept());
+        let room = remembering.max_bytes.load(Ordering::Relaxed);
+        assert_eq!(room, 1000);
         for shard in &remembering.shards {
             let shard = shard.lock();
             assert!(shard.bytes <= 1000 && shard.order.len() == shard.made.len());

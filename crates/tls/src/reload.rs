@@ -103,13 +103,16 @@ pub struct CertReloader {
     known: HashMap<PairFiles, Known>,
     /// Certificates that have no files, by the place of their source.
     made: HashMap<usize, Pair>,
-    /// Why the files could not be listed, the last time.
-    unlisted: Option<String>,
+    /// The files of each source when it could be listed the last time, and why it could not be this time.
+    listed: Vec<(Listed, Option<String>)>,
 }
 
 #[derive(Debug)]
 struct Known {
-    stamp: Stamp,
+    /// `None` when they are to be looked at again although they stay as they are.
+    stamp: Option<Stamp>,
+    /// What is wrong with them, as it was told.
+    told: Option<String>,
     /// What is served: of these files, or of the ones before if these are not sound.
     pair: Option<Pair>,
 }
@@ -123,8 +126,9 @@ type Stamp = [Option<(SystemTime, u64, u64)>; 3];
 impl CertReloader {
     /// For these sources; nothing is read yet.
     pub fn new(store: &Arc<CertStore>, sources: Vec<CertSource>) -> Self {
-        let (known, made, unlisted) = Default::default();
-        Self { part: store.part(), sources, known, made, unlisted }
+        let (known, made) = Default::default();
+        let listed = vec![Default::default(); sources.len()];
+        Self { part: store.part(), sources, known, made, listed }
     }
 
     /// Whether there is no file of any source, and nothing is to be made. What is there and can't be used, or can't be looked at, is
@@ -152,23 +156,24 @@ impl CertReloader {
                 self.made.extend(set.pairs.pop().map(|pair| (place, pair)));
             }
         }
-        let listed = self.list()?;
+        let listed = self.sources.iter().map(list).collect::<Result<Vec<_>, _>>()?;
         let mut reloaded = Reloaded::default();
         let files = listed.concat();
         let stamps: Vec<_> = files.iter().map(stamp).collect();
         let mut failures = HashMap::new();
         for ((files, stamp), pair) in files.iter().zip(stamps).zip(load_all(&files)) {
-            let pair = match pair {
+            let known = match pair {
                 Ok(pair) => {
                     reloaded.updated.push(pair.about.clone());
-                    Some(pair)
+                    Known { stamp: Some(stamp), told: None, pair: Some(pair) }
                 }
                 Err(error) => {
+                    let known = Known::failed(stamp, &error, None);
                     failures.insert(files.clone(), error);
-                    None
+                    known
                 }
             };
-            self.known.insert(files.clone(), Known { stamp, pair });
+            self.known.insert(files.clone(), known);
         }
         let served = |files: &PairFiles| self.known.get(files).is_some_and(|known| known.pair.is_some());
         for files in listed.iter().filter(|files| !files.is_empty()) {
@@ -180,19 +185,23 @@ impl CertReloader {
             }
         }
         reloaded.failed = files.iter().filter_map(|files| failures.remove(files)).collect();
-        self.publish(&listed);
+        self.listed = listed.into_iter().map(|files| (files, None)).collect();
+        self.publish();
         Ok(reloaded)
     }
 
     /// Looks at the files, loads what changed, and logs it: `updated certificate for domain` for each name. Blocks.
     pub fn reload(&mut self) -> Reloaded {
         let mut reloaded = Reloaded::default();
-        let Some(listed) = self.list_leniently(&mut reloaded) else { return reloaded };
-        let files: HashSet<_> = listed.iter().flatten().collect();
-        let changed: Vec<(PairFiles, Stamp)> = files
+        self.list(&mut reloaded);
+        let files: HashSet<_> = self.listed.iter().flat_map(|(files, _)| files).collect();
+        // what could not be listed just now is left alone
+        let found = self.listed.iter().filter(|(_, unlisted)| unlisted.is_none());
+        let found: HashSet<_> = found.flat_map(|(files, _)| files).collect();
+        let changed: Vec<(PairFiles, Stamp)> = found
             .iter()
             .map(|files| ((*files).clone(), stamp(files)))
-            .filter(|(files, stamp)| self.known.get(files).is_none_or(|known| known.stamp != *stamp))
+            .filter(|(files, stamp)| self.known.get(files).is_none_or(|known| known.stamp != Some(*stamp)))
             .collect();
         let gone: Vec<_> = self.known.keys().filter(|known| !files.contains(*known)).cloned().collect();
         if changed.is_empty() && gone.is_empty() {
@@ -209,7 +218,7 @@ impl CertReloader {
                 reloaded.removed.push(pair.about);
             }
         }
-        self.publish(&listed);
+        self.publish();
         reloaded
     }
 
@@ -220,49 +229,54 @@ impl CertReloader {
         pair: Result<Pair, CertError>,
         reloaded: &mut Reloaded,
     ) {
-        let before = self.known.remove(&files).and_then(|known| known.pair);
-        let pair = match pair {
+        let (before, told) = self.known.remove(&files).map_or((None, None), |known| (known.pair, known.told));
+        let known = match pair {
             Ok(pair) => {
                 // touched and not changed is not worth a line
                 if before.as_ref().is_none_or(|before| before.about != pair.about) {
                     log_updated(&pair.about);
                     reloaded.updated.push(pair.about.clone());
                 }
-                Some(pair)
+                Known { stamp: Some(stamp), told: None, pair: Some(pair) }
             }
             Err(error) => {
                 let kept = before.as_ref().map(|before| before.about.names.join(", "));
-                warn!(error = %Causes(&error), still_served = kept, "a certificate was not updated");
-                reloaded.failed.push(error);
-                before
+                let known = Known::failed(stamp, &error, before);
+                if known.told != told {
+                    warn!(error = %Causes(&error), still_served = kept, "a certificate was not updated");
+                    reloaded.failed.push(error);
+                }
+                known
             }
         };
-        self.known.insert(files, Known { stamp, pair });
+        self.known.insert(files, known);
     }
 
-    /// Follows the files until `shutdown` resolves. Reading and checking happen on a thread of their own.
+    /// Follows the files until `shutdown` resolves. Everything that touches files happens on a thread of its own.
     pub async fn run(mut self, options: ReloadOptions, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut watch = Watch::new(&options);
-        watch.follow(self.directories());
         loop {
-            tokio::select! {
-                biased;
-                () = &mut shutdown => return,
-                () = watch.changed() => {}
-            }
+            // watched first and looked at then, so that nothing falls in between
             let looked = tokio::task::spawn_blocking(move || {
+                watch.follow(self.directories());
                 self.reload();
-                self
+                // what was found may be in directories that are new
+                watch.follow(self.directories());
+                (self, watch)
             });
             match looked.await {
-                Ok(reloader) => self = reloader,
+                Ok(parts) => (self, watch) = parts,
                 Err(error) => {
                     warn!(%error, "certificates are no longer reloaded");
                     return;
                 }
             }
-            watch.follow(self.directories());
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                () = watch.changed() => {}
+            }
         }
     }
 
@@ -274,55 +288,59 @@ impl CertReloader {
             CertSource::Directory(path) => [Some(path.as_path()), path.parent()],
             _ => [None, None],
         });
-        let mut directories: Vec<_> = files
-            .chain(listed)
-            .flatten()
-            .map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path }.to_owned())
-            .collect();
+        let mut directories: Vec<_> = files.chain(listed).flatten().map(Path::to_owned).collect();
         directories.sort_unstable();
         directories.dedup();
         directories
     }
 
-    /// The files of each source.
-    fn list(&self) -> Result<Vec<Listed>, CertError> {
-        let list = |source: &CertSource| match source {
-            CertSource::Files { cert, key } => Ok(vec![PairFiles::new(cert.clone(), key.clone())]),
-            CertSource::Directory(path) => match pairs_below(path)? {
-                files if files.is_empty() => Err(CertError::NoPair { path: path.clone() }),
-                files => Ok(files),
-            },
-            CertSource::SelfSigned { .. } => Ok(Vec::new()),
-        };
-        self.sources.iter().map(list).collect()
-    }
-
-    /// `None` when a directory can't be listed or has nothing left, which is more likely an accident than meant. Told once.
-    fn list_leniently(&mut self, reloaded: &mut Reloaded) -> Option<Vec<Listed>> {
-        let error = match self.list() {
-            Ok(listed) => {
-                self.unlisted = None;
-                return Some(listed);
+    /// Lists each source. One that can't be listed, or has nothing left, which is more likely an accident than meant, stays as it was, and
+    /// that is told once.
+    fn list(&mut self, reloaded: &mut Reloaded) {
+        for (source, (files, unlisted)) in self.sources.iter().zip(&mut self.listed) {
+            match list(source) {
+                Ok(found) => (*files, *unlisted) = (found, None),
+                Err(error) => {
+                    let text = error.to_string();
+                    if unlisted.as_ref() != Some(&text) {
+                        warn!(error = %Causes(&error), "certificates are not reloaded: what was loaded is served on");
+                        reloaded.failed.push(error);
+                        *unlisted = Some(text);
+                    }
+                }
             }
-            Err(error) => error,
-        };
-        let text = error.to_string();
-        if self.unlisted.as_ref() != Some(&text) {
-            warn!(error = %Causes(&error), "certificates are not reloaded: what was loaded is served on");
-            reloaded.failed.push(error);
-            self.unlisted = Some(text);
         }
-        None
     }
 
     /// Serves what is known, in the order of the sources: the first certificate is the default one.
-    fn publish(&self, files: &[Listed]) {
+    fn publish(&self) {
         let mut pairs = Vec::with_capacity(self.known.len() + self.made.len());
-        for (place, files) in files.iter().enumerate() {
+        for (place, (files, _)) in self.listed.iter().enumerate() {
             pairs.extend(files.iter().filter_map(|files| self.known.get(files)?.pair.clone()));
             pairs.extend(self.made.get(&place).cloned());
         }
         self.part.replace_pairs(pairs);
+    }
+}
+
+impl Known {
+    fn failed(stamp: Stamp, error: &CertError, pair: Option<Pair>) -> Self {
+        // one that is not valid yet becomes so without any change of its files
+        let waits = matches!(error, CertError::NotYetValid { .. });
+        let told = if waits { "it is not valid yet".to_owned() } else { error.to_string() };
+        Self { stamp: (!waits).then_some(stamp), told: Some(told), pair }
+    }
+}
+
+/// The files of a source.
+fn list(source: &CertSource) -> Result<Listed, CertError> {
+    match source {
+        CertSource::Files { cert, key } => Ok(vec![PairFiles::new(cert.clone(), key.clone())]),
+        CertSource::Directory(path) => match pairs_below(path)? {
+            files if files.is_empty() => Err(CertError::NoPair { path: path.clone() }),
+            files => Ok(files),
+        },
+        CertSource::SelfSigned { .. } => Ok(Vec::new()),
     }
 }
 

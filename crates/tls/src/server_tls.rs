@@ -87,11 +87,12 @@ impl ServerTls {
         !self.0.hosts.is_empty()
     }
 
-    pub(crate) fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+    /// The configuration for a client, and whether he is to see the answer to a challenge and nothing more.
+    pub(crate) fn config_for(&self, hello: &ClientHello<'_>) -> (Arc<ServerConfig>, bool) {
         if asks_for_challenge(hello) {
-            return Arc::clone(&self.0.challenge);
+            return (Arc::clone(&self.0.challenge), true);
         }
-        Arc::clone(&self.0.tcp[self.0.hosts.find(hello.server_name())])
+        (Arc::clone(&self.0.tcp[self.0.hosts.find(hello.server_name())]), false)
     }
 }
 
@@ -125,8 +126,18 @@ impl Hosts {
         }
         let Some(name) = name else { return 0 };
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        let parent = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
-        self.exact.get(name.as_str()).or_else(parent).copied().unwrap_or(0)
+        if let Some(place) = self.exact.get(name.as_str()) {
+            return *place;
+        }
+        // at any depth, the nearest first, as routes have it: a name that reaches a route must not escape its policy
+        let mut rest = name.as_str();
+        while let Some((_, parent)) = rest.split_once('.') {
+            if let Some(place) = self.wildcard.get(parent) {
+                return *place;
+            }
+            rest = parent;
+        }
+        0
     }
 }
 
@@ -162,7 +173,7 @@ impl Maker<'_> {
         let mut config = self.base(versions, client_auth, None)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS_ALPN.to_vec()];
         if let (Resumption::ZeroRtt(early), ClientAuth::None) = (&self.options.resumption, client_auth) {
-            with_early_data(&mut config, early, early.max_early_data);
+            self.with_early_data(&mut config, early, early.max_early_data);
         } else {
             self.with_tickets(&mut config, "tcp", client_auth);
         }
@@ -174,7 +185,7 @@ impl Maker<'_> {
         config.alpn_protocols = vec![b"h3".to_vec()];
         if let Resumption::ZeroRtt(early) = &self.options.resumption {
             // RFC 9001 section 4.6.1: the only value that QUIC allows
-            with_early_data(&mut config, early, u32::MAX);
+            self.with_early_data(&mut config, early, u32::MAX);
         } else {
             self.with_tickets(&mut config, "quic", &self.options.client_auth);
         }
@@ -183,6 +194,8 @@ impl Maker<'_> {
 
     fn challenge(&self) -> Result<Arc<ServerConfig>, ConfigError> {
         let mut config = self.base(&[&TLS13, &TLS12], &ClientAuth::None, None)?;
+        // a client may ask otherwise in a second hello (RFC 8446 section 4.1.2), and must not get more by that
+        config.cert_resolver = Arc::new(OnlyChallenges(Arc::clone(&self.store)));
         config.alpn_protocols = vec![ACME_TLS_ALPN.to_vec()];
         no_resumption(&mut config);
         Ok(Arc::new(config))
@@ -216,21 +229,27 @@ impl Maker<'_> {
         Ok(config)
     }
 
-    fn with_tickets(&self, config: &mut ServerConfig, transport: &str, client_auth: &ClientAuth) {
-        if matches!(self.options.resumption, Resumption::Off) || self.options.tickets == 0 {
+    fn with_tickets(&self, config: &mut ServerConfig, transport: &'static str, client_auth: &ClientAuth) {
+        // Who shows a certificate shows it each time: a resumed session would bring an old one along, which may have
+        // expired or been revoked since.
+        let is_asked = !matches!(client_auth, ClientAuth::None);
+        if is_asked || matches!(self.options.resumption, Resumption::Off) || self.options.tickets == 0 {
             return no_resumption(config);
         }
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer =
-            self.keys.ticketer(format!("{transport} {}", client_auth.id()), client_auth.epoch());
+        config.ticketer = self.keys.ticketer(transport);
         config.send_tls13_tickets = self.options.tickets;
     }
-}
 
-fn with_early_data(config: &mut ServerConfig, early: &ZeroRtt, most: u32) {
-    config.session_storage = SessionStore::new(early.sessions);
-    config.max_early_data_size = most;
-    config.send_half_rtt_data = early.half_rtt;
+    fn with_early_data(&self, config: &mut ServerConfig, early: &ZeroRtt, most: u32) {
+        if self.options.tickets == 0 {
+            return no_resumption(config);
+        }
+        config.session_storage = SessionStore::new(early.sessions);
+        config.max_early_data_size = most;
+        config.send_half_rtt_data = early.half_rtt;
+        config.send_tls13_tickets = self.options.tickets;
+    }
 }
 
 fn no_resumption(config: &mut ServerConfig) {
@@ -282,10 +301,20 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
+/// Answers to challenges and nothing else.
+#[derive(Debug)]
+struct OnlyChallenges(Arc<CertStore>);
+
+impl ResolvesServerCert for OnlyChallenges {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.challenges().get(hello.server_name())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::HostPolicy;
+    use crate::{ClientCas, HostPolicy};
     use rustls::CipherSuite;
 
     fn store() -> Arc<CertStore> {
@@ -318,12 +347,15 @@ mod tests {
 
     #[test]
     fn nothing_to_resume_with() {
+        let clients = ClientCas::from_pem(portcullis_testkit::certs::TestCa::new().pem().as_bytes()).unwrap();
         for options in [
             ServerOptions::default().with_resumption(Resumption::Off),
             ServerOptions::default().with_tickets(0),
+            ServerOptions::default().with_zero_rtt().with_tickets(0),
+            ServerOptions::default().with_client_auth(ClientAuth::Optional(clients)),
         ] {
             let config = tcp(&options);
-            assert_eq!(config.send_tls13_tickets, 0);
+            assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
             assert!(!config.session_storage.can_cache() && !config.ticketer.enabled());
         }
     }
@@ -365,7 +397,11 @@ mod tests {
             (Some("x.example.com"), "y.Example.com.", true),
             (Some("a.example.org"), "admin.example.com", false),
             (None, "admin.example.com", false),
-            (Some("x.y.example.com"), "a.example.org", true),
+            (Some("x.y.example.com"), "a.example.org", false),
+            (Some("a.example.org"), "x.y.example.com", false),
+            (None, "x.y.admin.example.com", false),
+            (Some("x.y.example.com"), "z.example.com", true),
+            (Some("example.com"), "a.example.org", true),
         ] {
             assert_eq!(tls.allows(sni, host), want, "{sni:?} {host}");
         }

@@ -15,7 +15,7 @@ use crate::{
     ca,
     cert_error::CertError,
     pair::{self, Added, Pair},
-    x509::normal_name,
+    x509::{self, normal_name},
 };
 
 /// No chain or key comes near it; a path to something else is refused before it fills the memory.
@@ -79,7 +79,7 @@ impl CertSet {
     }
 
     /// Adds a chain and its key from two files; they may be the same file. Where beside the certificate lies a file of its name with
-    /// `.ocsp` added (`fullchain.pem.ocsp`), that is an OCSP response in DER, which is stapled.
+    /// `.ocsp` added (`fullchain.pem.ocsp`), that is an OCSP response in DER, which is stapled if it is one for this certificate.
     ///
     /// # Errors
     /// As [`CertSet::add_pem`], and when a file can't be read or is larger than 1 MiB.
@@ -166,18 +166,25 @@ impl PairFiles {
         let (cert, key) = (read_bounded(&self.cert, MAX_FILE)?, read_bounded(&self.key, MAX_FILE)?);
         let mut pair = pair::read(&cert, &key, &origin(&self.cert), &origin(&self.key))?;
         if self.staple.exists() {
-            pair.staple(read_staple(&self.staple)?);
+            // better without one than not at all: few clients ask for it
+            match read_staple(&self.staple, &pair) {
+                Ok(response) => pair.staple(response),
+                Err(error) => tracing::warn!(%error, "an OCSP response is left out"),
+            }
         }
         Ok(pair)
     }
 }
 
-/// RFC 6960 section 4.2.1: a sequence that begins with the status `successful`.
-fn read_staple(path: &Path) -> Result<Vec<u8>, CertError> {
+/// RFC 6960 section 4.2.1: a sequence that begins with the status `successful`, and tells of a serial number: the certificate's, or else it is
+/// that of the one before.
+fn read_staple(path: &Path, pair: &Pair) -> Result<Vec<u8>, CertError> {
     let response = read_bounded(path, MAX_STAPLE)?;
     let successful =
         response.first() == Some(&0x30) && response.windows(3).take(6).any(|w| w == [0x0a, 1, 0]);
-    if successful { Ok(response) } else { Err(CertError::BadStaple { path: path.to_owned() }) }
+    let serial = pair.key.cert.first().and_then(|leaf| x509::serial(leaf));
+    let fits = serial.is_none_or(|serial| response.windows(serial.len()).any(|window| window == serial));
+    if successful && fits { Ok(response) } else { Err(CertError::BadStaple { path: path.to_owned() }) }
 }
 
 /// Loads many pairs on all cores; the results are in the order of the files.

@@ -21,6 +21,7 @@ use rustls::{
 
 use crate::{
     cert_error::CertError,
+    compress,
     pair::{Added, Pair},
     server_tls::asks_for_challenge,
     set::{CertSet, Loaded},
@@ -110,7 +111,7 @@ impl Challenges {
         self.0.write().remove(name.to_ascii_lowercase().as_str());
     }
 
-    fn get(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+    pub(crate) fn get(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         self.0.read().get(name?.to_ascii_lowercase().as_str()).cloned()
     }
 }
@@ -203,9 +204,11 @@ impl CertStore {
         });
     }
 
-    /// Takes the certificates of this name out, with all their names. `false` when there is none.
+    /// Takes the certificates of this name out, with all their names. `false` when there is none. What a [`crate::CertReloader`] keeps is back with
+    /// the next change of its files.
     pub fn remove(&self, name: &str) -> bool {
-        self.change(|content| content.remove(&name.to_ascii_lowercase()))
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        self.change(|content| content.remove(&name))
     }
 
     /// The certificate for a name, or for a client that gave none. Counts nothing and logs nothing.
@@ -273,6 +276,7 @@ impl CertStore {
         let mut content = Content::of_parts(self.content.load().parts.clone());
         let outcome = change(&mut content);
         content.settle();
+        compress::make_room(content.all().count());
         self.content.store(Arc::new(content));
         outcome
     }

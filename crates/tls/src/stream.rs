@@ -8,14 +8,18 @@ use std::{
 
 use portcullis_conn::Confirm;
 use rustls::ServerConnection;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
 
 /// A stream whose bytes are encrypted on the `Io` below. Writes are gathered into records; flush when the other
 /// end is waited for.
 ///
 /// Where early data was accepted the stream is handed out before its handshake is complete. It gives the early bytes
 /// first; reading, writing and flushing all drive the handshake on, so a connection whose handler waits for
-/// [`portcullis_conn::EarlyData::confirmed`] has only to be polled, which HTTP drivers do.
+/// [`portcullis_conn::EarlyData::confirmed`] has only to be polled, which HTTP drivers do. Until then one task has to poll both directions, for each
+/// may wait for the other; past the handshake's deadline all of them fail.
 ///
 /// Memory: up to 64 KiB of records that are not written yet, one record being read (18 KiB), and up to
 /// the early data that the configuration allows.
@@ -24,11 +28,18 @@ pub struct TlsStream<Io> {
     io: Io,
     conn: ServerConnection,
     /// Where early data was accepted and the handshake is not complete.
-    unconfirmed: Option<Confirm>,
+    unconfirmed: Option<Unconfirmed>,
     /// Whether early bytes may be left to be read.
     early: bool,
     eof: bool,
     close_notified: bool,
+}
+
+#[derive(Debug)]
+struct Unconfirmed {
+    confirm: Confirm,
+    /// When the client must have completed it.
+    deadline: Pin<Box<Sleep>>,
 }
 
 impl<Io> TlsStream<Io> {
@@ -38,9 +49,20 @@ impl<Io> TlsStream<Io> {
     }
 
     /// Says later, when the handshake is complete, that what was read early is no replay.
-    pub(crate) fn begin_early(&mut self, confirm: Confirm) {
+    pub(crate) fn begin_early(&mut self, confirm: Confirm, deadline: Instant) {
         self.early = true;
-        self.unconfirmed = Some(confirm);
+        let deadline = Box::pin(tokio::time::sleep_until(deadline));
+        self.unconfirmed = Some(Unconfirmed { confirm, deadline });
+    }
+
+    /// Nobody is served for ever on a handshake that he does not complete.
+    fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let deadline = self.unconfirmed.as_mut().map(|unconfirmed| unconfirmed.deadline.as_mut());
+        if deadline.is_some_and(|deadline| deadline.poll(cx).is_ready()) {
+            let late = "the TLS handshake was not completed in time";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, late));
+        }
+        Ok(())
     }
 
     /// The stream below.
@@ -118,9 +140,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         if !self.conn.is_handshaking()
-            && let Some(confirm) = self.unconfirmed.take()
+            && let Some(unconfirmed) = self.unconfirmed.take()
         {
-            confirm.confirm();
+            unconfirmed.confirm.confirm();
         }
         Ok(())
     }
@@ -155,13 +177,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         cx: &mut Context<'_>,
         mut write: impl FnMut(&mut rustls::Writer<'_>) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        self.check_deadline(cx)?;
         loop {
-            let written = write(&mut self.conn.writer())?;
-            let sent = self.poll_send(cx)?;
-            if written > 0 {
-                return Poll::Ready(Ok(written));
+            // what was full may be empty after the first time
+            for _ in 0..2 {
+                let written = write(&mut self.conn.writer())?;
+                let sent = self.poll_send(cx)?;
+                if written > 0 {
+                    return Poll::Ready(Ok(written));
+                }
+                ready!(sent);
             }
-            ready!(sent);
             if self.conn.is_handshaking() {
                 // without half-RTT data what is written waits for the client
                 self.drive(cx)?;
@@ -180,6 +206,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        this.check_deadline(cx)?;
         loop {
             if this.early && this.read_early(buf)? > 0 {
                 return Poll::Ready(Ok(()));
@@ -198,8 +228,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
+            // what a writer waits to send is the writer's, who would not be woken if it were sent from here
+            let is_writing = this.conn.wants_write();
             ready!(this.poll_receive(cx))?;
-            if this.conn.wants_write() {
+            if !is_writing && this.conn.wants_write() {
                 // an answer of the protocol itself; a client that no longer listens may still have sent something
                 let _ = this.poll_send(cx);
             }
@@ -232,6 +264,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.check_deadline(cx)?;
+        ready!(this.poll_send(cx))?;
+        // only with our own part sent the client's can be waited for
         this.drive(cx)?;
         ready!(this.poll_send(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
@@ -239,6 +274,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.unconfirmed.is_some() && !this.close_notified {
+            // what was written may still wait for the client's part, and closing before it came would cut off what was sent
+            this.check_deadline(cx)?;
+            ready!(this.poll_send(cx))?;
+            this.drive(cx)?;
+            if this.unconfirmed.is_some() && !this.eof {
+                return Poll::Pending;
+            }
+        }
         if !this.close_notified {
             this.close_notified = true;
             this.conn.send_close_notify();

@@ -3,11 +3,8 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -31,11 +28,11 @@ type Secret = [u8; 32];
 
 /// The secrets of which session tickets (RFC 8446 section 4.6.1, RFC 5077) are made. Clones share them.
 ///
-/// One set of secrets may serve any number of configurations: each derives keys of its own, by transport and by what
-/// it asks of clients, so that a ticket never carries a client past a rule that it did not meet.
+/// One set of secrets may serve any number of configurations: each derives keys of its own, by transport. Configurations that ask clients for
+/// certificates have no tickets at all, so that a ticket never carries a client past a rule that it did not meet.
 ///
-/// A ticket carries the session; nothing is kept here, and it works on every instance that has the secret. It can be
-/// used more than once, so there is no early data with tickets; see [`crate::Resumption`].
+/// A ticket carries the session and the time when it was made; nothing is kept here, and for 12 hours it works on every instance that has the
+/// secret, if clocks agree within 5 minutes. It can be used more than once, so there is no early data with tickets; see [`crate::Resumption`].
 #[derive(Clone)]
 pub struct TicketKeys(Arc<Keys>);
 
@@ -146,9 +143,9 @@ impl TicketKeys {
         self.replace(&read_file(path)?)
     }
 
-    /// Tickets for one kind of configuration. `epoch` is sealed into each: when it changes, earlier ones are void.
-    pub(crate) fn ticketer(&self, context: String, epoch: Arc<AtomicU64>) -> Arc<dyn ProducesTickets> {
-        Arc::new(Ticketer { keys: self.clone(), context, epoch, derived: ArcSwapOption::empty() })
+    /// Tickets for one kind of configuration.
+    pub(crate) fn ticketer(&self, context: &'static str) -> Arc<dyn ProducesTickets> {
+        Arc::new(Ticketer { keys: self.clone(), context, derived: ArcSwapOption::empty() })
     }
 
     fn secrets(&self, now: Instant) -> arc_swap::Guard<Arc<Secrets>> {
@@ -220,11 +217,10 @@ fn secret(line: &str) -> Option<Secret> {
     Some(secret)
 }
 
-/// A ticket is the key's name, a nonce and the sealed session; name and epoch are authenticated with it.
+/// A ticket is the key's name, a nonce, and, sealed, the time in seconds since 1970 and the session.
 struct Ticketer {
     keys: TicketKeys,
-    context: String,
-    epoch: Arc<AtomicU64>,
+    context: &'static str,
     derived: ArcSwapOption<Derived>,
 }
 
@@ -235,6 +231,9 @@ struct Derived {
 
 type Name = [u8; 16];
 const NONCE: usize = 12;
+const TIME: usize = 8;
+/// By how much the clocks of instances may differ.
+const CLOCKS: Duration = Duration::from_secs(300);
 
 impl Ticketer {
     fn derived(&self) -> Option<Arc<Derived>> {
@@ -244,18 +243,44 @@ impl Ticketer {
         {
             return Some(Arc::clone(derived));
         }
-        let keys = secrets.list.iter().map(|secret| derive(secret, &self.context)).collect::<Option<_>>()?;
+        let keys = secrets.list.iter().map(|secret| derive(secret, self.context)).collect::<Option<_>>()?;
         let derived = Arc::new(Derived { generation: secrets.generation, keys });
         self.derived.store(Some(Arc::clone(&derived)));
         Some(derived)
     }
 
-    fn authenticated(&self, name: Name) -> Aad<[u8; 24]> {
-        let mut bytes = [0; 24];
-        bytes[..16].copy_from_slice(&name);
-        bytes[16..].copy_from_slice(&self.epoch.load(Ordering::Acquire).to_be_bytes());
-        Aad::from(bytes)
+    fn seal(&self, plain: &[u8], now: u64) -> Option<Vec<u8>> {
+        let derived = self.derived()?;
+        let (name, key) = derived.keys.first()?;
+        let mut sealed = Vec::with_capacity(TIME + plain.len() + 16);
+        sealed.extend_from_slice(&now.to_be_bytes());
+        sealed.extend_from_slice(plain);
+        let nonce = key.seal_in_place_append_tag(Aad::from(name), &mut sealed).ok()?;
+        let mut ticket = Vec::with_capacity(name.len() + NONCE + sealed.len());
+        ticket.extend_from_slice(name);
+        ticket.extend_from_slice(nonce.as_ref());
+        ticket.append(&mut sealed);
+        Some(ticket)
     }
+
+    fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+        let (name, rest) = ticket.split_first_chunk::<16>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE>()?;
+        let derived = self.derived()?;
+        let (_, key) = derived.keys.iter().find(|(known, _)| known == name)?;
+        let mut opened = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let opened = key.open_in_place(nonce, Aad::from(name), &mut opened).ok()?;
+        let (made, session) = opened.split_first_chunk::<TIME>()?;
+        let made = u64::from_be_bytes(*made);
+        // clients keep to the lifetime that they were told; a thief does not
+        let fresh = made <= now + CLOCKS.as_secs() && now <= made + LIFETIME.as_secs() + CLOCKS.as_secs();
+        fresh.then(|| session.to_vec())
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A key and its name, by HKDF (RFC 5869): the same on every instance that has the secret.
@@ -284,27 +309,11 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let derived = self.derived()?;
-        let (name, key) = derived.keys.first()?;
-        let mut sealed = plain.to_vec();
-        let nonce = key.seal_in_place_append_tag(self.authenticated(*name), &mut sealed).ok()?;
-        let mut ticket = Vec::with_capacity(name.len() + NONCE + sealed.len());
-        ticket.extend_from_slice(name);
-        ticket.extend_from_slice(nonce.as_ref());
-        ticket.append(&mut sealed);
-        Some(ticket)
+        self.seal(plain, now())
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let (name, rest) = ticket.split_first_chunk::<16>()?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE>()?;
-        let derived = self.derived()?;
-        let (_, key) = derived.keys.iter().find(|(known, _)| known == name)?;
-        let mut opened = sealed.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let len = key.open_in_place(nonce, self.authenticated(*name), &mut opened).ok()?.len();
-        opened.truncate(len);
-        Some(opened)
+        self.open(ticket, now())
     }
 }
 
@@ -322,8 +331,8 @@ mod tests {
     const A: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
     const B: &str = "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-    fn tickets(keys: &TicketKeys, context: &str) -> Arc<dyn ProducesTickets> {
-        keys.ticketer(context.to_owned(), Arc::default())
+    fn tickets(keys: &TicketKeys, context: &'static str) -> Arc<dyn ProducesTickets> {
+        keys.ticketer(context)
     }
 
     #[test]
@@ -368,14 +377,20 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_voids_what_was_before() {
-        let epoch = Arc::new(AtomicU64::new(1));
-        let keys = TicketKeys::random().unwrap();
-        let tickets = keys.ticketer("tcp".to_owned(), Arc::clone(&epoch));
-        let ticket = tickets.encrypt(b"session").unwrap();
-        assert!(tickets.decrypt(&ticket).is_some());
-        epoch.store(2, Ordering::Release);
-        assert!(tickets.decrypt(&ticket).is_none());
+    fn a_ticket_ends_with_its_lifetime() {
+        let keys = TicketKeys::from_text(A).unwrap();
+        let tickets = Ticketer { keys, context: "tcp", derived: ArcSwapOption::empty() };
+        let (made, hours) = (1_800_000_000, 3600);
+        let ticket = tickets.seal(b"session", made).unwrap();
+        for (now, opens) in [
+            (made, true),
+            (made + 12 * hours, true),
+            (made + 13 * hours, false),
+            (made - 200, true),
+            (made - 400, false),
+        ] {
+            assert_eq!(tickets.open(&ticket, now).is_some(), opens, "{now}");
+        }
     }
 
     #[test]

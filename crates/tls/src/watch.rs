@@ -1,6 +1,12 @@
 //! Waits until files may have changed: by the system's word, and by the clock.
 
-use std::{collections::HashMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::{sync::Notify, time::Instant};
@@ -18,8 +24,8 @@ pub struct Watch {
     debounce: Duration,
     told: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
-    /// Each with what it led to when the watch began: a link may lead elsewhere by now.
-    watched: HashMap<PathBuf, PathBuf>,
+    /// Behind all links, each with which directory that was when the watch began: another one may be in its place by now.
+    watched: HashMap<PathBuf, u64>,
 }
 
 impl Watch {
@@ -43,25 +49,28 @@ impl Watch {
         Self { poll, debounce, told, watcher, watched: HashMap::new() }
     }
 
-    /// Watches these directories and no others, 16384 at most, without what is below them. One that can't be watched is left to the clock.
+    /// Watches these directories and no others, 16384 at most, without what is below them; an empty path is the one that the process is in. One that
+    /// can't be watched is left to the clock. Blocks on the file system, which may be one that hangs.
     pub fn follow(&mut self, directories: Vec<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
         let target = |path: PathBuf| {
-            let target = fs::canonicalize(&path).ok()?;
-            Some((path, target))
+            let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
+            let target = fs::canonicalize(path).ok()?;
+            let made = identity(&target)?;
+            Some((target, made))
         };
         let wanted: HashMap<_, _> = directories.into_iter().take(MAX_WATCHED).filter_map(target).collect();
-        self.watched.retain(|path, target| {
-            let stays = wanted.get(path) == Some(target);
+        self.watched.retain(|path, made| {
+            let stays = wanted.get(path) == Some(made);
             if !stays {
                 let _ = watcher.unwatch(path);
             }
             stays
         });
-        for (path, target) in wanted {
+        for (path, made) in wanted {
             if !self.watched.contains_key(&path) && watcher.watch(&path, RecursiveMode::NonRecursive).is_ok()
             {
-                self.watched.insert(path, target);
+                self.watched.insert(path, made);
             }
         }
     }
@@ -79,6 +88,15 @@ impl Watch {
             }
         }
     }
+}
+
+/// Tells a directory from another one that takes its place.
+fn identity(path: &Path) -> Option<u64> {
+    let about = fs::metadata(path).ok()?;
+    #[cfg(unix)]
+    return Some(std::os::unix::fs::MetadataExt::ino(&about));
+    #[cfg(not(unix))]
+    return Some(u64::from(about.is_dir()));
 }
 
 impl std::fmt::Debug for Watch {

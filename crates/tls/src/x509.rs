@@ -76,6 +76,17 @@ pub(crate) fn parse(der: &[u8]) -> Result<Facts<'_>, DerError> {
     Ok(facts)
 }
 
+/// The serial number of a DER certificate, with its tag and length as it stands in other structures.
+pub(crate) fn serial(der: &[u8]) -> Option<&[u8]> {
+    let mut certificate = Reader(Reader(der).expect(SEQUENCE, "").ok()?);
+    let mut tbs = Reader(certificate.expect(SEQUENCE, "").ok()?);
+    tbs.skip_if(VERSION).ok()?;
+    let from = tbs.0;
+    let number = tbs.expect(INTEGER, "").ok()?;
+    // 20 bytes at most (RFC 5280 section 4.1.2.2), so the length is one byte
+    from.get(..number.len() + 2)
+}
+
 /// The first common name of an undecoded name.
 pub(crate) fn common_name(name: &[u8]) -> Option<&str> {
     let mut sets = Reader(name);

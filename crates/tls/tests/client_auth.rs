@@ -10,7 +10,7 @@ use portcullis_tls::{
     ServerOptions, ServerTls, TicketKeys,
     client::{ClientOptions, Connector, Roots, client_config},
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateRevocationListDer, ServerName, pem::PemObject};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const KEYS: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -24,7 +24,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let world = Self { ca: TestCa::new(), clients: TestCa::new(), store: Arc::new(CertStore::new()) };
-        let cert = world.ca.issue(&["a.example.com", "admin.example.com"]);
+        let cert = world.ca.issue(&["a.example.com", "admin.example.com", "a.b.example.com"]);
         world.store.add_pem(cert.pem().as_bytes(), cert.key_pem().as_bytes()).unwrap();
         world
     }
@@ -86,7 +86,7 @@ async fn required_and_optional() {
 }
 
 #[tokio::test]
-async fn a_revoked_client_is_refused_and_not_resumed_either() {
+async fn a_client_is_judged_anew_each_time() {
     let world = World::new();
     let cas = world.cas();
     let acceptor =
@@ -94,7 +94,8 @@ async fn a_revoked_client_is_refused_and_not_resumed_either() {
     let alice = world.clients.issue_client("alice");
     let client = world.client(Some(&alice));
     assert!(!shake(&acceptor, &client, "a.example.com").await.unwrap().resumed);
-    assert!(shake(&acceptor, &client, "a.example.com").await.unwrap().resumed);
+    let again = shake(&acceptor, &client, "a.example.com").await.unwrap();
+    assert!(!again.resumed && again.peer_chain.len() == 1, "what is resumed is not looked at");
     cas.replace_crls(world.clients.revoke(&[&alice]).as_bytes()).unwrap();
     let outcome = shake(&acceptor, &client, "a.example.com").await;
     assert_eq!(outcome.unwrap_err(), FailureReason::ClientCertificate);
@@ -123,7 +124,43 @@ async fn a_name_has_a_policy_of_its_own_and_a_ticket_does_not_lead_around_it() {
     let known = world.client(Some(&alice));
     assert_eq!(shake(&here, &known, "admin.example.com").await.unwrap().peer_chain.len(), 1);
     let again = shake(&there, &known, "admin.example.com").await.unwrap();
-    assert!(again.resumed && again.peer_chain.len() == 1, "and who it is is known there too");
+    assert!(!again.resumed && again.peer_chain.len() == 1, "who is asked shows it each time");
+}
+
+#[tokio::test]
+async fn a_wildcard_policy_is_for_every_name_below() {
+    let world = World::new();
+    let host = HostPolicy::new(["*.example.com"], ClientAuth::Required(world.cas()));
+    let acceptor = world.acceptor(&ServerOptions::default().with_host(host));
+    let client = world.client(None);
+    for name in ["a.example.com", "a.b.example.com"] {
+        let outcome = shake(&acceptor, &client, name).await;
+        assert_eq!(outcome.unwrap_err(), FailureReason::ClientCertificate, "{name}");
+    }
+}
+
+#[test]
+fn files_without_a_list_are_no_lists() {
+    let world = World::new();
+    let (cas, dir) =
+        (world.cas(), std::env::temp_dir().join(format!("portcullis-crls-{}", std::process::id())));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let pem = world.clients.revoke(&[]);
+    let list: CertificateRevocationListDer<'_> = PemObject::from_pem_slice(pem.as_bytes()).unwrap();
+    let (good, der) = (file("good.pem", pem.as_bytes()), file("good.der", &list));
+    let (empty, wrong) = (file("empty.pem", b""), file("wrong.pem", world.ca.pem().as_bytes()));
+    for files in [vec![&empty], vec![&good, &empty], vec![&wrong]] {
+        let error = cas.replace_crls_from_files(&files).unwrap_err().to_string();
+        assert!(error.contains("there is no revocation list in"), "{error}");
+    }
+    assert!(cas.replace_crls_from_files(&[&der]).unwrap());
+    assert!(!cas.replace_crls_from_files(&[&good]).unwrap(), "the same list in another form");
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use portcullis_conn::Conn;
 use portcullis_testkit::certs::TestCa;
 use portcullis_tls::{
     Acceptor, AcceptorOptions, CertStore, Resumption, ServerOptions, ServerTls, TlsStream, ZeroRtt,
+    tcp_config,
 };
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore,
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
     version::{TLS12, TLS13},
 };
@@ -33,6 +34,10 @@ impl World {
         let options = ServerOptions::default().with_resumption(Resumption::ZeroRtt(zero_rtt));
         let options = options.with_tickets(4);
         let acceptor = ServerTls::new(store, &options).unwrap().acceptor(AcceptorOptions::default());
+        Self::of(acceptor, &ca).await
+    }
+
+    async fn of(acceptor: Acceptor, ca: &TestCa) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(ca.der()).unwrap();
         let mut client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -200,12 +205,79 @@ async fn a_client_that_goes_in_the_middle_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_than_was_allowed_ends_the_connection() {
+async fn a_client_of_good_will_keeps_to_the_bound() {
     let world = World::new(ZeroRtt::default().with_max_early_data(16)).await;
     let name = ServerName::try_from("a.example.com").unwrap();
     let mut client = ClientConnection::new(Arc::clone(&world.client), name).unwrap();
     assert_eq!(client.early_data().unwrap().bytes_left(), 16, "a client of good will keeps to it");
     assert_eq!(client.early_data().unwrap().write(&[b'x'; 100]).unwrap(), 16);
+}
+
+/// A ticket that allowed more than the server takes now: what is over is refused, and the connection with it.
+#[tokio::test(start_paused = true)]
+async fn more_than_is_allowed_ends_the_connection() {
+    let ca = TestCa::new();
+    let store = Arc::new(CertStore::new());
+    let cert = ca.issue(&["a.example.com"]);
+    store.add_pem(cert.pem().as_bytes(), cert.key_pem().as_bytes()).unwrap();
+    let wide = tcp_config(store, &ServerOptions::default().with_zero_rtt()).unwrap();
+    let mut narrow = ServerConfig::clone(&wide);
+    narrow.max_early_data_size = 16;
+    let [wide, narrow] =
+        [wide, Arc::new(narrow)].map(|config| Acceptor::new(config, AcceptorOptions::default()));
+    let world = World::of(wide, &ca).await;
+    let world = World { acceptor: narrow, ..world };
+    for (len, is_taken) in [(16, true), (17, false)] {
+        let (_client, flight) = world.flight(&vec![b'x'; len]);
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        near.write_all(&flight).await.unwrap();
+        let outcome = match world.accept(far).await {
+            Ok(conn) => {
+                let (mut io, mut got) = (conn.io, vec![0; len]);
+                io.read_exact(&mut got).await.map(drop).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error),
+        };
+        assert_eq!(outcome.is_ok(), is_taken, "{len}: {outcome:?}");
+    }
+}
+
+/// The client has its deadline too where it is served before its handshake is complete.
+#[tokio::test(start_paused = true)]
+async fn who_never_completes_the_handshake_is_not_served_for_ever() {
+    let world = World::new(ZeroRtt::default()).await;
+    let (_client, flight) = world.flight(b"early");
+    let (mut near, far) = tokio::io::duplex(1 << 16);
+    near.write_all(&flight).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut server = world.accept(far).await.unwrap().io;
+    assert_eq!(read(&mut server, 5).await, b"early");
+    let error = server.read(&mut [0; 16]).await.unwrap_err();
+    assert_eq!((error.kind(), begun.elapsed().as_secs()), (std::io::ErrorKind::TimedOut, 10));
+    assert!(server.write_all(b"x").await.is_err() && server.flush().await.is_err());
+}
+
+/// A response that waits for the client is not cut off by the end of the connection.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_what_was_written() {
+    for half_rtt in [false, true] {
+        let world = World::new(ZeroRtt::default().with_half_rtt(half_rtt)).await;
+        let (mut client, flight) = world.flight(b"early");
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        near.write_all(&flight).await.unwrap();
+        let mut server = world.accept(far).await.unwrap().io;
+        read(&mut server, 5).await;
+        let ended = tokio::spawn(async move {
+            server.write_all(b"answer").await.unwrap();
+            server.shutdown().await.unwrap();
+        });
+        let mut got = receive(&mut client, &mut near).await;
+        assert!(!ended.is_finished());
+        near.write_all(&written(&mut client)).await.unwrap();
+        ended.await.unwrap();
+        got.extend(receive(&mut client, &mut near).await);
+        assert_eq!(got, b"answer", "{half_rtt}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,14 +108,62 @@ fn nothing_is_served_of_a_first_load_that_fails() {
 #[test]
 fn a_staple_lies_beside_its_certificate() {
     let (dir, ca) = (Dir::new("staple"), TestCa::new());
-    put(&dir.0, &ca.issue(&["a.example.com"]));
-    fs::write(dir.0.join("ocsp.der"), b"garbage").unwrap();
+    let cert = ca.issue(&["a.example.com"]);
+    put(&dir.0, &cert);
     let (store, mut reloader) = reloader(&dir.0);
-    assert!(reloader.load().unwrap_err().to_string().contains("no successful OCSP response"));
-    let response = [0x30, 0x82, 0x00, 0x05, 0x0a, 0x01, 0x00, 0xa0, 0x00];
-    fs::write(dir.0.join("ocsp.der"), response).unwrap();
+    let stapled = |store: &CertStore| store.lookup(Some("a.example.com")).unwrap().ocsp.clone();
+    // a status of success, and a serial number: all that is looked at
+    let response = |serial: &[u8]| {
+        [
+            &[0x30, 0x82, 0x00, 0x09, 0x0a, 0x01, 0x00, 0x02][..],
+            &[u8::try_from(serial.len()).unwrap()],
+            serial,
+        ]
+        .concat()
+    };
+    let (own, other) = (response(&cert.serial_bytes()), response(&[0x55; 8]));
+    for (bytes, is_stapled) in [(&b"garbage"[..], false), (&own, true), (&other, false)] {
+        fs::write(dir.0.join("ocsp.der"), bytes).unwrap();
+        reloader.load().expect("the certificate is served with it or without");
+        assert_eq!(stapled(&store).is_some(), is_stapled, "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_source_that_is_gone_does_not_stop_the_others() {
+    let (here, there, ca) = (Dir::new("here"), Dir::new("there"), TestCa::new());
+    put(&here.0, &ca.issue(&["a.example.com"]));
+    put(&there.0.join("b"), &ca.issue(&["b.example.com"]));
+    let store = Arc::new(CertStore::new());
+    let sources = [&here, &there].map(|dir| CertSource::Directory(dir.0.clone())).to_vec();
+    let mut reloader = CertReloader::new(&store, sources);
     reloader.load().unwrap();
-    assert_eq!(store.lookup(Some("a.example.com")).unwrap().ocsp.as_deref(), Some(&response[..]));
+    fs::remove_dir_all(there.0.join("b")).unwrap();
+    assert_eq!(reloader.reload().failed.len(), 1);
+    let renewed = ca.issue(&["a.example.com"]);
+    put(&here.0, &renewed);
+    let reloaded = reloader.reload();
+    assert!(reloaded.failed.is_empty(), "told once");
+    assert!(shows(&store, "a.example.com", &renewed));
+    assert!(store.knows("b.example.com"), "served on");
+}
+
+#[tokio::test]
+async fn what_is_not_valid_yet_is_tried_again() {
+    let (dir, ca) = (Dir::new("early"), TestCa::new());
+    put(&dir.0.join("a"), &ca.issue(&["a.example.com"]));
+    let soon = ca.issue_from(&["b.example.com"], std::time::SystemTime::now() + Duration::from_secs(2));
+    put(&dir.0.join("b"), &soon);
+    let (store, mut reloader) = reloader(&dir.0);
+    assert_eq!(reloader.load().unwrap().failed.len(), 1);
+    assert!(reloader.reload().is_empty(), "told once");
+    let shown = async {
+        while !shows(&store, "b.example.com", &soon) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            reloader.reload();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), shown).await.expect("its time has come");
 }
 
 /// Waits for the certificate; the deadline is far beyond what it takes.

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use portcullis_edge::{
-    plan::{ClientAuthPlan, HostTlsPlan, ListenerPlan, ResumptionPlan, TlsPlan, WithoutCertificate},
+    plan::{
+        ClientAuthPlan, HostTlsPlan, ListenerMode, ListenerPlan, PlainHttp, ResumptionPlan, TlsPlan,
+        WithoutCertificate,
+    },
     tls::{UnknownNames, Versions, ZeroRtt},
 };
 
@@ -33,6 +36,8 @@ const RESUMPTION_KEYS: &[(&str, How, &str)] = &[
 /// Reads them into the plan.
 pub(crate) fn read(table: &mut Table<'_, '_>, plan: &mut ListenerPlan) {
     let Some(mut tls) = table.table("tls", "`[listener.tls]`") else { return };
+    let is_serve = matches!(plan.mode, ListenerMode::Https { plain_http: PlainHttp::Serve, .. });
+    let serves_plain = is_serve.then(|| tls.span());
     let to = &mut plan.tls;
     tls.set("min_version", &mut to.versions, choice(VERSIONS));
     to.resumption = resumption(&mut tls);
@@ -41,7 +46,9 @@ pub(crate) fn read(table: &mut Table<'_, '_>, plan: &mut ListenerPlan) {
     let asked_at = tls.key_span("client_auth");
     to.client_auth = client_auth(&mut tls);
     let without = [("error", WithoutCertificate::Fail), ("plain-http", WithoutCertificate::PlainHttp)];
+    let at = tls.key_span("without_certificate");
     tls.set("without_certificate", &mut to.without_certificate, choice(&without));
+    let goes_plain = at.filter(|_| to.without_certificate != WithoutCertificate::Fail);
     tls.set("handshakes_at_once", &mut to.handshakes_at_once, integer(1..=1000));
     if let (ResumptionPlan::ZeroRtt(_), true, Some(at)) =
         (&to.resumption, to.client_auth != ClientAuthPlan::None, asked_at)
@@ -56,6 +63,16 @@ pub(crate) fn read(table: &mut Table<'_, '_>, plan: &mut ListenerPlan) {
         .filter_map(|table| host(table, to))
         .collect();
     to.hosts = hosts;
+    let is_asked = to.asks_for_certificates();
+    for (at, does, instead) in [
+        (serves_plain, "`plain_http = \"serve\"`", "\"redirect\" or \"refuse\""),
+        (goes_plain, "`without_certificate = \"plain-http\"`", "\"error\""),
+    ] {
+        if let (Some(at), true) = (at, is_asked) {
+            let wrong = Wrong::new(format!("{does} does not go with `client_auth`"));
+            tls.sink().error(at, wrong.hint(format!("without TLS nobody would be asked; use {instead}")));
+        }
+    }
     tls.finish();
 }
 
@@ -122,7 +139,10 @@ fn host(mut table: Table<'_, '_>, listener: &TlsPlan) -> Option<HostTlsPlan> {
     let names = table.need_list("names", "\"admin.example.com\"", host_pattern);
     let mut versions = listener.versions;
     table.set("min_version", &mut versions, choice(VERSIONS));
-    let client_auth = client_auth(&mut table);
+    let is_said = table.key_span("client_auth").is_some();
+    let own = client_auth(&mut table);
+    // left out it is the listener's: less is asked of nobody by accident
+    let client_auth = if is_said { own } else { listener.client_auth.clone() };
     table.finish();
     let names = names?.into_inner().into_iter().map(Spanned::into_inner).collect();
     let mut host = HostTlsPlan::new(names, client_auth);

@@ -202,7 +202,9 @@ fn entry(pair: Pair, known: &HashMap<(String, usize), Arc<AtomicU64>>) -> Arc<En
 
 /// Whether all that could be asked of the old one can be asked of the new one.
 fn covers(new: &Added, old: &Added) -> bool {
-    new.names.is_empty() == old.names.is_empty() && old.names.iter().all(|name| new.names.contains(name))
+    new.names.is_empty() == old.names.is_empty()
+        && old.names.iter().all(|name| new.names.contains(name))
+        && old.addresses.iter().all(|address| new.addresses.contains(address))
 }
 
 /// Those all of whose names went to later ones, to several of them, can't be asked for any more.
