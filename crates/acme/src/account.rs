@@ -18,6 +18,7 @@ use crate::{
 
 /// How long another instance may hold the lock of the account: it makes three requests under it, of 30 s each at most.
 const LOCK_WAIT: Duration = Duration::from_secs(120);
+const DIRECTORY: &str = "reading the directory";
 const LOCK_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Serialize, Deserialize)]
@@ -100,19 +101,22 @@ impl Inner {
         self.blocking(move |storage| Ok(storage.store(&key, &bytes)?)).await
     }
 
-    /// The account as it is stored, or `None` where none was made yet. Asks the authority for its directory.
-    pub(crate) async fn stored_session(self: &Arc<Self>) -> Result<Option<Session>, AcmeError> {
-        match self.stored_account().await? {
-            Some(stored) if !stored.rolling => Ok(Some(self.session_of(stored.credentials).await?)),
-            _ => Ok(None),
-        }
+    /// Nobody's: for the one question that needs no account (RFC 9773 section 4.1). Asks the authority for its directory.
+    pub(crate) async fn anonymous(&self) -> Result<Session, AcmeError> {
+        let http = AuthorityClient::new(&self.client);
+        let (_, key) =
+            instant_acme::Key::generate_pkcs8().map_err(|error| failed("making a key", error, &http))?;
+        let builder = Account::builder_with_http(Box::new(http.clone()));
+        let account = builder.from_parts(String::new(), key, self.options.directory.url().to_owned()).await;
+        let account = account.map_err(|error| failed(DIRECTORY, error, &http))?;
+        Ok(Session { account, http })
     }
 
     async fn session_of(&self, credentials: AccountCredentials) -> Result<Session, AcmeError> {
         let http = AuthorityClient::new(&self.client);
         let builder = Account::builder_with_http(Box::new(http.clone()));
         let account = builder.from_credentials(credentials).await;
-        let account = account.map_err(|error| failed("reading its directory", error, &http))?;
+        let account = account.map_err(|error| failed(DIRECTORY, error, &http))?;
         Ok(Session { account, http })
     }
 

@@ -27,7 +27,7 @@ use crate::{
     names::{self, MAX_NAMES, base64url, certificate_id, digest_hex},
     options::{AcmeOptions, Challenge},
     state::{Busy, State},
-    status::{AcmeStats, CertStatus, Counters, count},
+    status::{AcmeStats, CertStatus, Counters},
     storage::Storage,
 };
 
@@ -144,6 +144,14 @@ impl Acme {
         };
         self.0.wake.notify_one();
         is_known
+    }
+
+    /// The key in the storage of the certificate that has this name, for a person who looks for it; `None` when no certificate here has the
+    /// name.
+    pub fn storage_key(&self, name: &str) -> Option<String> {
+        let name = names::normal(name).ok()?;
+        let id = self.0.state.lock().by_name.get(&name).cloned()?;
+        Some(self.0.certificate_key(&id))
     }
 
     /// Changes the account's key (RFC 8555 section 7.3.5), for all instances on this storage; makes an account where there is none.
@@ -299,7 +307,7 @@ impl Inner {
             };
             idle.map(digest).collect()
         };
-        let mut is_changed = false;
+        let mut changed = 0;
         for (id, digest) in known {
             let stored = match self.stored(&id) {
                 Ok(Some(stored)) if Some(&stored.digest) != digest.as_ref() => stored,
@@ -315,13 +323,13 @@ impl Inner {
                 && managed.served.as_ref().is_none_or(|served| served.is_older(&stored))
             {
                 log_updated(&stored.about);
-                count(&self.stats.adopted);
                 managed.take(stored);
-                is_changed = true;
+                changed += 1;
             }
         }
-        if is_changed {
+        if changed > 0 {
             self.publish();
+            self.stats.adopted.fetch_add(changed, Ordering::Relaxed);
         }
     }
 }

@@ -162,6 +162,7 @@ pub struct AcmeOptions {
     /// that instances don't come together. At least 10 ms.
     pub retry_min: Duration,
     /// The longest wait between attempts. Default 6 h. After `rateLimited` the wait is an hour at least, or what the authority says.
+    /// It is also how long a certificate that was just issued is not renewed, so that a wrong clock or suggestion has no order follow another.
     pub retry_max: Duration,
     /// How many orders are under way at once. Default 4; at least 1. Each holds some 100 KiB.
     pub orders_at_once: usize,

@@ -23,7 +23,7 @@ use crate::{
 const LEAVE: Duration = Duration::from_secs(15);
 /// However near the next thing to be done is, the loop rests so long.
 const REST: Duration = Duration::from_millis(10);
-/// After how long to ask again about renewal where that failed, or there is no account to ask with.
+/// After how long to ask again about renewal where that failed.
 const ARI_AGAIN: Duration = Duration::from_secs(3600);
 /// The authority does not tell when to renew.
 const ARI_NEVER: Duration = Duration::from_secs(86_400);
@@ -172,6 +172,7 @@ impl Inner {
                 }
                 done
             }
+            Err(AcmeError::Cut) if *stop.borrow() => Done::Failed,
             Err(error) => {
                 self.note_failure(id, &error);
                 Done::Failed
@@ -182,9 +183,6 @@ impl Inner {
     fn note_failure(&self, id: &str, error: &AcmeError) {
         let mut state = self.state.lock();
         let Some(managed) = state.certs.get_mut(id) else { return };
-        if matches!(error, AcmeError::Cut) {
-            return;
-        }
         if !matches!(error, AcmeError::NotAllowed { .. }) {
             count(&self.stats.orders_failed);
         }
@@ -265,8 +263,8 @@ impl Inner {
             return Ok(false);
         }
         log_updated(&stored.about);
-        count(&self.stats.adopted);
         self.serve(id, stored).await;
+        count(&self.stats.adopted);
         Ok(true)
     }
 
@@ -321,14 +319,22 @@ impl Inner {
             );
         }
         log_updated(&bundle.about);
+        if let Some(managed) = self.state.lock().certs.get_mut(id) {
+            managed.issued += 1;
+            managed.rest_until = Some(Instant::now() + self.options.retry_max);
+        }
+        if bundle.renewal_time(self.options.renew_before) <= SystemTime::now() {
+            let names = start.names.join(", ");
+            tracing::warn!(
+                names,
+                "a certificate that was just issued is due for renewal: see whether the clock is right"
+            );
+        }
+        self.serve(id, bundle).await;
         count(&self.stats.orders_ok);
         if start.served.is_some() {
             count(&self.stats.renewals);
         }
-        if let Some(managed) = self.state.lock().certs.get_mut(id) {
-            managed.issued += 1;
-        }
-        self.serve(id, bundle).await;
         Ok(())
     }
 
@@ -362,10 +368,7 @@ impl Inner {
     ) -> Result<Option<((SystemTime, SystemTime), Duration)>, AcmeError> {
         let id = served.key.cert.first().and_then(|leaf| CertificateIdentifier::try_from(leaf).ok());
         let Some(id) = id else { return Ok(None) };
-        let Some(session) = self.stored_session().await? else {
-            // not yet: the first order makes an account
-            return Ok(None);
-        };
+        let session = self.anonymous().await?;
         match session.account.renewal_info(&id).await {
             Ok((info, every)) => {
                 let window = info.suggested_window;

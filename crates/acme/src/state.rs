@@ -31,6 +31,8 @@ pub(crate) struct Managed {
     pub(crate) busy: Busy,
     /// Nothing is tried before.
     pub(crate) not_before: Option<Instant>,
+    /// A new one was issued a moment ago, and whatever clocks and suggestions say, another one is not before this.
+    pub(crate) rest_until: Option<Instant>,
     /// A person asked for a new one.
     pub(crate) is_forced: bool,
     pub(crate) failures: u32,
@@ -77,6 +79,7 @@ impl Managed {
             served: None,
             busy: Busy::No,
             not_before: None,
+            rest_until: None,
             is_forced: false,
             failures: 0,
             last_error: None,
@@ -97,8 +100,15 @@ impl Managed {
         Some(self.ari.time.unwrap_or_else(|| served.renewal_time(fraction)))
     }
 
-    fn is_due(&self, fraction: f64, now: SystemTime) -> bool {
-        self.is_forced || self.renewal_time(fraction).is_none_or(|time| time <= now)
+    /// How long until it is to be issued or renewed; nothing for one that is due.
+    fn due_in(&self, fraction: f64, now: SystemTime, instant: Instant) -> Duration {
+        match self.renewal_time(fraction) {
+            Some(time) if !self.is_forced => {
+                let rest = self.rest_until.map(|until| until.saturating_duration_since(instant));
+                time.duration_since(now).unwrap_or_default().max(rest.unwrap_or_default())
+            }
+            _ => Duration::ZERO,
+        }
     }
 
     fn status(&self, fraction: f64, now: SystemTime, instant: Instant) -> CertStatus {
@@ -110,7 +120,7 @@ impl Managed {
             (_, Some(wait), _) => CertState::Waiting { until: now + wait },
             (.., None) => CertState::Missing,
             _ if is_expired => CertState::Expired,
-            _ if self.is_due(fraction, now) => CertState::Due,
+            _ if self.due_in(fraction, now, instant).is_zero() => CertState::Due,
             _ => CertState::Valid,
         };
         CertStatus {
@@ -221,9 +231,11 @@ impl State {
                 && !wait.is_zero()
             {
                 wake(wait);
-            } else if !managed.is_due(fraction, now) {
-                let time = managed.renewal_time(fraction).unwrap_or(now);
-                wake(time.duration_since(now).unwrap_or_default());
+                continue;
+            }
+            let due = managed.due_in(fraction, now, instant);
+            if !due.is_zero() {
+                wake(due);
                 let ask = managed.ari.ask.map_or(Duration::ZERO, |at| at.saturating_duration_since(instant));
                 if ask.is_zero() && questions > 0 {
                     questions -= 1;
@@ -318,9 +330,14 @@ mod tests {
             assert_eq!(managed.renewal_time(THIRD), Some(first));
         }
         managed.ari.suggest(&served, (now - 2 * HOUR, now - HOUR));
-        assert!(managed.is_due(THIRD, now), "a window that is over means at once");
+        let instant = Instant::now();
+        assert!(managed.due_in(THIRD, now, instant).is_zero(), "a window that is over means at once");
+        managed.rest_until = Some(instant + HOUR);
+        assert_eq!(managed.due_in(THIRD, now, instant), HOUR, "but not for one of a moment ago");
+        managed.is_forced = true;
+        assert!(managed.due_in(THIRD, now, instant).is_zero(), "unless a person says so");
         managed.take(bundle("a.example"));
-        assert!(!managed.is_due(THIRD, now), "another certificate, another suggestion");
+        assert!(!managed.due_in(THIRD, now, instant).is_zero(), "another certificate, another suggestion");
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn both_kinds_keep_the_contract() {
 fn nobody_climbs_out() {
     let temp = Temp::new();
     let storage = DirStorage::new(temp.0.join("inner"));
-    for key in ["../escaped", "a/../../escaped", "..", ".hidden", "a/%2e%2e", "~x", "with space", "a\0b"] {
+    for key in ["../escaped", "a/../../escaped", "x/..", ".hidden", "a/%2e%2e", "~x", "with space", "a\0b"] {
         storage.store(key, key.as_bytes()).unwrap();
         assert_eq!(storage.load(key).unwrap().unwrap(), key.as_bytes(), "{key}");
     }
