@@ -26,7 +26,7 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
     Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
     Step {
@@ -39,6 +39,7 @@ const STEPS: [Step; 14] = [
     Step { name: "nginx install", run: || install("nginx-light", has_nginx()) },
     Step { name: "pebble install", run: || install("pebble", has_pebble()) },
     Step { name: "test", run: tests },
+    Step { name: "pebble", run: pebble },
     Step { name: "testssl install", run: || install("testssl.sh", testssl::is_installed()) },
     Step { name: "testssl", run: look_at_tls },
     Step { name: "fuzz", run: || fuzz::run(&["--seconds".into(), "20".into()]).map(|()| Outcome::Passed) },
@@ -105,6 +106,13 @@ fn has_nginx() -> bool {
 /// An ACME authority for tests. Its help is all that it says without a configuration, and that with a status of its own.
 fn has_pebble() -> bool {
     Command::new("pebble").arg("-help").output().is_ok()
+}
+
+fn pebble() -> Result<Outcome> {
+    if has_pebble() || in_ci() {
+        return test::pebble(&[]).map(|()| Outcome::Passed);
+    }
+    Ok(Outcome::Skipped("pebble is not installed".to_owned()))
 }
 
 fn look_at_tls() -> Result<Outcome> {

@@ -33,6 +33,7 @@ cargo xtask COMMAND
                     workspace dependencies as it stands
   certs [DIR]       a local authority and a certificate for localhost in DIR (default: certs)
   torture accept    descriptors that run out, limits that are met: what must hold, shown as it happens
+  pebble [ARGS]     certificates by ACME from Pebble (Debian: pebble): the suite of portcullis-acme; ARGS go to the tests
   testssl [--write] what testssl.sh finds in the default profile of TLS
   fuzz [TARGET]     runs the fuzz targets for a minute each; see `fuzz --help`
   loadtest [...]    cost and latency of the proxy, alone or beside others; see `loadtest --help`
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Some("certs") => certs::run(&args),
         Some("loadtest") => loadtest::run(args),
         Some("torture") => torture::run(&args),
+        Some("pebble") => test::pebble(&args),
         Some("testssl") => testssl::run(&args),
         Some("fuzz") => fuzz::run(&args),
         Some("-h" | "--help" | "help") => {

@@ -40,6 +40,13 @@ pub(crate) fn run_with(args: &[OsString], envs: &[(&str, &str)]) -> Result<()> {
     sh::run(test.args(args).env(BINARY_VARIABLE, binary).envs(envs.iter().copied()))
 }
 
+/// The suite that takes Pebble; `args` go to the tests.
+pub(crate) fn pebble(args: &[OsString]) -> Result<()> {
+    let mut test = sh::cargo();
+    test.args(["test", "--package", "portcullis-acme", "--all-features", "--test", "pebble", "--"]);
+    sh::run(test.args(["--ignored", "--test-threads=4"]).args(args))
+}
+
 /// Whether the caller says which packages to test.
 fn selects_packages(args: &[OsString]) -> bool {
     args.iter()

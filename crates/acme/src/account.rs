@@ -1,7 +1,7 @@
 //! The account at the authority: made once, kept in the storage, and shared by all instances.
 //!
-//! It is kept by its directory's URL, so that an authority for trials and the one in earnest never mix. For each order it is read anew:
-//! another instance may have changed its key.
+//! It is kept by its directory's URL, so that an authority for trials and the one in earnest never mix. For each order
+//! it is read anew: another instance may have changed its key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -101,7 +101,8 @@ impl Inner {
         self.blocking(move |storage| Ok(storage.store(&key, &bytes)?)).await
     }
 
-    /// Nobody's: for the one question that needs no account (RFC 9773 section 4.1). Asks the authority for its directory.
+    /// Nobody's: for the one question that needs no account (RFC 9773 section 4.1). Asks the authority for its
+    /// directory.
     pub(crate) async fn anonymous(&self) -> Result<Session, AcmeError> {
         let http = AuthorityClient::new(&self.client);
         let (_, key) =
@@ -176,8 +177,8 @@ impl Inner {
         Ok(Session { account, http })
     }
 
-    /// A change of the key was cut short: where the authority still knows the old key all is well, and where not the account is lost. Under
-    /// the lock.
+    /// A change of the key was cut short: where the authority still knows the old key all is well, and where not the
+    /// account is lost. Under the lock.
     async fn settle_rolled(self: &Arc<Self>, mut stored: Stored) -> Result<Session, AcmeError> {
         let http = AuthorityClient::new(&self.client);
         let builder = Account::builder_with_http(Box::new(http.clone()));

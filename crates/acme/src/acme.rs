@@ -72,8 +72,8 @@ pub struct Loaded {
 }
 
 impl Acme {
-    /// With a certificate store, of which it fills a [part](CertStore::part), and a storage. Nothing is read yet, but the system's root
-    /// certificates where the options say so.
+    /// With a certificate store, of which it fills a [part](CertStore::part), and a storage. Nothing is read yet, but
+    /// the system's root certificates where the options say so.
     ///
     /// # Errors
     /// When an option is out of its bounds, or two contradict each other.
@@ -111,11 +111,12 @@ impl Acme {
         })))
     }
 
-    /// Serves what the storage has, without any request to the authority: a start never waits for it. Blocks on files, a few for each
-    /// certificate; within a runtime, call it in `spawn_blocking`. Where it was not called, [`Acme::run`] begins with it.
+    /// Serves what the storage has, without any request to the authority: a start never waits for it. Blocks on files,
+    /// a few for each certificate; within a runtime, call it in `spawn_blocking`. Where it was not called,
+    /// [`Acme::run`] begins with it.
     ///
-    /// An expired certificate is served, with a warning; one that can't be read is told of, left where it is until a new one takes its place,
-    /// and counted as missing.
+    /// An expired certificate is served, with a warning; one that can't be read is told of, left where it is until a
+    /// new one takes its place, and counted as missing.
     ///
     /// # Errors
     /// When the storage can't be read.
@@ -133,8 +134,9 @@ impl Acme {
         self.0.stats.read()
     }
 
-    /// Has the certificate of this name issued anew as soon as [`Acme::run`] gets to it, whatever its lifetime: after its key became known to
-    /// others, for instance. It does not end a wait after failures. `false` when no certificate here has the name.
+    /// Has the certificate of this name issued anew as soon as [`Acme::run`] gets to it, whatever its lifetime: after
+    /// its key became known to others, for instance. It does not end a wait after failures. `false` when no
+    /// certificate here has the name.
     pub fn renew(&self, name: &str) -> bool {
         let Ok(name) = names::normal(name) else { return false };
         let is_known = {
@@ -146,23 +148,24 @@ impl Acme {
         is_known
     }
 
-    /// The key in the storage of the certificate that has this name, for a person who looks for it; `None` when no certificate here has the
-    /// name.
+    /// The key in the storage of the certificate that has this name, for a person who looks for it; `None` when no
+    /// certificate here has the name.
     pub fn storage_key(&self, name: &str) -> Option<String> {
         let name = names::normal(name).ok()?;
         let id = self.0.state.lock().by_name.get(&name).cloned()?;
         Some(self.0.certificate_key(&id))
     }
 
-    /// Changes the account's key (RFC 8555 section 7.3.5), for all instances on this storage; makes an account where there is none.
+    /// Changes the account's key (RFC 8555 section 7.3.5), for all instances on this storage; makes an account where
+    /// there is none.
     ///
-    /// The new key is known to this process alone between the authority's consent and the storing of it. A mark is stored before, so a process
-    /// that dies there loses the account and nothing else: the next order finds out and makes a new account. Orders under way in other instances
-    /// may fail once.
+    /// The new key is known to this process alone between the authority's consent and the storing of it. A mark is
+    /// stored before, so a process that dies there loses the account and nothing else: the next order finds out and
+    /// makes a new account. Orders under way in other instances may fail once.
     ///
     /// # Errors
-    /// When the authority refuses or can't be reached, or the storage fails. Needs a tokio runtime; dropping the future has the effect of
-    /// dying at that point.
+    /// When the authority refuses or can't be reached, or the storage fails. Needs a tokio runtime; dropping the
+    /// future has the effect of dying at that point.
     pub async fn roll_key(&self) -> Result<(), AcmeError> {
         self.0.roll_key().await
     }

@@ -1,8 +1,8 @@
 //! A certificate as it is stored and served.
 //!
-//! Chain, key and what else is known are one value, so that one rename replaces all of it: no crash and no reader can get a chain with
-//! another one's key. The text is PEM, which every tool reads; what is known beside stands in a line before the first block, where PEM readers
-//! look over it.
+//! Chain, key and what else is known are one value, so that one rename replaces all of it: no crash and no reader can
+//! get a chain with another one's key. The text is PEM, which every tool reads; what is known beside stands in a line
+//! before the first block, where PEM readers look over it.
 
 use std::{net::IpAddr, time::SystemTime};
 

@@ -1,4 +1,5 @@
-//! HTTP to the authority: one connection for each request, bounded in time and in size. Orders are rare and their requests few.
+//! HTTP to the authority: one connection for each request, bounded in time and in size. Orders are rare and their
+//! requests few.
 
 use std::{
     pin::{Pin, pin},
@@ -137,7 +138,8 @@ where
     }
 }
 
-/// The client as the protocol's library takes it: `https` only, and it remembers when the authority said to come again. Made for each order.
+/// The client as the protocol's library takes it: `https` only, and it remembers when the authority said to come
+/// again. Made for each order.
 #[derive(Clone, Debug)]
 pub(crate) struct AuthorityClient {
     client: Client,

@@ -25,12 +25,13 @@ const STDERR_KEPT: usize = 1024;
 
 /// Sets and removes TXT records.
 ///
-/// One name may need several values at once, as `example.com` and `*.example.com` do in one certificate: `set` adds a value and leaves others,
-/// `clear` removes that value alone. `clear` is called for everything that `set` was called for, also where `set` failed; a value that is not there
-/// is no error. Both may be called for different names at the same time.
+/// One name may need several values at once, as `example.com` and `*.example.com` do in one certificate: `set` adds a
+/// value and leaves others, `clear` removes that value alone. `clear` is called for everything that `set` was called
+/// for, also where `set` failed; a value that is not there is no error. Both may be called for different names at the
+/// same time.
 pub trait DnsHook: Send + Sync + 'static {
-    /// Adds a TXT record of `name`, as `_acme-challenge.example.com`, with this value, and resolves when the zone's servers answer with it,
-    /// as far as that can be told; [`DnsHook::propagation`] is waited after it.
+    /// Adds a TXT record of `name`, as `_acme-challenge.example.com`, with this value, and resolves when the zone's
+    /// servers answer with it, as far as that can be told; [`DnsHook::propagation`] is waited after it.
     fn set<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), DnsError>>;
 
     /// Removes it.
@@ -79,7 +80,8 @@ pub enum DnsError {
     Other(#[source] BoxError),
 }
 
-/// Runs a program: `PROGRAM ARGS... set NAME VALUE`, and the same with `clear`. No shell is in between. Exit status 0 means done.
+/// Runs a program: `PROGRAM ARGS... set NAME VALUE`, and the same with `clear`. No shell is in between. Exit status 0
+/// means done.
 #[derive(Clone, Debug)]
 pub struct ExecHook {
     program: PathBuf,
@@ -106,8 +108,8 @@ impl ExecHook {
         self
     }
 
-    /// How long to wait after the records are set before the authority is told. Default none: a program that returns when the zone's servers have
-    /// the record needs none.
+    /// How long to wait after the records are set before the authority is told. Default none: a program that returns
+    /// when the zone's servers have the record needs none.
     #[must_use]
     pub fn with_propagation(mut self, propagation: Duration) -> Self {
         self.propagation = propagation;

@@ -29,10 +29,12 @@ type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Acme {
     /// What the acceptor of TLS connections asks before a handshake goes on, for
-    /// [`portcullis_tls::AcceptorOptions::with_name_hook`]. Needed for TLS-ALPN-01 where several instances share a storage, and for names
-    /// on demand; harmless elsewhere. It gives `None` at once for names that have a certificate.
+    /// [`portcullis_tls::AcceptorOptions::with_name_hook`]. Needed for TLS-ALPN-01 where several instances share a
+    /// storage, and for names on demand; harmless elsewhere. It gives `None` at once for names that have a
+    /// certificate.
     ///
-    /// Its futures need a tokio runtime of any kind. They begin nothing that is theirs: dropping one ends the waiting and not the order.
+    /// Its futures need a tokio runtime of any kind. They begin nothing that is theirs: dropping one ends the waiting
+    /// and not the order.
     pub fn name_hook(&self) -> NameHook {
         let inner = Arc::clone(&self.0);
         Arc::new(

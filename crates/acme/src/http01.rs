@@ -28,8 +28,9 @@ pub struct Http01 {
 }
 
 impl Http01 {
-    /// The answer to a token, from memory or else from the storage; `None` for one that is nobody's, or where another challenge is set. Looking
-    /// into the storage happens on a blocking thread, for 8 tokens at once; who waits longer than a second for that gets `None`.
+    /// The answer to a token, from memory or else from the storage; `None` for one that is nobody's, or where another
+    /// challenge is set. Looking into the storage happens on a blocking thread, for 8 tokens at once; who waits longer
+    /// than a second for that gets `None`.
     pub async fn answer(&self, token: &str) -> Option<String> {
         if self.is_used { self.answers.http(token).await } else { None }
     }
@@ -41,11 +42,12 @@ impl fmt::Debug for Http01 {
     }
 }
 
-/// Answers GET and HEAD of `/.well-known/acme-challenge/TOKEN` for tokens of orders that are under way. Everything else goes on to the service
-/// behind as it is, other tokens included: an application may have its own certificates issued.
+/// Answers GET and HEAD of `/.well-known/acme-challenge/TOKEN` for tokens of orders that are under way. Everything
+/// else goes on to the service behind as it is, other tokens included: an application may have its own certificates
+/// issued.
 ///
-/// It goes outside of what redirects to HTTPS. Where the challenge is another one, it does nothing at all. The inner service must be `Clone`: a
-/// request with a token waits for the answer while others go on.
+/// It goes outside of what redirects to HTTPS. Where the challenge is another one, it does nothing at all. The inner
+/// service must be `Clone`: a request with a token waits for the answer while others go on.
 #[derive(Clone, Debug)]
 pub struct Http01Layer {
     http01: Http01,

@@ -1,5 +1,5 @@
-//! Certificates by ACME (RFC 8555): issued, renewed and shared between instances, into a [`portcullis_tls::CertStore`] that serves them
-//! while connections run.
+//! Certificates by ACME (RFC 8555): issued, renewed and shared between instances, into a [`portcullis_tls::CertStore`]
+//! that serves them while connections run.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -32,18 +32,20 @@
 //!
 //! # How it behaves
 //!
-//! - A start waits for nobody: [`Acme::load`] serves what the storage has, and [`Acme::run`] does the rest. While the authority is down, or
-//!   refuses, what is there is served on, an expired certificate included; attempts go on at growing distances, as [`AcmeOptions::retry_min`]
-//!   says, and never before the authority wants them.
-//! - A certificate is renewed when a third of its lifetime is left, or when the authority suggests it (RFC 9773). The old one is served until
-//!   the new one is stored.
-//! - Instances that share a [`Storage`] take turns: one holds the certificate's lock and has it issued, the others find it in the storage. An answer
-//!   to a challenge is in the storage before the authority is told, so it may come to any of them.
+//! - A start waits for nobody: [`Acme::load`] serves what the storage has, and [`Acme::run`] does the rest. While the
+//!   authority is down, or refuses, what is there is served on, an expired certificate included; attempts go on at
+//!   growing distances, as [`AcmeOptions::retry_min`] says, and never before the authority wants them.
+//! - A certificate is renewed when a third of its lifetime is left, or when the authority suggests it (RFC 9773). The
+//!   old one is served until the new one is stored.
+//! - Instances that share a [`Storage`] take turns: one holds the certificate's lock and has it issued, the others
+//!   find it in the storage. An answer to a challenge is in the storage before the authority is told, so it may come
+//!   to any of them.
 //! - Everything is kept by the authority's URL: what was issued for a trial is never served in earnest.
-//! - What strangers can make grow, by the names they ask for or the tokens they invent, has a bound; see [`OnDemand`] and [`Http01`].
+//! - What strangers can make grow, by the names they ask for or the tokens they invent, has a bound; see [`OnDemand`]
+//!   and [`Http01`].
 //!
-//! The storage has private keys in it, in the clear. This crate reads no other file and no environment, binds no socket and installs nothing that
-//! is process-wide. It needs a tokio runtime of any kind, with time and IO enabled.
+//! The storage has private keys in it, in the clear. This crate reads no other file and no environment, binds no
+//! socket and installs nothing that is process-wide. It needs a tokio runtime of any kind, with time and IO enabled.
 
 mod account;
 mod acme;

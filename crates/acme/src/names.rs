@@ -27,14 +27,16 @@ pub(crate) fn normal(given: &str) -> Result<String, OptionsError> {
     }
 }
 
-/// A name that a client asked for, if a certificate may be issued on demand for it: a DNS name of at least two labels, no wildcard, no address.
+/// A name that a client asked for, if a certificate may be issued on demand for it: a DNS name of at least two labels,
+/// no wildcard, no address.
 pub(crate) fn on_demand(asked: &str) -> Option<String> {
     let name = asked.strip_suffix('.').unwrap_or(asked).to_ascii_lowercase();
     let is_address = name.parse::<IpAddr>().is_ok();
     (!is_address && plain_fault(&name).is_none()).then_some(name)
 }
 
-/// RFC 1035 section 2.3.1, with digits in front as RFC 1123 section 2.1 allows; no underscores, which public authorities refuse.
+/// RFC 1035 section 2.3.1, with digits in front as RFC 1123 section 2.1 allows; no underscores, which public
+/// authorities refuse.
 fn plain_fault(name: &str) -> Option<&'static str> {
     if name.len() > 253 {
         return Some("it is longer than 253 characters");
@@ -124,7 +126,8 @@ pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-/// Bytes from base64url (RFC 4648 section 5), padded or not; ordinary base64 is taken too, since some authorities hand it out.
+/// Bytes from base64url (RFC 4648 section 5), padded or not; ordinary base64 is taken too, since some authorities hand
+/// it out.
 pub(crate) fn base64url(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_end_matches('=');
     if text.is_empty() || text.len() % 4 == 1 {

@@ -10,10 +10,11 @@ use crate::{
     error::OptionsError,
 };
 
-/// Says for which names a certificate may be issued. Without it, anybody could point names here and use up the authority's limits.
+/// Says for which names a certificate may be issued. Without it, anybody could point names here and use up the
+/// authority's limits.
 pub trait AskPolicy: Send + Sync + 'static {
-    /// Whether a certificate may be issued, or renewed, for this name: a DNS name in lower case. After 5 s without an answer the name is
-    /// refused.
+    /// Whether a certificate may be issued, or renewed, for this name: a DNS name in lower case. After 5 s without an
+    /// answer the name is refused.
     fn allows<'a>(&'a self, name: &'a str) -> BoxFuture<'a, bool>;
 }
 
@@ -33,7 +34,8 @@ impl fmt::Debug for dyn AskPolicy {
     }
 }
 
-/// Asks over HTTP: `GET URL?domain=NAME`, and status 200 is a yes. Everything else, errors and redirections included, is a no.
+/// Asks over HTTP: `GET URL?domain=NAME`, and status 200 is a yes. Everything else, errors and redirections included,
+/// is a no.
 pub struct HttpAsk {
     url: String,
     client: Client,
@@ -87,15 +89,16 @@ impl AskPolicy for HttpAsk {
 
 /// Certificates on demand: who may have one, and how much of it at once.
 ///
-/// A handshake for a name that no certificate has waits while the policy is asked and the certificate issued. What strangers can make grow is
-/// bounded by each of the options; beyond a bound handshakes go on at once with what the store has.
+/// A handshake for a name that no certificate has waits while the policy is asked and the certificate issued. What
+/// strangers can make grow is bounded by each of the options; beyond a bound handshakes go on at once with what the
+/// store has.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct OnDemand {
     /// Asked before every issuance, and before every renewal.
     pub ask: Arc<dyn AskPolicy>,
-    /// How many first orders are begun at most in any stretch of `per`. Default 10 in 10 minutes, far below what authorities allow an
-    /// account. Counted in each instance for itself.
+    /// How many first orders are begun at most in any stretch of `per`. Default 10 in 10 minutes, far below what
+    /// authorities allow an account. Counted in each instance for itself.
     pub max_issued: usize,
     /// See `max_issued`. Default 10 min.
     pub per: Duration,
@@ -103,8 +106,8 @@ pub struct OnDemand {
     pub max_names: usize,
     /// How many names may be asked about or waited for at once. Default 64.
     pub max_pending: usize,
-    /// How long a name that was refused, or for which issuance failed, is not asked about again. Default 5 min. The 10,000 latest are remembered, in
-    /// about 1 MiB.
+    /// How long a name that was refused, or for which issuance failed, is not asked about again. Default 5 min. The
+    /// 10,000 latest are remembered, in about 1 MiB.
     pub refused_for: Duration,
     /// How long a handshake waits. Default 8 s, which is under the acceptor's default deadline of 10 s.
     pub wait: Duration,
@@ -237,6 +240,23 @@ mod tests {
             refused.insert(&n.to_string(), Duration::ZERO);
             assert!(refused.names.len() <= 4);
         }
+    }
+
+    #[tokio::test]
+    async fn a_policy_over_http() {
+        use portcullis_testkit::origin::{Answer, RawOrigin};
+        let said = |status: &str| Answer::raw(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+        let moved = Answer::raw("HTTP/1.1 302 Found\r\nLocation: /yes\r\nContent-Length: 0\r\n\r\n");
+        let answers =
+            vec![Answer::ok("no"), said("204 No Content"), said("403 Forbidden"), moved, Answer::Close];
+        let origin = RawOrigin::script(answers).await;
+        let roots = Roots::DangerouslyAcceptAnyCertificate;
+        let ask = HttpAsk::new(format!("http://{}/ask?key=1", origin.addr()), roots).unwrap();
+        assert!(ask.allows("a.example").await, "the status says it, not the text");
+        for what in ["another success", "a refusal", "a redirection", "no answer"] {
+            assert!(!ask.allows("a.example").await, "{what}");
+        }
+        assert!(origin.received_text().starts_with("GET /ask?key=1&domain=a.example HTTP/1.1\r\n"));
     }
 
     #[test]

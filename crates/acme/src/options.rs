@@ -35,8 +35,8 @@ impl Directory {
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Challenge {
-    /// By a certificate that answers on port 443 (RFC 8737), through [`crate::Acme::name_hook`]. The default: an edge that serves TLS needs
-    /// nothing else. What is in front of it must pass TLS through as it is.
+    /// By a certificate that answers on port 443 (RFC 8737), through [`crate::Acme::name_hook`]. The default: an edge
+    /// that serves TLS needs nothing else. What is in front of it must pass TLS through as it is.
     #[default]
     TlsAlpn01,
     /// By a response on port 80 (RFC 8555 section 8.3), through [`crate::Acme::http01`].
@@ -133,10 +133,11 @@ impl fmt::Debug for ExternalAccount {
 pub struct AcmeOptions {
     /// The authority. Default [`Directory::LetsEncrypt`].
     pub directory: Directory,
-    /// Whom to believe that it is the authority, at its HTTPS endpoint. Default [`Roots::Native`]; a private authority needs its own.
+    /// Whom to believe that it is the authority, at its HTTPS endpoint. Default [`Roots::Native`]; a private authority
+    /// needs its own.
     pub roots: Roots,
-    /// Where the authority writes to, as `mailto:` URLs or plain addresses. Default none. What is changed here is changed at the authority with
-    /// the next order.
+    /// Where the authority writes to, as `mailto:` URLs or plain addresses. Default none. What is changed here is
+    /// changed at the authority with the next order.
     pub contacts: Vec<String>,
     /// Default none.
     pub external_account: Option<ExternalAccount>,
@@ -146,23 +147,25 @@ pub struct AcmeOptions {
     pub challenge: Challenge,
     /// Default [`KeyKind::P256`]. A new key is made for every certificate.
     pub key: KeyKind,
-    /// The names of each certificate: DNS names of at least two labels, wildcards with DNS-01 alone, IP addresses where the authority has a
-    /// profile for them; 100 in one at most, and each name in one certificate only. Default none. Who removes a certificate here stops renewing
-    /// it; what is stored of it stays.
+    /// The names of each certificate: DNS names of at least two labels, wildcards with DNS-01 alone, IP addresses
+    /// where the authority has a profile for them; 100 in one at most, and each name in one certificate only. Default
+    /// none. Who removes a certificate here stops renewing it; what is stored of it stays.
     pub certificates: Vec<Vec<String>>,
-    /// The part of its lifetime that a certificate has left when it is renewed. Default a third, as authorities advise: 30 days of 90. Within
-    /// 0.05 to 0.95. Where the authority tells when to renew (RFC 9773), that goes before it.
+    /// The part of its lifetime that a certificate has left when it is renewed. Default a third, as authorities
+    /// advise: 30 days of 90. Within 0.05 to 0.95. Where the authority tells when to renew (RFC 9773), that goes
+    /// before it.
     pub renew_before: f64,
     /// Certificates for names that clients ask for. Default none.
     pub on_demand: Option<OnDemand>,
-    /// How often storage is looked at for what other instances issued, and answers to challenges that nobody needs any more are forgotten. Default
-    /// 30 s; at least 100 ms. It reads one small file for each certificate.
+    /// How often storage is looked at for what other instances issued, and answers to challenges that nobody needs any
+    /// more are forgotten. Default 30 s; at least 100 ms. It reads one small file for each certificate.
     pub poll: Duration,
-    /// How long to wait after the first failure. Default 1 min; it doubles with each one up to `retry_max`, and differs by up to a quarter, so
-    /// that instances don't come together. At least 10 ms.
+    /// How long to wait after the first failure. Default 1 min; it doubles with each one up to `retry_max`, and
+    /// differs by up to a quarter, so that instances don't come together. At least 10 ms.
     pub retry_min: Duration,
-    /// The longest wait between attempts. Default 6 h. After `rateLimited` the wait is an hour at least, or what the authority says.
-    /// It is also how long a certificate that was just issued is not renewed, so that a wrong clock or suggestion has no order follow another.
+    /// The longest wait between attempts. Default 6 h. After `rateLimited` the wait is an hour at least, or what the
+    /// authority says. It is also how long a certificate that was just issued is not renewed, so that a wrong clock or
+    /// suggestion has no order follow another.
     pub retry_max: Duration,
     /// How many orders are under way at once. Default 4; at least 1. Each holds some 100 KiB.
     pub orders_at_once: usize,

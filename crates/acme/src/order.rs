@@ -47,7 +47,8 @@ struct Task {
 }
 
 impl Inner {
-    /// Has a certificate issued. What it puts up for the authority is in `notes`, to be taken away by [`Inner::clean_up`].
+    /// Has a certificate issued. What it puts up for the authority is in `notes`, to be taken away by
+    /// [`Inner::clean_up`].
     pub(crate) async fn order(
         self: &Arc<Self>,
         session: &Session,

@@ -7,7 +7,11 @@ use std::{
 };
 
 use instant_acme::CertificateIdentifier;
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
 
 use crate::{
     acme::{Acme, Inner, log_updated},
@@ -43,12 +47,13 @@ pub(crate) enum Done {
 }
 
 impl Acme {
-    /// Issues what is missing and renews what is due until `shutdown` resolves. Failures are logged and tried again, so it never ends by
-    /// itself; nothing in it waits longer than its deadline.
+    /// Issues what is missing and renews what is due until `shutdown` resolves. Failures are logged and tried again,
+    /// so it never ends by itself; nothing in it waits longer than its deadline.
     ///
-    /// What waits on files does so on blocking threads; everything else runs on the runtime that polls this, of whatever kind, as tasks that end
-    /// with it. At shutdown orders under way are given up, and what they put up for the authority is taken away, within 15 s. Dropping the
-    /// future ends the orders at once: their answers in the storage go an hour later, and DNS records stay.
+    /// What waits on files does so on blocking threads; everything else runs on the runtime that polls this, of
+    /// whatever kind, as tasks that end with it. At shutdown orders under way are given up, and what they put up for
+    /// the authority is taken away, within 15 s. Dropping the future ends the orders at once: their answers in the
+    /// storage go an hour later, and DNS records stay.
     ///
     /// Run it once for each storage and process; a second one does no harm, and no good.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
@@ -57,12 +62,15 @@ impl Acme {
         let mut shutdown = pin!(shutdown);
         let (stop, stopped) = watch::channel(false);
         let mut jobs = JoinSet::new();
-        let mut look_at = Instant::now();
+        let (mut look_at, mut looking) = (Instant::now(), None::<AbortHandle>);
         loop {
             let now = Instant::now();
             if now >= look_at {
                 look_at = now + inner.options.poll;
-                jobs.spawn(Arc::clone(inner).look_around());
+                // a storage that is slow is not asked twice at once
+                if looking.as_ref().is_none_or(AbortHandle::is_finished) {
+                    looking = Some(jobs.spawn(Arc::clone(inner).look_around()));
+                }
             }
             let mut until = look_at;
             if inner.is_loaded() {
@@ -140,7 +148,7 @@ impl Inner {
             match self.load() {
                 Ok(_) => self.wake.notify_one(),
                 Err(error) => {
-                    tracing::warn!(error = %Causes(&error), "the storage cannot be read: nothing is issued before it can");
+                    tracing::warn!(error = %Causes(&error), "the storage cannot be read, so nothing is issued");
                 }
             }
         });
@@ -268,8 +276,8 @@ impl Inner {
         Ok(true)
     }
 
-    /// A name on demand is renewed only as long as the policy allows it. What is served stays until it expires, since the policy may
-    /// only be out of reach.
+    /// A name on demand is renewed only as long as the policy allows it. What is served stays until it expires, since
+    /// the policy may only be out of reach.
     async fn still_allowed(self: &Arc<Self>, id: &str, start: &Start) -> Result<(), AcmeError> {
         let Some(name) = start.names.first() else { return Ok(()) };
         if self.ask(name).await {

@@ -28,8 +28,8 @@ pub(crate) fn roll() -> f64 {
     (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// When a certificate is renewed by its lifetime: when `fraction` of it is left, or up to a fiftieth of the lifetime earlier, so that many
-/// certificates made together are not renewed together.
+/// When a certificate is renewed by its lifetime: when `fraction` of it is left, or up to a fiftieth of the lifetime
+/// earlier, so that many certificates made together are not renewed together.
 pub(crate) fn renewal_time(
     not_before: SystemTime,
     not_after: SystemTime,
@@ -41,8 +41,9 @@ pub(crate) fn renewal_time(
     not_after - lifetime.mul_f64(left)
 }
 
-/// When a certificate is renewed by what the authority suggests: at a random moment of the window (RFC 9773 section 4.2), but not after nineteen
-/// twentieths of the lifetime, whatever the window says. `None` for a window that ends before it begins, which is none.
+/// When a certificate is renewed by what the authority suggests: at a random moment of the window (RFC 9773 section
+/// 4.2), but not after nineteen twentieths of the lifetime, whatever the window says. `None` for a window that ends
+/// before it begins, which is none.
 pub(crate) fn suggested_time(
     not_before: SystemTime,
     not_after: SystemTime,
@@ -60,7 +61,8 @@ pub(crate) fn ari_interval(told: Option<Duration>) -> Duration {
     told.unwrap_or(ARI_EVERY).clamp(ARI_EVERY_MIN, ARI_EVERY_MAX)
 }
 
-/// How long to wait after so many failures in a row (1 is the first): doubling, with up to a quarter more or less, and not before `told`.
+/// How long to wait after so many failures in a row (1 is the first): doubling, with up to a quarter more or less, and
+/// not before `told`.
 pub(crate) fn backoff(
     failures: u32,
     (min, max): (Duration, Duration),

@@ -215,8 +215,8 @@ impl State {
         managed.into_iter().map(|managed| managed.status(fraction, now, instant)).collect()
     }
 
-    /// Takes out what is to be done now: names that clients wait for, certificates that are due as long as no more than `orders` are under way, and
-    /// questions about the others.
+    /// Takes out what is to be done now: names that clients wait for, certificates that are due as long as no more
+    /// than `orders` are under way, and questions about the others.
     pub(crate) fn plan(&mut self, fraction: f64, orders: usize, now: SystemTime, instant: Instant) -> Plan {
         let under_way = |kind| self.certs.values().filter(|managed| managed.busy == kind).count();
         let mut orders = orders.saturating_sub(under_way(Busy::Issuing));

@@ -17,8 +17,9 @@ pub use dir::DirStorage;
 
 /// A place for small values (a few KiB each), shared by all instances that serve the same names.
 ///
-/// Keys are segments divided by `/`, none of them empty; a segment is ASCII without control characters. Every method may block: this
-/// crate calls them from blocking threads (`tokio::task::spawn_blocking`), but for [`crate::Acme::load`], which runs where it is called.
+/// Keys are segments divided by `/`, none of them empty; a segment is ASCII without control characters. Every method
+/// may block: this crate calls them from blocking threads (`tokio::task::spawn_blocking`), but for
+/// [`crate::Acme::load`], which runs where it is called.
 ///
 /// What is stored has private keys in it. An implementation keeps it from others.
 pub trait Storage: Send + Sync + 'static {
@@ -28,7 +29,8 @@ pub trait Storage: Send + Sync + 'static {
     /// When it can't be told.
     fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError>;
 
-    /// Sets the value of a key. Whoever loads it, also after a crash at any moment, gets the value before or this one, whole.
+    /// Sets the value of a key. Whoever loads it, also after a crash at any moment, gets the value before or this one,
+    /// whole.
     ///
     /// # Errors
     /// When it was not stored; the value before is then still there.
@@ -46,14 +48,15 @@ pub trait Storage: Send + Sync + 'static {
     /// When they can't be listed. Nothing below it is no error.
     fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError>;
 
-    /// Takes a lock that one holder has among all instances, or `None` while another one has it. It must come free when the holder's process
-    /// dies. Locks have names of their own, apart from the keys of values.
+    /// Takes a lock that one holder has among all instances, or `None` while another one has it. It must come free
+    /// when the holder's process dies. Locks have names of their own, apart from the keys of values.
     ///
     /// # Errors
     /// When it can't be told whether it is free.
     fn try_lock(&self, key: &str) -> Result<Option<Box<dyn LockGuard>>, StorageError>;
 
-    /// What of it others can read although private keys are in it, as a text for a person: logged by [`crate::Acme::load`]. Default `None`.
+    /// What of it others can read although private keys are in it, as a text for a person: logged by
+    /// [`crate::Acme::load`]. Default `None`.
     fn exposed(&self) -> Option<String> {
         None
     }
@@ -109,8 +112,8 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// A storage that forgets everything with the process: for tests, and where a certificate for each start is what is wanted (mind the
-/// authority's rate limits). Clones are the same storage.
+/// A storage that forgets everything with the process: for tests, and where a certificate for each start is what is
+/// wanted (mind the authority's rate limits). Clones are the same storage.
 #[derive(Clone, Default)]
 pub struct MemoryStorage(Arc<Memory>);
 

@@ -1,5 +1,5 @@
-//! Against a small authority of our own, for what Pebble does not do: suggestions when to renew (RFC 9773), rate limits, refusals without
-//! a problem document.
+//! Against a small authority of our own, for what Pebble does not do: suggestions when to renew (RFC 9773), rate
+//! limits, refusals without a problem document.
 
 #![allow(clippy::unwrap_used, reason = "a test may end where it cannot go on")]
 
@@ -105,9 +105,8 @@ async fn read_request(io: &mut (impl AsyncRead + Unpin)) -> (String, String) {
 
 fn response(status: &str, fields: &str, kind: &str, body: &str) -> String {
     let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\nReplay-Nonce: bm9uY2U\r\nContent-Type: {kind}\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
-    )
+    let fields = format!("{fields}Content-Type: {kind}\r\nContent-Length: {length}\r\n");
+    format!("HTTP/1.1 {status}\r\nReplay-Nonce: bm9uY2U\r\n{fields}\r\n{body}")
 }
 
 fn json(body: &serde_json::Value) -> String {

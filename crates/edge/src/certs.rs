@@ -10,6 +10,7 @@ use portcullis_tls::{
     Acceptor, AcceptorOptions, CertReloader, CertStore, ClientAuth, ClientCas, HostPolicy, Resumption,
     ServerOptions, ServerTls, TicketKeys, Watch,
 };
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::{
@@ -88,7 +89,7 @@ impl Tls {
     }
 
     /// Follows the files on the runtime that this is called on, until the drain begins.
-    pub(crate) fn follow(shared: &Arc<Shared>) {
+    pub(crate) fn follow(shared: &Arc<Shared>, serving: &mut JoinSet<()>) {
         let tls = &shared.tls;
         let reloader = tls.reloader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let options = shared.plan.certificate_reload.clone();
@@ -97,7 +98,8 @@ impl Tls {
         }
         if let Some(acme) = tls.acme.clone() {
             let stop = shared.stop.clone();
-            tokio::spawn(async move { acme.run(stop.cancelled()).await });
+            // what is under way is put in order before the worker ends
+            serving.spawn(async move { acme.run(stop.cancelled()).await });
         }
         if tls.followed.is_empty() {
             return;

@@ -1,9 +1,11 @@
 //! From the plan's routes to the table that requests are looked up in.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use portcullis_listener::Limits;
 use portcullis_middleware::early_data::{EarlyDataLayer, EarlyPolicy};
 use portcullis_proxy::{ProxyOptions, ReverseProxy, Router, RouterBuilder, host};
+use portcullis_upstream::Client;
 
 use crate::{
     PlanFault,
@@ -34,6 +36,7 @@ pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
             let client = client.clone();
             async move { client.maintain().await }
         });
+        tokio::spawn(make_room(shared.limits.clone(), client.clone()));
         proxies.insert(name.as_str(), ReverseProxy::new(options.clone(), ToCluster::new(client)));
     }
     build(&shared.plan, |route| {
@@ -51,6 +54,22 @@ pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
         })
     })
 }
+
+/// Gives descriptors back while accepting rests for want of them: idle connections to upstreams must not keep clients out.
+async fn make_room(limits: Limits, client: Client) {
+    let mut before = limits.stats().paused;
+    loop {
+        tokio::time::sleep(LOOK_FOR_SHORTAGE).await;
+        let paused = limits.stats().paused;
+        if paused > before {
+            client.close_idle();
+        }
+        before = paused;
+    }
+}
+
+/// As long as a pause of accepting.
+const LOOK_FOR_SHORTAGE: Duration = Duration::from_millis(500);
 
 /// What happens to requests in early data: as their route says.
 pub(crate) fn early_data(shared: &Shared, listener: &ListenerPlan) -> EarlyDataLayer {

@@ -165,7 +165,7 @@ async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
         serve_admin(&shared, admin, &mut serving)?;
     }
     if share.index == 0 {
-        Tls::follow(&shared);
+        Tls::follow(&shared, &mut serving);
         tidy(&shared, &mut serving);
     }
     let deadline = async {

@@ -42,6 +42,14 @@ impl<Io> Pool<Io> {
         }
     }
 
+    /// Closes all.
+    pub(crate) fn clear(&self) {
+        for idle in &self.idle {
+            let closed = std::mem::take(&mut *idle.lock());
+            drop(closed);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.idle.iter().map(|idle| idle.lock().len()).sum()
     }

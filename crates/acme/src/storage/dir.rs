@@ -20,12 +20,14 @@ const MAX_FILE_NAME: usize = 255;
 
 /// Files below one directory, for one machine or for several that mount it.
 ///
-/// Directories are made with mode 0700 and files with 0600, before anything is in them. A value is written to a file beside its own, made
-/// durable, and renamed; so it is whole or not there. What other programs put beside the files is left alone.
+/// Directories are made with mode 0700 and files with 0600, before anything is in them. A value is written to a file
+/// beside its own, made durable, and renamed; so it is whole or not there. What other programs put beside the files is
+/// left alone.
 ///
-/// A lock is one of the file system (`flock`) on a file that stays: the kernel frees it when the process ends, however it does. On NFS
-/// locks need version 4, or a lock daemon; where a file system has none, taking one is an error and nothing is issued. Clocks of several
-/// machines should agree within minutes: answers to challenges carry the time until which they are good.
+/// A lock is one of the file system (`flock`) on a file that stays: the kernel frees it when the process ends, however
+/// it does. On NFS locks need version 4, or a lock daemon; where a file system has none, taking one is an error and
+/// nothing is issued. Clocks of several machines should agree within minutes: answers to challenges carry the time
+/// until which they are good.
 pub struct DirStorage {
     path: PathBuf,
 }
@@ -207,8 +209,8 @@ impl Storage for DirStorage {
     }
 }
 
-/// Where a value is written before it takes its place. No segment has a tilde in its file name, so no list shows it; and a file that a crash
-/// left behind is in nobody's way.
+/// Where a value is written before it takes its place. No segment has a tilde in its file name, so no list shows it;
+/// and a file that a crash left behind is in nobody's way.
 fn beside(path: &Path) -> PathBuf {
     let mut beside = path.to_owned().into_os_string();
     beside.push(format!("~{:016x}", random()));

@@ -331,6 +331,24 @@ async fn the_account_goes_on() {
     instance.acme.renew("a.example");
     until("the new key is good for an order", async || issued(&instance) == 2).await;
     assert_ne!(instance.shows("a.example").await.unwrap(), first);
+    // as if a process had died before it asked for the change: the mark is there, and the key is still good
+    let mut marked = accounts();
+    marked["rolling"] = true.into();
+    let storage = world.storage();
+    let key = storage.list("accounts").unwrap().remove(0);
+    storage.store(&key, marked.to_string().as_bytes()).unwrap();
+    instance.acme.renew("a.example");
+    until("the account is found again", async || issued(&instance) == 3).await;
+    assert_eq!(
+        (&accounts()["credentials"]["id"], &accounts()["rolling"]),
+        (&before["credentials"]["id"], &false.into())
+    );
+    // and as if it had died right after: the key is nobody's
+    marked["credentials"]["key_pkcs8"] = before["credentials"]["key_pkcs8"].clone();
+    storage.store(&key, marked.to_string().as_bytes()).unwrap();
+    instance.acme.renew("a.example");
+    until("another account is made", async || issued(&instance) == 4).await;
+    assert_ne!(accounts()["credentials"]["id"], before["credentials"]["id"]);
     instance.stop().await;
     // other contacts, with the next order
     let options = options.with_contacts(["other@example.com", "mailto:third@example.com"]);
