@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{
     Dir, SOON,
-    client::{Client, Protocol},
+    client::{Client, Protocol, empty},
     edge::Edge,
     origin::Origin,
     raw, run, tls, within,
@@ -189,9 +189,46 @@ fn the_admin_service_counts() {
             let line = lines.iter().find(is).unwrap_or_else(|| panic!("no {protocol} in:\n{}", metrics.body));
             assert!(line.ends_with(&format!(" {requests}")), "{line}");
         }
+        for protocol in ["http/1.1", "h2", "h3"] {
+            let line = format!("portcullis_requests_aborted_total{{protocol=\"{protocol}\"}} 0");
+            assert!(lines.contains(&line.as_str()), "{}", of_family(&metrics.body, &line));
+        }
         assert_eq!(metrics.body.lines().last(), Some("# EOF"));
         // the admin service is nobody's business on the front door
         assert_eq!(clients[0].get("/metrics").await.body, "ok");
+    });
+}
+
+#[test]
+fn requests_that_clients_give_up_are_counted() {
+    run(async {
+        let origin = Origin::start(|_| std::future::pending()).await;
+        let config = format!("{}[admin]\naddress = \"127.0.0.1:0\"\n", secure(origin.addr()));
+        let edge = Edge::run(&config).await;
+        for (turn, protocol) in (1..).zip(Protocol::ALL) {
+            let mut client = Client::connect(protocol, edge.https(), "localhost").await;
+            let request = client.request(http::Method::GET, "/").body(empty()).unwrap();
+            tokio::select! {
+                response = client.send(request) => panic!("{:?}", response.map(|response| response.status())),
+                () = origin.wait_for_requests(turn) => {}
+            }
+            if protocol == Protocol::H1 {
+                drop(client);
+            }
+        }
+        let mut admin = Client::plain(edge.admin(), "localhost").await;
+        let told = async {
+            let all = ["http/1.1", "h2", "h3"]
+                .map(|protocol| format!("portcullis_requests_aborted_total{{protocol=\"{protocol}\"}} 1"));
+            loop {
+                let metrics = admin.get("/metrics").await.body;
+                if all.iter().all(|line| metrics.lines().any(|found| found == line)) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(SOON, "all three are counted", told).await;
     });
 }
 

@@ -31,8 +31,8 @@ impl RequestObserver for Observer {
         self.0.on_response(version, status, time_to_head);
     }
 
-    fn on_end(&self, version: Version) {
-        self.0.on_end(version);
+    fn on_end(&self, version: Version, whole: bool) {
+        self.0.on_end(version, whole);
     }
 }
 

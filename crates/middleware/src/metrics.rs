@@ -27,8 +27,9 @@ pub trait RequestObserver: Send + Sync + 'static {
     fn on_response(&self, version: Version, status: StatusCode, time_to_head: Duration);
 
     /// The request is over: its response body has ended or was dropped, or there was no response. Called exactly once per
-    /// [`RequestObserver::on_request`].
-    fn on_end(&self, version: Version);
+    /// [`RequestObserver::on_request`]. `whole` is whether the response was taken to its end: it is not where the client reset its stream or closed
+    /// its connection, and where the response broke off.
+    fn on_end(&self, version: Version, whole: bool);
 }
 
 /// Tells an observer, which may be a trait object.
@@ -84,6 +85,7 @@ impl<S: fmt::Debug, O: ?Sized> fmt::Debug for RequestMetrics<S, O> {
 impl<S, O, ReqBody, ResBody> Service<Request<ReqBody>> for RequestMetrics<S, O>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
     O: RequestObserver + ?Sized,
 {
     type Response = Response<ResponseBody<ResBody, O>>;
@@ -105,18 +107,19 @@ where
 struct InFlight<O: RequestObserver + ?Sized> {
     observer: Arc<O>,
     version: Version,
+    whole: bool,
 }
 
 impl<O: RequestObserver + ?Sized> InFlight<O> {
     fn new(observer: Arc<O>, version: Version) -> Self {
         observer.on_request(version);
-        Self { observer, version }
+        Self { observer, version, whole: false }
     }
 }
 
 impl<O: RequestObserver + ?Sized> Drop for InFlight<O> {
     fn drop(&mut self) {
-        self.observer.on_end(self.version);
+        self.observer.on_end(self.version, self.whole);
     }
 }
 
@@ -139,6 +142,7 @@ impl<F: fmt::Debug, O: RequestObserver + ?Sized> fmt::Debug for ResponseFuture<F
 impl<F, O, B, E> Future for ResponseFuture<F, O>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
     O: RequestObserver + ?Sized,
 {
     type Output = Result<Response<ResponseBody<B, O>>, E>;
@@ -146,8 +150,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        let in_flight = this.in_flight.take().expect("a future is not polled after it was ready");
+        let mut in_flight = this.in_flight.take().expect("a future is not polled after it was ready");
         let response = result?;
+        in_flight.whole = response.body().is_end_stream();
         in_flight.observer.on_response(in_flight.version, response.status(), this.started.elapsed());
         Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, in_flight: Some(in_flight) })))
     }
@@ -176,8 +181,16 @@ impl<B: Body, O: RequestObserver + ?Sized> Body for ResponseBody<B, O> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        if let Some(in_flight) = this.in_flight {
+            // a driver needn't ask again after the last frame
+            in_flight.whole = match &frame {
+                Some(Ok(_)) => this.inner.is_end_stream(),
+                Some(Err(_)) => false,
+                None => true,
+            };
+        }
         if !matches!(frame, Some(Ok(_))) {
             *this.in_flight = None;
         }
@@ -226,8 +239,8 @@ mod tests {
             self.push(format!("response {version:?} {}", status.as_u16()));
         }
 
-        fn on_end(&self, version: Version) {
-            self.push(format!("end {version:?}"));
+        fn on_end(&self, version: Version, whole: bool) {
+            self.push(format!("end {version:?}{}", if whole { "" } else { " early" }));
         }
     }
 
@@ -250,7 +263,7 @@ mod tests {
                 assert!(events.take().is_empty(), "ended twice");
             } else {
                 drop(response);
-                assert_eq!(events.take(), ["end HTTP/3.0"]);
+                assert_eq!(events.take(), ["end HTTP/3.0 early"]);
             }
         }
     }
@@ -262,13 +275,13 @@ mod tests {
             RequestMetricsLayer::new(Arc::clone(&events) as Arc<dyn RequestObserver>);
         let failing = service_fn(|_: Request<()>| std::future::ready(Err::<Response<String>, _>("down")));
         assert!(layer.layer(failing).oneshot(get("/")).await.is_err());
-        assert_eq!(events.take(), ["request HTTP/1.1", "end HTTP/1.1"]);
+        assert_eq!(events.take(), ["request HTTP/1.1", "end HTTP/1.1 early"]);
 
         let hanging =
             service_fn(|_: Request<()>| std::future::pending::<Result<Response<String>, Infallible>>());
         let mut future = Box::pin(layer.layer(hanging).oneshot(get("/")));
         assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(future);
-        assert_eq!(events.take(), ["request HTTP/1.1", "end HTTP/1.1"]);
+        assert_eq!(events.take(), ["request HTTP/1.1", "end HTTP/1.1 early"]);
     }
 }

@@ -37,7 +37,7 @@ impl RequestObserver for Count {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn on_end(&self, _: Version) {}
+    fn on_end(&self, _: Version, _: bool) {}
 }
 
 fn request(target: &str, port: u16) -> Request<Body> {

@@ -96,9 +96,9 @@ impl Metrics {
         self.shared.requests.respond(version, status, time_to_head);
     }
 
-    /// A request that came is over.
-    pub fn on_end(&self, version: Version) {
-        self.shared.requests.end(version);
+    /// A request that came is over; `whole` is whether its response was taken to the end.
+    pub fn on_end(&self, version: Version, whole: bool) {
+        self.shared.requests.end(version, whole);
     }
 
     /// Exposes a number that only rises. `_total` is appended to the name where it isn't there. The closure is called for

@@ -18,8 +18,12 @@ use prometheus_client::{
 
 use crate::stripe::{Padded, thread_number};
 
-pub(super) const NAMES: [&str; 3] =
-    ["portcullis_requests", "portcullis_request_duration_seconds", "portcullis_requests_in_flight"];
+pub(super) const NAMES: [&str; 4] = [
+    "portcullis_requests",
+    "portcullis_request_duration_seconds",
+    "portcullis_requests_in_flight",
+    "portcullis_requests_aborted",
+];
 
 /// By their ALPN names, in the order of [`protocol`].
 const PROTOCOLS: [&str; 5] = ["http/1.0", "http/1.1", "h2", "h3", "other"];
@@ -61,6 +65,8 @@ fn bucket(duration: Duration) -> usize {
 struct Counters {
     begun: [AtomicU64; PROTOCOLS.len()],
     ended: [AtomicU64; PROTOCOLS.len()],
+    /// Of those, the ones that were not whole.
+    aborted: [AtomicU64; PROTOCOLS.len()],
     responses: [[AtomicU64; CLASSES.len()]; PROTOCOLS.len()],
     buckets: [[AtomicU64; BUCKETS]; PROTOCOLS.len()],
     nanos: [AtomicU64; PROTOCOLS.len()],
@@ -80,8 +86,12 @@ impl Requests {
         self.here().begun[protocol(version)].fetch_add(1, Relaxed);
     }
 
-    pub(super) fn end(&self, version: Version) {
-        self.here().ended[protocol(version)].fetch_add(1, Relaxed);
+    pub(super) fn end(&self, version: Version, whole: bool) {
+        let counters = self.here();
+        counters.ended[protocol(version)].fetch_add(1, Relaxed);
+        if !whole {
+            counters.aborted[protocol(version)].fetch_add(1, Relaxed);
+        }
     }
 
     pub(super) fn respond(&self, version: Version, status: StatusCode, time_to_head: Duration) {
@@ -114,7 +124,7 @@ impl fmt::Debug for RequestsCollector {
 
 impl Collector for RequestsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let [requests, duration, in_flight] = NAMES;
+        let [requests, duration, in_flight, aborted] = NAMES;
         let help = "Responses by protocol and status class";
         let mut family = encoder.encode_descriptor(requests, help, None, MetricType::Counter)?;
         for (protocol, name) in PROTOCOLS.into_iter().enumerate() {
@@ -143,6 +153,15 @@ impl Collector for RequestsCollector {
         for (protocol, name) in PROTOCOLS.into_iter().enumerate() {
             let labels = [("protocol", name)];
             family.encode_family(&labels)?.encode_gauge(&self.0.in_flight(protocol))?;
+        }
+
+        let help =
+            "Requests whose response was not taken to its end: reset or left by the client, or broken off";
+        let mut family = encoder.encode_descriptor(aborted, help, None, MetricType::Counter)?;
+        for (protocol, name) in PROTOCOLS.into_iter().enumerate() {
+            let count = self.0.sum(|counters| &counters.aborted[protocol]);
+            let labels = [("protocol", name)];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
     }
@@ -192,7 +211,7 @@ mod tests {
         requests.begin(Version::HTTP_2);
         requests.begin(Version::HTTP_2);
         std::thread::scope(|scope| {
-            scope.spawn(|| requests.end(Version::HTTP_2));
+            scope.spawn(|| requests.end(Version::HTTP_2, true));
         });
         assert_eq!(requests.in_flight(protocol(Version::HTTP_2)), 1);
         assert_eq!(requests.in_flight(protocol(Version::HTTP_3)), 0);

@@ -63,10 +63,10 @@ fn requests_are_counted_where_they_belong() {
         metrics.on_response(version, status, Duration::from_millis(millis));
     };
     answer(Version::HTTP_2, 200, 3);
-    metrics.on_end(Version::HTTP_2);
+    metrics.on_end(Version::HTTP_2, true);
     answer(Version::HTTP_2, 204, 7);
     answer(Version::HTTP_3, 502, 60_000);
-    metrics.clone().on_end(Version::HTTP_3);
+    metrics.clone().on_end(Version::HTTP_3, false);
     metrics.on_request(Version::HTTP_11);
 
     let samples = parse(&metrics.encode());
@@ -75,6 +75,8 @@ fn requests_are_counted_where_they_belong() {
         ("portcullis_requests_total{protocol=\"h3\",status_class=\"5xx\"}", 1.0),
         ("portcullis_requests_total{protocol=\"http/1.1\",status_class=\"2xx\"}", 0.0),
         ("portcullis_requests_in_flight{protocol=\"h2\"}", 1.0),
+        ("portcullis_requests_aborted_total{protocol=\"h2\"}", 0.0),
+        ("portcullis_requests_aborted_total{protocol=\"h3\"}", 1.0),
         ("portcullis_requests_in_flight{protocol=\"h3\"}", 0.0),
         ("portcullis_requests_in_flight{protocol=\"http/1.1\"}", 1.0),
         ("portcullis_request_duration_seconds_bucket{le=\"0.0025\",protocol=\"h2\"}", 0.0),
