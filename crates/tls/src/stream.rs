@@ -264,10 +264,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.check_deadline(cx)?;
-        ready!(this.poll_send(cx))?;
-        // only with our own part sent the client's can be waited for
-        this.drive(cx)?;
+        if this.unconfirmed.is_some() {
+            this.check_deadline(cx)?;
+            // only with our own part sent the client's can be waited for
+            ready!(this.poll_send(cx))?;
+            this.drive(cx)?;
+        }
         ready!(this.poll_send(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }
