@@ -122,7 +122,7 @@ impl AcmePlan {
             AcmeStorage::Directory(path) => Arc::new(DirStorage::new(path)),
             AcmeStorage::Given(storage) => Arc::clone(storage),
         };
-        let acme = Acme::new(store, storage, self.options()?).map_err(EdgeError::Acme)?;
+        let acme = Acme::new(store, storage, self.resolved()?).map_err(EdgeError::Acme)?;
         let loaded = acme.load().map_err(EdgeError::Acme)?;
         for error in &loaded.failed {
             warn!(error = %Causes(Some(error)), "a stored certificate is not used: it is issued anew");
@@ -133,7 +133,7 @@ impl AcmePlan {
         Ok(acme)
     }
 
-    fn options(&self) -> Result<AcmeOptions, EdgeError> {
+    fn resolved(&self) -> Result<AcmeOptions, EdgeError> {
         let refused = |error| EdgeError::Acme(AcmeError::from(error));
         let mut options = self.with_hook();
         if let Some(path) = &self.roots {
