@@ -158,6 +158,13 @@ impl Inner {
             let key = base64url(&external.hmac_key).unwrap_or_default();
             ExternalAccountKey::new(external.key_id.clone(), &key)
         });
+        // an account whose key can't be kept is lost, and authorities count them
+        let probe = format!("{}.probe", self.account_key());
+        self.blocking(move |storage| {
+            storage.store(&probe, b"can be stored")?;
+            Ok(storage.remove(&probe)?)
+        })
+        .await?;
         let http = AuthorityClient::new(&self.client);
         let builder = Account::builder_with_http(Box::new(http.clone()));
         let made = builder.create(&new, self.options.directory.url().to_owned(), external.as_ref()).await;
@@ -226,6 +233,8 @@ impl Inner {
             // removed by a person in between; the next order makes one, with a new key
             return Ok(());
         };
+        // another instance may have died in the middle of it: then a refusal says nothing of the key that is stored
+        let was_rolling = stored.rolling;
         stored.rolling = true;
         self.store_account(&stored).await?;
         match session.account.update_key().await {
@@ -237,7 +246,13 @@ impl Inner {
             }
             Err(error) => {
                 // a refusal leaves the key as it was; after anything else that is seen with the next order
-                stored.rolling = !matches!(error, instant_acme::Error::Api(_));
+                let is_refused = |problem: &instant_acme::Problem| {
+                    let kind = problem.r#type.as_deref().unwrap_or_default();
+                    problem.status.is_some_and(|status| (400..500).contains(&status))
+                        && !kind.ends_with("serverInternal")
+                };
+                stored.rolling = was_rolling
+                    || !matches!(&error, instant_acme::Error::Api(problem) if is_refused(problem));
                 self.store_account(&stored).await?;
                 Err(session.failed("changing the account's key")(error))
             }

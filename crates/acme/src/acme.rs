@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) since: Instant,
     pub(crate) directory_id: String,
     is_loaded: AtomicBool,
+    /// Certificates of other sets of names, from before the options changed: served for the names that nothing else has.
+    stop_gaps: Mutex<Vec<Bundle>>,
 }
 
 /// What [`Acme::load`] found.
@@ -106,6 +108,7 @@ impl Acme {
             since: Instant::now(),
             store: Arc::clone(store),
             is_loaded: AtomicBool::new(false),
+            stop_gaps: Mutex::default(),
             storage,
             options,
         })))
@@ -203,8 +206,16 @@ impl Inner {
 
     /// Reads a stored certificate, if there is one. Blocks.
     pub(crate) fn stored(&self, id: &str) -> Result<Option<Bundle>, AcmeError> {
+        self.stored_other_than(id, None)
+    }
+
+    /// `None` also for the one with this digest, which is not read any further.
+    fn stored_other_than(&self, id: &str, known: Option<&str>) -> Result<Option<Bundle>, AcmeError> {
         let key = self.certificate_key(id);
         let Some(bytes) = self.storage.load(&key)? else { return Ok(None) };
+        if known.is_some_and(|known| known == digest_hex(&bytes)) {
+            return Ok(None);
+        }
         bundle::read(&bytes, &format!("the storage's {key}")).map(Some)
     }
 
@@ -213,8 +224,14 @@ impl Inner {
         let _one_at_a_time = self.publishing.lock();
         let mut set = CertSet::new();
         let served = self.state.lock().served();
-        for bundle in served {
+        for bundle in &served {
             bundle.add_to(&mut set);
+        }
+        let has = |name: &String| served.iter().any(|bundle| bundle.meta.names.contains(name));
+        // a later one wins a name, so only those go in that take none from what is meant for it
+        self.stop_gaps.lock().retain(|gap| !gap.meta.names.iter().any(has));
+        for gap in &*self.stop_gaps.lock() {
+            gap.add_to(&mut set);
         }
         self.part.replace(set);
     }
@@ -238,7 +255,7 @@ impl Inner {
             tracing::warn!("{exposed}");
         }
         let now = SystemTime::now();
-        self.answers.sweep_storage(now)?;
+        self.answers.sweep_storage(now);
         let mut loaded = Loaded::default();
         let wanted: Vec<_> = {
             let state = self.state.lock();
@@ -248,18 +265,54 @@ impl Inner {
             match self.stored(&id) {
                 Ok(Some(bundle)) => self.take_loaded(&id, bundle, now, &mut loaded),
                 Ok(None) => loaded.missing.push(names),
-                Err(error @ AcmeError::Certificate { .. }) => {
+                // one bad file keeps nobody else's certificate from being served
+                Err(error) => {
                     tracing::warn!(error = %Causes(&error), "a stored certificate is issued anew");
                     loaded.missing.push(names);
                     loaded.failed.push(error);
                 }
-                Err(error) => return Err(error),
             }
         }
+        let is_storage = |error: &AcmeError| matches!(error, AcmeError::Storage(_));
+        if loaded.added.is_empty()
+            && loaded.failed.len() == loaded.missing.len()
+            && loaded.failed.iter().all(is_storage)
+            && let Some(error) = loaded.failed.pop()
+        {
+            // not one could be looked at: it is the storage, and what is in it must not be taken for missing
+            return Err(error);
+        }
+        self.load_stop_gaps(now, &mut loaded);
         self.load_on_demand(now, &mut loaded)?;
         self.publish();
         self.is_loaded.store(true, Ordering::Release);
         Ok(loaded)
+    }
+
+    /// For names without a certificate: one of another set of names that has them, as it was issued before names were added or removed.
+    fn load_stop_gaps(&self, now: SystemTime, loaded: &mut Loaded) {
+        if loaded.missing.is_empty() {
+            return;
+        }
+        let prefix = format!("certificates/{}", self.directory_id);
+        let Ok(keys) = self.storage.list(&prefix) else { return };
+        for key in keys {
+            let id = &key[prefix.len() + 1..];
+            if self.state.lock().certs.contains_key(id) {
+                continue;
+            }
+            let Ok(Some(bundle)) = self.stored(id) else { continue };
+            let mut missing = loaded.missing.iter().flatten();
+            if !bundle.is_expired(now) && missing.any(|name| bundle.meta.names.contains(name)) {
+                let names = bundle.meta.names.join(", ");
+                tracing::info!(
+                    names,
+                    "an earlier certificate is served until the one for the new names is there"
+                );
+                loaded.added.push(bundle.about.clone());
+                self.stop_gaps.lock().push(bundle);
+            }
+        }
     }
 
     /// What clients asked for before this start.
@@ -278,6 +331,8 @@ impl Inner {
                 && bundle.meta.on_demand
                 && let [name] = &bundle.meta.names[..]
                 && !self.state.lock().by_name.contains_key(name)
+                // it has one from elsewhere by now
+                && !self.store.knows(name)
             {
                 self.state.lock().add(id.to_owned(), vec![name.clone()], true);
                 self.take_loaded(id, bundle, now, loaded);
@@ -312,9 +367,9 @@ impl Inner {
         };
         let mut changed = 0;
         for (id, digest) in known {
-            let stored = match self.stored(&id) {
-                Ok(Some(stored)) if Some(&stored.digest) != digest.as_ref() => stored,
-                Ok(_) => continue,
+            let stored = match self.stored_other_than(&id, digest.as_deref()) {
+                Ok(Some(stored)) => stored,
+                Ok(None) => continue,
                 Err(error) => {
                     tracing::debug!(error = %Causes(&error), "a stored certificate is left alone");
                     continue;

@@ -87,7 +87,7 @@ pub(crate) struct Answers {
     /// Other instances' answers in the certificate store, and until when.
     foreign: Mutex<HashMap<String, Instant>>,
     misses: Mutex<HashMap<String, Instant>>,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
 }
 
 impl Answers {
@@ -99,7 +99,7 @@ impl Answers {
             alpn: Mutex::default(),
             foreign: Mutex::default(),
             misses: Mutex::default(),
-            reads: Semaphore::new(READS_AT_ONCE),
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
         }
     }
 
@@ -149,9 +149,14 @@ impl Answers {
 
     /// Takes another instance's answer for a name into the certificate store, if it has one.
     pub(crate) async fn fetch_alpn(self: Arc<Self>, asked: String) {
-        let Ok(Ok(_turn)) = tokio::time::timeout(READ_WAIT, self.reads.acquire()).await else { return };
+        let turn = Arc::clone(&self.reads).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout(READ_WAIT, turn).await else { return };
         let this = Arc::clone(&self);
-        let fetched = tokio::task::spawn_blocking(move || this.fetch_alpn_now(&asked));
+        let fetched = tokio::task::spawn_blocking(move || {
+            // given back when the reading is over, whoever has left meanwhile
+            let _turn = turn;
+            this.fetch_alpn_now(&asked);
+        });
         // a panic there would be told by the runtime; the handshake goes on without an answer
         let _ = fetched.await;
     }
@@ -206,9 +211,14 @@ impl Answers {
         if let Some(value) = self.http.lock().get(token) {
             return Some(value.clone());
         }
-        let _turn = tokio::time::timeout(READ_WAIT, self.reads.acquire()).await.ok()?.ok()?;
+        let turn = Arc::clone(&self.reads).acquire_owned();
+        let turn = tokio::time::timeout(READ_WAIT, turn).await.ok()?.ok()?;
         let (this, key) = (Arc::clone(self), format!("{HTTP}/{token}"));
-        let loaded = tokio::task::spawn_blocking(move || this.storage.load(&key)).await.ok()?;
+        let load = move || {
+            let _turn = turn;
+            this.storage.load(&key)
+        };
+        let loaded = tokio::task::spawn_blocking(load).await.ok()?;
         match loaded {
             Ok(bytes) => Some(Stored::read(&bytes?, SystemTime::now())?.value),
             Err(error) => {
@@ -231,17 +241,19 @@ impl Answers {
         self.misses.lock().retain(|_, at| at.elapsed() < MISS_KEPT);
     }
 
-    /// Removes from the storage what nobody needs any more: answers whose time is over. Blocks.
-    pub(crate) fn sweep_storage(&self, now: SystemTime) -> Result<(), StorageError> {
+    /// Removes from the storage what nobody needs any more: answers whose time is over. What can't be read stays. Blocks.
+    pub(crate) fn sweep_storage(&self, now: SystemTime) {
         for prefix in [ALPN, HTTP] {
-            for key in self.storage.list(prefix)? {
-                let bytes = self.storage.load(&key)?;
-                if bytes.is_some_and(|bytes| Stored::read(&bytes, now).is_none()) {
-                    self.storage.remove(&key)?;
+            for key in self.storage.list(prefix).unwrap_or_default() {
+                let swept = self.storage.load(&key).and_then(|bytes| {
+                    let is_over = bytes.is_some_and(|bytes| Stored::read(&bytes, now).is_none());
+                    if is_over { self.storage.remove(&key) } else { Ok(()) }
+                });
+                if let Err(error) = swept {
+                    tracing::warn!(error = %Causes(&error), "an old answer to a challenge could not be removed");
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -332,13 +344,13 @@ mod tests {
         one.put_http("token", "value", "a.example").unwrap();
         one.put_alpn("a.example", &[1; 32]).unwrap();
         storage.store("challenges/http/damaged", b"{").unwrap();
-        one.sweep_storage(SystemTime::now()).unwrap();
+        one.sweep_storage(SystemTime::now());
         assert_eq!(
             storage.list(HTTP).unwrap(),
             ["challenges/http/token"],
             "another one's order may be under way"
         );
-        one.sweep_storage(SystemTime::now() + GOOD_FOR + Duration::from_secs(1)).unwrap();
+        one.sweep_storage(SystemTime::now() + GOOD_FOR + Duration::from_secs(1));
         assert!(storage.list(HTTP).unwrap().is_empty() && storage.list(ALPN).unwrap().is_empty());
     }
 }

@@ -29,6 +29,8 @@ use crate::error::{BoxError, OptionsError};
 
 /// For all of a request, from the look-up of the name to the last byte.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// For each address of a name.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A chain of certificates has some KiB.
 const MAX_BODY: usize = 1 << 20;
@@ -100,7 +102,7 @@ impl Client {
         // an IPv6 address stands in brackets
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        let stream = connect(&host, port).await?;
         if is_tls {
             let tls = self.tls.as_ref().ok_or("there is no TLS for this URL")?;
             let stream = tls.connect(ServerName::try_from(host)?, stream).await?;
@@ -109,6 +111,19 @@ impl Client {
             talk(stream, request).await
         }
     }
+}
+
+/// To the first address that answers: one that swallows packets is not waited for as long as there is another.
+async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let mut failed = None;
+    for addr in tokio::net::lookup_host((host, port)).await? {
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failed = Some(error),
+            Err(_) => failed = Some(std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(failed.unwrap_or_else(|| std::io::ErrorKind::NotFound.into()))
 }
 
 async fn talk<Io, B>(stream: Io, mut request: Request<B>) -> Result<Response<Bytes>, BoxError>

@@ -140,13 +140,19 @@ impl Inner {
                 Done::Served => return,
                 Done::Failed => break,
             }
+            if *stop.borrow() {
+                break;
+            }
             if let Some(managed) = self.state.lock().certs.get_mut(&id) {
                 managed.busy = Busy::Issuing;
             }
         }
         // asked for again, it is a new name
-        self.state.lock().remove(&id);
-        self.refuse(name);
+        let mut state = self.state.lock();
+        let not_before = state.certs.get(&id).and_then(|managed| managed.not_before);
+        let wait = not_before.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
+        state.remove(&id);
+        state.refused.insert_failed(name, self.since.elapsed(), wait.unwrap_or_default());
     }
 
     /// Serves a certificate that the storage has: of an earlier start, or another instance's.

@@ -106,7 +106,8 @@ pub struct OnDemand {
     pub max_names: usize,
     /// How many names may be asked about or waited for at once. Default 64.
     pub max_pending: usize,
-    /// How long a name that was refused, or for which issuance failed, is not asked about again. Default 5 min. The
+    /// How long a name that was refused is not asked about again; one for which issuance failed longer each time, up to a day, and never before
+    /// the authority wants it. Default 5 min. The
     /// 10,000 latest are remembered, in about 1 MiB.
     pub refused_for: Duration,
     /// How long a handshake waits. Default 8 s, which is under the acceptor's default deadline of 10 s.
@@ -177,13 +178,15 @@ impl fmt::Debug for OnDemand {
     }
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// Names that are not asked about again for a while; the oldest make room.
 #[derive(Debug)]
 pub(crate) struct Refused {
     most: usize,
     keep: Duration,
-    /// Until when, since the moment that all times are counted from.
-    names: HashMap<Box<str>, Duration>,
+    /// Until when, since the moment that all times are counted from, and how often it failed.
+    names: HashMap<Box<str>, (Duration, u32)>,
 }
 
 impl Refused {
@@ -192,22 +195,34 @@ impl Refused {
     }
 
     pub(crate) fn has(&self, name: &str, now: Duration) -> bool {
-        self.names.get(name).is_some_and(|until| now < *until)
+        self.names.get(name).is_some_and(|(until, _)| now < *until)
     }
 
+    /// The policy refused it.
     pub(crate) fn insert(&mut self, name: &str, now: Duration) {
+        self.put(name, now, self.keep, 0);
+    }
+
+    /// It could not be issued, and is not to be tried again within `wait`; longer each time, up to a day.
+    pub(crate) fn insert_failed(&mut self, name: &str, now: Duration, wait: Duration) {
+        let failures = self.names.get(name).map_or(0, |(_, failures)| *failures).saturating_add(1);
+        let longer = self.keep.saturating_mul(1 << (failures - 1).min(16)).min(DAY);
+        self.put(name, now, longer.max(wait), failures);
+    }
+
+    fn put(&mut self, name: &str, now: Duration, keep: Duration, failures: u32) {
         if self.names.len() >= self.most {
-            self.names.retain(|_, until| now < *until);
+            self.names.retain(|_, (until, _)| now < *until);
         }
         if self.names.len() >= self.most {
             // rarely, so looking at all of them is no matter: an eighth goes
-            let mut times: Vec<_> = self.names.values().copied().collect();
+            let mut times: Vec<_> = self.names.values().map(|(until, _)| *until).collect();
             times.sort_unstable();
             let bound = times[times.len() / 8];
-            self.names.retain(|_, until| *until > bound);
+            self.names.retain(|_, (until, _)| *until > bound);
         }
         if self.names.len() < self.most {
-            self.names.insert(name.into(), now + self.keep);
+            self.names.insert(name.into(), (now.saturating_add(keep), failures));
         }
     }
 }
@@ -223,6 +238,20 @@ mod tests {
         refused.insert("a.example", s(5));
         assert!(refused.has("a.example", s(304)) && !refused.has("a.example", s(305)));
         assert!(!refused.has("b.example", s(5)));
+    }
+
+    #[test]
+    fn who_fails_waits_longer_each_time() {
+        let s = Duration::from_secs;
+        let mut refused = Refused::new(10, s(300));
+        let mut now = s(0);
+        for (wait, until) in [(s(60), 300), (s(60), 600), (s(7200), 7200), (s(60), 2400)] {
+            refused.insert_failed("a.example", now, wait);
+            assert!(
+                refused.has("a.example", now + s(until - 1)) && !refused.has("a.example", now + s(until))
+            );
+            now += s(until);
+        }
     }
 
     #[test]

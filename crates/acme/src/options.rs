@@ -173,6 +173,9 @@ pub struct AcmeOptions {
     pub order_timeout: Duration,
 }
 
+/// Longer than anything here is waited for.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
 impl Default for AcmeOptions {
     fn default() -> Self {
         Self {
@@ -275,15 +278,15 @@ impl AcmeOptions {
     /// Sets [`AcmeOptions::poll`].
     #[must_use]
     pub fn with_poll(mut self, poll: Duration) -> Self {
-        self.poll = poll.max(Duration::from_millis(100));
+        self.poll = poll.clamp(Duration::from_millis(100), LONGEST);
         self
     }
 
     /// Sets [`AcmeOptions::retry_min`] and [`AcmeOptions::retry_max`]; the second is at least the first.
     #[must_use]
     pub fn with_retry(mut self, min: Duration, max: Duration) -> Self {
-        self.retry_min = min.max(Duration::from_millis(10));
-        self.retry_max = max.max(self.retry_min);
+        self.retry_min = min.clamp(Duration::from_millis(10), LONGEST);
+        self.retry_max = max.clamp(self.retry_min, LONGEST);
         self
     }
 

@@ -25,6 +25,8 @@ const VALIDATION: RetryPolicy = RetryPolicy::new()
     .timeout(Duration::from_secs(180));
 /// How long taking answers away may take, also when the server ends.
 const CLEAN_UP: Duration = Duration::from_secs(10);
+/// For one record to be removed: more than any hook's own deadline should be.
+const CLEAR: Duration = Duration::from_secs(600);
 
 /// What was put where the authority looks, noted before it is put there.
 #[derive(Default)]
@@ -230,31 +232,46 @@ impl Inner {
     }
 
     /// Takes away what an order put up, whatever came of it.
-    pub(crate) async fn clean_up(self: &Arc<Self>, notes: Notes) {
+    pub(crate) async fn clean_up(self: &Arc<Self>, notes: Notes, stop: &mut crate::run::Stop) {
         let placed = notes.0.into_inner();
         if placed.is_empty() {
             return;
         }
         let inner = Arc::clone(self);
-        let cleaned = tokio::time::timeout(CLEAN_UP, async move {
+        // as long as it takes, each record within its own time; only where all ends there is not so much of it
+        let late = async {
+            let _ = stop.wait_for(|stop| *stop).await;
+            tokio::time::sleep(CLEAN_UP).await;
+        };
+        let clean = async move {
             if let Challenge::Dns01(hook) = &inner.options.challenge {
                 for placed in &placed {
                     let Placed::Dns { record, value } = placed else { continue };
-                    if let Err(error) = hook.clear(record, value).await {
-                        tracing::warn!(record, error = %Causes(&error), "a DNS record could not be removed");
+                    match tokio::time::timeout(CLEAR, hook.clear(record, value)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => {
+                            tracing::warn!(record, error = %Causes(&error), "a DNS record could not be removed");
+                        }
+                        Err(_) => tracing::warn!(record, "a DNS record was not removed in time"),
                     }
                 }
                 return;
             }
             let answers = Arc::clone(&inner.answers);
-            let removed =
-                inner.blocking(move |_| placed.iter().try_for_each(|placed| Ok(answers.remove(placed)?)));
+            let removed = inner.blocking(move |_| {
+                // all of them, and then the first that could not be
+                let failed: Vec<_> =
+                    placed.iter().filter_map(|placed| answers.remove(placed).err()).collect();
+                failed.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+            });
             if let Err(error) = removed.await {
                 tracing::warn!(error = %Causes(&error), "an answer to a challenge could not be removed");
             }
-        });
-        if cleaned.await.is_err() {
-            tracing::warn!("answers to challenges could not be removed in time");
+        };
+        tokio::select! {
+            biased;
+            () = clean => {}
+            () = late => tracing::warn!("answers to challenges could not be removed in time"),
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::{
 
 /// How long orders under way have to take their answers away when the server ends.
 const LEAVE: Duration = Duration::from_secs(15);
+/// How long nothing is ordered after the authority said that the account asks too much, at most: it may have meant one name alone.
+const HOLD: Duration = Duration::from_secs(600);
 /// However near the next thing to be done is, the loop rests so long.
 const REST: Duration = Duration::from_millis(10);
 /// After how long to ask again about renewal where that failed.
@@ -124,6 +126,17 @@ impl Drop for BusyGuard {
     fn drop(&mut self) {
         if let Some(managed) = self.inner.state.lock().certs.get_mut(&self.id) {
             managed.busy = Busy::No;
+            if std::thread::panicking() {
+                // a hook of the program's, or a library: it is tried again like any other failure, and not at once
+                let bounds = (self.inner.options.retry_min, self.inner.options.retry_max);
+                managed.failures = managed.failures.saturating_add(1);
+                let wait = schedule::backoff(managed.failures, bounds, schedule::roll(), None);
+                managed.not_before = Some(Instant::now() + wait);
+                managed.last_error = Some(LastError {
+                    at: SystemTime::now(),
+                    text: "a panic, which is a defect of a hook or of a library: see the log".to_owned(),
+                });
+            }
         }
         self.inner.wake.notify_one();
     }
@@ -161,7 +174,11 @@ impl Inner {
             Job::Issue(id) => {
                 self.issue(&id, &mut stop).await;
             }
-            Job::AskAri(id) => self.ask_ari(id).await,
+            Job::AskAri(id) => tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = self.ask_ari(id) => {}
+            },
             Job::First(name) => self.first(&name, &mut stop).await,
         }
     }
@@ -200,6 +217,8 @@ impl Inner {
         let bounds = (self.options.retry_min, self.options.retry_max);
         let wait = schedule::backoff(managed.failures, bounds, schedule::roll(), told);
         managed.not_before = Some(Instant::now() + wait);
+        // the account is what is limited, and with it all other certificates
+        let hold = error.is_rate_limited().then(|| Instant::now() + wait.min(HOLD));
         let text = Causes(error).to_string();
         let names = managed.names.join(", ");
         let expired = managed.served.as_ref().map(|served| served.is_expired(now));
@@ -217,6 +236,7 @@ impl Inner {
             "no certificate was issued"
         );
         managed.last_error = Some(LastError { at: now, text });
+        state.hold = state.hold.max(hold);
     }
 
     async fn try_issue(self: &Arc<Self>, id: &str, stop: &mut Stop) -> Result<Done, AcmeError> {
@@ -242,7 +262,7 @@ impl Inner {
                 issued.unwrap_or(Err(AcmeError::Timeout { waited: limit }))
             }
         };
-        self.clean_up(notes).await;
+        self.clean_up(notes, stop).await;
         self.finish(id, &start, issued?).await?;
         Ok(Done::Served)
     }
@@ -266,8 +286,12 @@ impl Inner {
             Ok(None) | Err(AcmeError::Certificate { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
-        let is_other = start.served.as_ref().is_none_or(|served| served.digest != stored.digest);
-        if !is_other || stored.renewal_time(self.options.renew_before) <= SystemTime::now() {
+        // one that could not be stored must not give way to the one before it
+        let is_newer = start
+            .served
+            .as_ref()
+            .is_none_or(|served| served.digest != stored.digest && served.is_older(&stored));
+        if !is_newer || stored.renewal_time(self.options.renew_before) <= SystemTime::now() {
             return Ok(false);
         }
         log_updated(&stored.about);
@@ -329,7 +353,9 @@ impl Inner {
         log_updated(&bundle.about);
         if let Some(managed) = self.state.lock().certs.get_mut(id) {
             managed.issued += 1;
-            managed.rest_until = Some(Instant::now() + self.options.retry_max);
+            let about = &bundle.about;
+            let lifetime = about.not_after.duration_since(about.not_before).unwrap_or_default();
+            managed.rest_until = Some(Instant::now() + self.options.retry_max.min(lifetime / 4));
         }
         if bundle.renewal_time(self.options.renew_before) <= SystemTime::now() {
             let names = start.names.join(", ");

@@ -165,6 +165,8 @@ pub(crate) struct State {
     pub(crate) refused: Refused,
     pub(crate) bound: RateBound,
     pub(crate) on_demand: usize,
+    /// Until then nothing is ordered.
+    pub(crate) hold: Option<Instant>,
 }
 
 impl State {
@@ -180,6 +182,7 @@ impl State {
             refused: Refused::new(MAX_REFUSED, keep),
             bound: RateBound::new(most, per),
             on_demand: 0,
+            hold: None,
         }
     }
 
@@ -219,9 +222,11 @@ impl State {
     /// than `orders` are under way, and questions about the others.
     pub(crate) fn plan(&mut self, fraction: f64, orders: usize, now: SystemTime, instant: Instant) -> Plan {
         let under_way = |kind| self.certs.values().filter(|managed| managed.busy == kind).count();
-        let mut orders = orders.saturating_sub(under_way(Busy::Issuing));
+        let orders = orders.saturating_sub(under_way(Busy::Issuing));
         let mut questions = QUESTIONS_AT_ONCE.saturating_sub(under_way(Busy::Asking));
         let mut plan = Plan { jobs: self.queue.drain(..).map(Job::First).collect(), next: None };
+        let mut due_now = Vec::new();
+        let held = self.hold.map_or(Duration::ZERO, |until| until.saturating_duration_since(instant));
         let mut wake = |at: Duration| plan.next = Some(plan.next.map_or(at, |next: Duration| next.min(at)));
         for (id, managed) in &mut self.certs {
             if managed.busy != Busy::No {
@@ -244,11 +249,21 @@ impl State {
                 } else if !ask.is_zero() {
                     wake(ask);
                 }
+            } else if !held.is_zero() {
+                wake(held);
             } else if orders > 0 {
-                orders -= 1;
-                managed.busy = Busy::Issuing;
-                plan.jobs.push(Job::Issue(id.clone()));
+                due_now.push((
+                    managed.served.as_ref().map(|served| served.about.not_after),
+                    id,
+                    &mut managed.busy,
+                ));
             }
+        }
+        // who has none comes first, and then who is without the soonest
+        due_now.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        for (_, id, busy) in due_now.into_iter().take(orders) {
+            *busy = Busy::Issuing;
+            plan.jobs.push(Job::Issue(id.clone()));
         }
         plan
     }
@@ -313,6 +328,20 @@ mod tests {
         let plan = state.plan(THIRD, 4, before, instant);
         assert!(plan.jobs.is_empty() && plan.next == Some(HOUR), "{plan:?}");
         assert_eq!(state.plan(THIRD, 4, due, instant).jobs, [Job::Issue("a.example".to_owned())]);
+    }
+
+    #[test]
+    fn nothing_is_ordered_while_the_account_is_held_and_who_has_none_comes_first() {
+        let (now, instant) = (SystemTime::now(), Instant::now());
+        let mut state = state(&["a.example", "b.example"]);
+        let managed = state.certs.get_mut("a.example").unwrap();
+        managed.take(bundle("a.example"));
+        managed.is_forced = true;
+        state.hold = Some(instant + HOUR);
+        let plan = state.plan(THIRD, 1, now, instant);
+        assert_eq!((plan.jobs.len(), plan.next), (0, Some(HOUR)));
+        let jobs = state.plan(THIRD, 1, now, instant + HOUR).jobs;
+        assert_eq!(jobs, [Job::Issue("b.example".to_owned())]);
     }
 
     #[test]

@@ -99,6 +99,36 @@ fn what_is_stored_is_served_without_the_authority() {
 }
 
 #[test]
+fn a_certificate_for_other_names_is_served_until_the_new_one_is_there() {
+    let (storage, ca) = (MemoryStorage::new(), TestCa::new());
+    let (_, before) = acme(&storage, options().with_certificate(["a.example"]));
+    put(&storage, &before, &ca.issue(&["a.example"]), &["a.example"]);
+    let names = ["a.example", "www.a.example"];
+    let (store, acme) = acme(&storage, options().with_certificate(names));
+    let loaded = acme.load().unwrap();
+    assert_eq!((loaded.added.len(), loaded.missing.len()), (1, 1));
+    assert!(store.knows("a.example") && !store.knows("www.a.example"));
+    let new = ca.issue(&names);
+    put(&storage, &acme, &new, &names);
+    acme.0.look();
+    assert!(store.knows("www.a.example"));
+    assert_eq!(store.lookup(Some("a.example")).unwrap().cert[0], new.der());
+    assert_eq!(store.len(), 1, "the earlier one is gone");
+}
+
+#[test]
+fn one_bad_file_keeps_nothing_else_from_being_served() {
+    let (storage, ca) = (MemoryStorage::new(), TestCa::new());
+    let (store, acme) =
+        acme(&storage, options().with_certificate(["a.example"]).with_certificate(["b.example"]));
+    let id = put(&storage, &acme, &ca.issue(&["a.example"]), &["a.example"]);
+    put(&storage, &acme, &ca.issue(&["b.example"]), &["b.example"]);
+    storage.store(&acme.0.certificate_key(&id), b"half a file").unwrap();
+    assert_eq!(acme.load().unwrap().failed.len(), 1);
+    assert!(store.knows("b.example"));
+}
+
+#[test]
 fn a_trial_is_never_served_in_earnest() {
     let storage = MemoryStorage::new();
     let (_, trial) = acme(&storage, options().with_certificate(["a.example"]));
