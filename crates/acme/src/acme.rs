@@ -26,6 +26,7 @@ use crate::{
     http01::Http01Layer,
     names::{self, MAX_NAMES, base64url, certificate_id, digest_hex},
     options::{AcmeOptions, Challenge},
+    seldom::Seldom,
     state::{Busy, State},
     status::{AcmeStats, CertStatus, Counters},
     storage::Storage,
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     is_loaded: AtomicBool,
     /// Certificates of other sets of names, from before the options changed: served for the names that nothing else has.
     stop_gaps: Mutex<Vec<Bundle>>,
+    pub(crate) refusals_told: Seldom,
+    pub(crate) bounds_told: Seldom,
 }
 
 /// What [`Acme::load`] found.
@@ -109,6 +112,8 @@ impl Acme {
             store: Arc::clone(store),
             is_loaded: AtomicBool::new(false),
             stop_gaps: Mutex::default(),
+            refusals_told: Seldom::default(),
+            bounds_told: Seldom::default(),
             storage,
             options,
         })))

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use crate::{
     error::{AcmeError, Causes},
     names::{alpn_name, hex, unhex},
+    seldom::Seldom,
     storage::{Storage, StorageError},
 };
 
@@ -88,6 +89,7 @@ pub(crate) struct Answers {
     foreign: Mutex<HashMap<String, Instant>>,
     misses: Mutex<HashMap<String, Instant>>,
     reads: Arc<Semaphore>,
+    told: Seldom,
 }
 
 impl Answers {
@@ -100,6 +102,7 @@ impl Answers {
             foreign: Mutex::default(),
             misses: Mutex::default(),
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            told: Seldom::default(),
         }
     }
 
@@ -166,7 +169,8 @@ impl Answers {
         let stored = match self.storage.load(&format!("{ALPN}/{asked}")) {
             Ok(bytes) => bytes.and_then(|bytes| Stored::read(&bytes, now)),
             Err(error) => {
-                tracing::warn!(name = asked, error = %Causes(&error), "no answer to a challenge could be read");
+                self.tell(&error);
+                self.miss(asked);
                 return;
             }
         };
@@ -185,12 +189,23 @@ impl Answers {
                 if self.foreign.lock().remove(asked).is_some() {
                     self.store.challenges().remove(asked);
                 }
-                let mut misses = self.misses.lock();
-                if misses.len() >= MAX_REMEMBERED {
-                    misses.clear();
-                }
-                misses.insert(asked.to_owned(), Instant::now());
+                self.miss(asked);
             }
+        }
+    }
+
+    /// There is no answer for it, which is remembered for a moment.
+    fn miss(&self, asked: &str) {
+        let mut misses = self.misses.lock();
+        if misses.len() >= MAX_REMEMBERED {
+            misses.clear();
+        }
+        misses.insert(asked.to_owned(), Instant::now());
+    }
+
+    fn tell(&self, error: &StorageError) {
+        if let Some(others) = self.told.now() {
+            tracing::warn!(error = %Causes(error), others, "no answer to a challenge could be read");
         }
     }
 
@@ -222,7 +237,7 @@ impl Answers {
         match loaded {
             Ok(bytes) => Some(Stored::read(&bytes?, SystemTime::now())?.value),
             Err(error) => {
-                tracing::warn!(error = %Causes(&error), "no answer to a challenge could be read");
+                self.tell(&error);
                 None
             }
         }

@@ -124,10 +124,13 @@ impl Inner {
         };
         if !allowed {
             count(&self.stats.on_demand_refused);
-            tracing::info!(
-                name,
-                "no certificate is issued for a name that a client asked for: the policy refuses it"
-            );
+            if let Some(others) = self.refusals_told.now() {
+                tracing::info!(
+                    name,
+                    others,
+                    "no certificate is issued for a name that a client asked for: the policy refuses it"
+                );
+            }
             self.refuse(name);
             return;
         }
@@ -198,7 +201,13 @@ impl Inner {
             state.add(id.to_owned(), vec![name.to_owned()], true).busy = Busy::Issuing;
         } else {
             count(&self.stats.on_demand_over_bound);
-            tracing::warn!(name, "no certificate is issued on demand: as many as allowed were begun already");
+            if let Some(others) = self.bounds_told.now() {
+                tracing::warn!(
+                    name,
+                    others,
+                    "no certificate is issued on demand: as many as allowed were begun already"
+                );
+            }
         }
         has_room
     }

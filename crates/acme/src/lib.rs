@@ -62,6 +62,7 @@ mod options;
 mod order;
 mod run;
 mod schedule;
+mod seldom;
 mod state;
 mod status;
 mod storage;

@@ -8,6 +8,7 @@ use crate::{
     client::{self, Client},
     dns::BoxFuture,
     error::OptionsError,
+    seldom::Seldom,
 };
 
 /// Says for which names a certificate may be issued. Without it, anybody could point names here and use up the
@@ -39,6 +40,7 @@ impl fmt::Debug for dyn AskPolicy {
 pub struct HttpAsk {
     url: String,
     client: Client,
+    told: Seldom,
 }
 
 impl HttpAsk {
@@ -55,13 +57,24 @@ impl HttpAsk {
         }
         let is_plain = url.to_ascii_lowercase().starts_with("http:");
         let client = if is_plain { Client::without_tls() } else { Client::new(roots)? };
-        Ok(Self { url, client })
+        Ok(Self { url, client, told: Seldom::default() })
+    }
+}
+
+/// A query may have a secret in it.
+fn without_query(text: &str) -> String {
+    match text.split_once('?') {
+        None => text.to_owned(),
+        Some((before, query)) => {
+            let rest = query.find(": ").map_or("", |at| &query[at..]);
+            format!("{before}{rest}")
+        }
     }
 }
 
 impl fmt::Debug for HttpAsk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpAsk").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("HttpAsk").field("url", &without_query(&self.url)).finish_non_exhaustive()
     }
 }
 
@@ -74,12 +87,15 @@ impl AskPolicy for HttpAsk {
             match self.client.status(&url).await {
                 Ok(status) => status == http::StatusCode::OK,
                 Err(error) => {
-                    tracing::warn!(
-                        name,
-                        error,
-                        url = self.url,
-                        "could not ask whether a certificate may be issued"
-                    );
+                    if let Some(others) = self.told.now() {
+                        tracing::warn!(
+                            name,
+                            error = without_query(&error),
+                            url = without_query(&self.url),
+                            others,
+                            "could not ask whether a certificate may be issued"
+                        );
+                    }
                     false
                 }
             }
@@ -286,6 +302,20 @@ mod tests {
             assert!(!ask.allows("a.example").await, "{what}");
         }
         assert!(origin.received_text().starts_with("GET /ask?key=1&domain=a.example HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn a_query_is_not_logged() {
+        for (text, want) in [
+            ("http://a.example/ask", "http://a.example/ask"),
+            ("http://a.example/ask?key=1&domain=b", "http://a.example/ask"),
+            (
+                "http://a.example/ask?key=1: connection refused: why?",
+                "http://a.example/ask: connection refused: why?",
+            ),
+        ] {
+            assert_eq!(without_query(text), want);
+        }
     }
 
     #[test]
