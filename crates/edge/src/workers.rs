@@ -74,8 +74,11 @@ pub(crate) fn count(workers: Workers) -> NonZeroUsize {
 pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<Running, EdgeError> {
     let mut ended = JoinSet::new();
     let count = count(shared.plan.workers);
-    for share in shares(sockets) {
-        let runtime = build_runtime(shared.plan.workers, count).map_err(EdgeError::Worker)?;
+    // all of them before the first one lets anybody in, who could take the descriptors that the others need
+    let ready =
+        shares(sockets).into_iter().map(|share| Ok((share, build_runtime(shared.plan.workers, count)?)));
+    let ready: Vec<_> = ready.collect::<io::Result<_>>().map_err(EdgeError::Worker)?;
+    for (share, runtime) in ready {
         let (report, result) = oneshot::channel();
         let (shared, index) = (Arc::clone(shared), share.index);
         let spawned = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
