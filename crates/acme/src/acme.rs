@@ -228,16 +228,21 @@ impl Inner {
     pub(crate) fn publish(&self) {
         let _one_at_a_time = self.publishing.lock();
         let mut set = CertSet::new();
-        let served = self.state.lock().served();
-        for bundle in &served {
+        let mut stop_gaps = self.stop_gaps.lock();
+        let served = {
+            let state = self.state.lock();
+            let served = state.served();
+            let has = |name: &String| served.iter().any(|bundle| bundle.meta.names.contains(name));
+            // as long as one of its names has nothing else
+            let is_needed = |name: &String| state.by_name.contains_key(name) && !has(name);
+            stop_gaps.retain(|gap| gap.meta.names.iter().any(is_needed));
+            served
+        };
+        // the later one wins a name, which is what is meant for it
+        for bundle in stop_gaps.iter().chain(served.iter().map(|bundle| &**bundle)) {
             bundle.add_to(&mut set);
         }
-        let has = |name: &String| served.iter().any(|bundle| bundle.meta.names.contains(name));
-        // a later one wins a name, so only those go in that take none from what is meant for it
-        self.stop_gaps.lock().retain(|gap| !gap.meta.names.iter().any(has));
-        for gap in &*self.stop_gaps.lock() {
-            gap.add_to(&mut set);
-        }
+        drop(stop_gaps);
         self.part.replace(set);
     }
 

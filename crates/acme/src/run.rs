@@ -55,7 +55,7 @@ impl Acme {
     /// What waits on files does so on blocking threads; everything else runs on the runtime that polls this, of
     /// whatever kind, as tasks that end with it. At shutdown orders under way are given up, and what they put up for
     /// the authority is taken away, within 15 s. Dropping the future ends the orders at once: their answers in the
-    /// storage go an hour later, and DNS records stay.
+    /// storage are void an hour later and go with the next start after that, and DNS records stay.
     ///
     /// Run it once for each storage and process; a second one does no harm, and no good.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {

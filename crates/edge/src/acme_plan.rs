@@ -7,9 +7,9 @@ use portcullis_acme::{
     OptionsError, Storage,
 };
 use portcullis_tls::{CertStore, client::Roots};
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::{Causes, EdgeError};
+use crate::EdgeError;
 
 /// Certificates by ACME, kept up as long as the edge runs. HTTP-01 challenges are answered on every listener, before any route; TLS-ALPN-01
 /// challenges on every TLS listener over TCP. Certificates on demand are for clients over TCP; over QUIC such a name is unknown until it has one.
@@ -124,9 +124,6 @@ impl AcmePlan {
         };
         let acme = Acme::new(store, storage, self.resolved()?).map_err(EdgeError::Acme)?;
         let loaded = acme.load().map_err(EdgeError::Acme)?;
-        for error in &loaded.failed {
-            warn!(error = %Causes(Some(error)), "a stored certificate is not used: it is issued anew");
-        }
         for names in &loaded.missing {
             info!(names = names.join(", "), "there is no certificate yet: it will be issued");
         }

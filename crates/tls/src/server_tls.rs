@@ -407,6 +407,29 @@ mod tests {
         }
     }
 
+    /// A second hello may leave out that it is for a challenge (RFC 8446 section 4.1.2): what answers then is the configuration of the first.
+    #[test]
+    fn what_answers_challenges_has_no_other_certificate() {
+        let (ca, store) = (portcullis_testkit::certs::TestCa::new(), store());
+        let cert = ca.issue(&["a.example.com"]);
+        store.add_pem(cert.pem().as_bytes(), cert.key_pem().as_bytes()).unwrap();
+        let tls = ServerTls::new(store, &ServerOptions::default()).unwrap();
+        let roots = crate::client::Roots::from_pem(ca.pem().as_bytes()).unwrap();
+        let client =
+            crate::client::client_config(crate::client::ClientOptions::default().with_roots(roots)).unwrap();
+        let answers = |config: &Arc<ServerConfig>| {
+            let name = rustls_pki_types::ServerName::try_from("a.example.com").unwrap();
+            let mut client = rustls::ClientConnection::new(Arc::clone(&client), name).unwrap();
+            let mut hello = Vec::new();
+            client.write_tls(&mut hello).unwrap();
+            let mut server = rustls::ServerConnection::new(Arc::clone(config)).unwrap();
+            server.read_tls(&mut &hello[..]).unwrap();
+            server.process_new_packets().is_ok()
+        };
+        assert!(answers(&tls.tcp()));
+        assert!(!answers(&tls.0.challenge));
+    }
+
     #[test]
     fn aes_first_where_hardware_has_it() {
         let first = |has_aes| suited(provider(), has_aes).cipher_suites[0].suite();

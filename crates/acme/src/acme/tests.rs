@@ -117,6 +117,25 @@ fn a_certificate_for_other_names_is_served_until_the_new_one_is_there() {
 }
 
 #[test]
+fn a_certificate_that_was_split_is_served_for_the_half_that_is_not_there_yet() {
+    let (storage, ca) = (MemoryStorage::new(), TestCa::new());
+    let both = ["a.example", "b.example"];
+    let (_, before) = acme(&storage, options().with_certificate(both));
+    put(&storage, &before, &ca.issue(&both), &both);
+    let (store, acme) =
+        acme(&storage, options().with_certificate(["a.example"]).with_certificate(["b.example"]));
+    acme.load().unwrap();
+    let new = ca.issue(&["a.example"]);
+    put(&storage, &acme, &new, &["a.example"]);
+    acme.0.look();
+    assert_eq!(store.lookup(Some("a.example")).unwrap().cert[0], new.der());
+    assert!(store.knows("b.example"), "the earlier one goes on for it");
+    put(&storage, &acme, &ca.issue(&["b.example"]), &["b.example"]);
+    acme.0.look();
+    assert_eq!(store.len(), 2, "and is gone with the second half");
+}
+
+#[test]
 fn one_bad_file_keeps_nothing_else_from_being_served() {
     let (storage, ca) = (MemoryStorage::new(), TestCa::new());
     let (store, acme) =
