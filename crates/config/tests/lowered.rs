@@ -10,9 +10,9 @@ use portcullis_edge::{
     },
     middleware::security_headers::FrameOptions,
     plan::{
-        AccessLogFormat, AccessLogPlan, AcmeStorage, CertificateSource, ClientAuthPlan, ExternalAccountPlan,
-        HostTlsPlan, ListenOn, ListenerMode, OnDemandPlan, PlainHttp, Plan, ResumptionPlan, RouteAction,
-        WithoutCertificate, Workers,
+        AccessLogFormat, AccessLogPlan, AcmeStorage, CertificateSource, ClientAuthPlan, EndpointPlan,
+        ExternalAccountPlan, HostTlsPlan, ListenOn, ListenerMode, OnDemandPlan, PlainHttp, Plan,
+        ResumptionPlan, RouteAction, WithoutCertificate, Workers,
     },
     tls::{UnknownNames, Versions, ZeroRtt},
 };
@@ -255,10 +255,10 @@ fn statuses_of_routes() {
 fn every_key_of_a_cluster() {
     let plan = plan(FULL);
     let [web, api] = &plan.clusters[..] else { panic!("{:?}", plan.clusters) };
-    assert_eq!(web.endpoints, ["127.0.0.1:3000", "127.0.0.1:3001"]);
+    assert_eq!(web.endpoints, ["127.0.0.1:3000", "127.0.0.1:3001"].map(EndpointPlan::from));
     assert_eq!(web.options, Default::default());
     assert_eq!(api.name, "api");
-    assert_eq!(api.endpoints, ["api.internal:8080", "[fd00::1]:8080"]);
+    assert_eq!(api.endpoints, ["api.internal:8080", "[fd00::1]:8080"].map(EndpointPlan::from));
     let options = &api.options;
     assert_eq!(options.connect_timeout, secs(2));
     assert_eq!(options.response_timeout, secs(90));
@@ -270,7 +270,7 @@ fn every_key_of_a_cluster() {
     assert_eq!(options.max_connections, 512);
     assert_eq!(options.max_fails, 3);
     assert_eq!(options.fail_timeout, secs(15));
-    assert_eq!(options.max_attempts, 2);
+    assert_eq!(options.retry.attempts, 2);
     assert_eq!(options.max_head_bytes, 16 << 10);
 }
 

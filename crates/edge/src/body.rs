@@ -9,9 +9,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use tokio::net::TcpStream;
 
-use crate::BoxError;
+use crate::{BoxError, connect::UpstreamIo};
 
 /// A request or response body on its way through an edge. The kinds that every request meets are held as they are;
 /// only a foreign body is boxed.
@@ -21,7 +20,7 @@ enum Kind {
     Bytes(Option<Bytes>),
     Hyper(hyper::body::Incoming),
     Quic(Box<portcullis_h3::RecvBody>),
-    Upstream(portcullis_upstream::Body<Body, TcpStream>),
+    Upstream(portcullis_upstream::Body<Body, UpstreamIo>),
     Boxed(UnsyncBoxBody<Bytes, BoxError>),
 }
 
@@ -77,8 +76,8 @@ impl From<portcullis_h3::RecvBody> for Body {
     }
 }
 
-impl From<portcullis_upstream::Body<Body, TcpStream>> for Body {
-    fn from(body: portcullis_upstream::Body<Body, TcpStream>) -> Self {
+impl From<portcullis_upstream::Body<Body, UpstreamIo>> for Body {
+    fn from(body: portcullis_upstream::Body<Body, UpstreamIo>) -> Self {
         Self(Kind::Upstream(body))
     }
 }

@@ -24,7 +24,6 @@ use portcullis_middleware::{
 use portcullis_proxy::{Trust, Tunnels};
 use portcullis_server::ServerCounters;
 use portcullis_tls::CertStore;
-use portcullis_upstream::Cluster;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -32,6 +31,7 @@ use crate::{
     EdgeBuilder, EdgeError, PlanFault,
     access_log::LogSink,
     certs::Tls,
+    clusters::{self, ClusterPart},
     observe::Telemetry,
     order::UserLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Plan, WithoutCertificate, Workers},
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) layers: Vec<UserLayer>,
     pub(crate) tls: Tls,
-    pub(crate) clusters: HashMap<String, Cluster>,
+    pub(crate) clusters: HashMap<String, ClusterPart>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) limits: Limits,
     /// The part of each listener in them, in the order of [`Plan::listeners`].
@@ -246,7 +246,7 @@ impl Edge {
 
 impl Shared {
     fn new(plan: Plan, layers: Vec<UserLayer>, tls: Tls, sockets: &Sockets) -> Result<Self, EdgeError> {
-        let clusters = clusters(&plan)?;
+        let clusters = clusters::build(&plan)?;
         let telemetry = plan.admin.is_some().then(Telemetry::new);
         let limits = Limits::with_options(limit_options(&plan)?);
         let part = |(place, listener): (usize, &ListenerPlan)| {
@@ -305,7 +305,7 @@ impl Plan {
         if let Some(acme) = &self.acme {
             acme.check().map_err(|error| EdgeError::Acme(error.into()))?;
         }
-        clusters(self)?;
+        clusters::check(self)?;
         let routes = crate::routes::builder(self, |cluster| self.clusters.iter().any(|c| c.name == cluster))?;
         drop(routes);
         bind_plan(self).check().map_err(EdgeError::Listeners)
@@ -365,23 +365,6 @@ fn max_connections(plan: &Plan) -> Result<usize, EdgeError> {
         warn!(max_connections = fit, why, "fewer connections than usual are let in");
     }
     Ok(fit.min(MAX_CONNECTIONS))
-}
-
-fn clusters(plan: &Plan) -> Result<HashMap<String, Cluster>, PlanFault> {
-    let mut clusters = HashMap::new();
-    for wanted in &plan.clusters {
-        let endpoints = wanted
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.parse())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| PlanFault::Endpoint { cluster: wanted.name.clone(), source })?;
-        let cluster = Cluster::new(wanted.name.as_str(), endpoints, wanted.options.clone())?;
-        if clusters.insert(wanted.name.clone(), cluster).is_some() {
-            return Err(PlanFault::DuplicateCluster(wanted.name.clone()));
-        }
-    }
-    Ok(clusters)
 }
 
 impl fmt::Debug for Edge {

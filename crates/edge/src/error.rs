@@ -110,6 +110,24 @@ pub enum PlanFault {
         /// What is wrong with it.
         source: portcullis_upstream::InvalidEndpoint,
     },
+    /// TLS towards a cluster that can not be.
+    #[error("TLS to cluster `{cluster}` can not be set up")]
+    UpstreamTls {
+        /// The cluster.
+        cluster: String,
+        /// Why.
+        source: portcullis_tls::client::ClientConfigError,
+    },
+    /// A name that no certificate can have.
+    #[error(
+        "cluster `{cluster}` has the server name {name:?}, which is neither a host name nor an IP address"
+    )]
+    UpstreamName {
+        /// The cluster.
+        cluster: String,
+        /// The name.
+        name: String,
+    },
     /// A cluster that can not be.
     #[error("a cluster can not be made")]
     Cluster(#[from] portcullis_upstream::ClusterError),

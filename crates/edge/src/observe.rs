@@ -318,14 +318,14 @@ impl Telemetry {
             }),
         ];
         for (name, help, read) in counters {
-            let clusters: Vec<_> = shared.clusters.values().cloned().collect();
+            let clusters: Vec<_> = shared.clusters.values().map(|part| part.cluster.clone()).collect();
             self.metrics.register_counter_series(name, help, "cluster", move |series| {
                 for cluster in &clusters {
                     series.push(cluster.name(), read(&cluster.stats()));
                 }
             })?;
         }
-        let clusters: Vec<_> = shared.clusters.values().cloned().collect();
+        let clusters: Vec<_> = shared.clusters.values().map(|part| part.cluster.clone()).collect();
         self.metrics.register_gauge_series(
             "portcullis_upstream_endpoint_healthy",
             "Whether requests go to an endpoint (1) or it is left alone (0), by cluster/endpoint",

@@ -18,11 +18,11 @@ use portcullis_middleware::{
 };
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
-use portcullis_upstream::ClusterOptions;
 
 pub use portcullis_tls::CertSource as CertificateSource;
 
 pub use crate::acme_plan::{AcmePlan, AcmeStorage, DnsHookPlan, ExternalAccountPlan, OnDemandPlan};
+pub use crate::cluster_plan::{ClusterPlan, EndpointPlan, ProxyHeader, UpstreamRoots, UpstreamTlsPlan};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
 
 /// A whole edge.
@@ -313,29 +313,6 @@ pub enum RouteAction {
         /// The body, sent as `text/plain; charset=utf-8`.
         body: String,
     },
-}
-
-/// A cluster of upstream endpoints.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ClusterPlan {
-    /// How routes name it.
-    pub name: String,
-    /// Its endpoints, `host:port` each, resolved when a connection is made. At least one.
-    pub endpoints: Vec<String>,
-    /// Timeouts, pool bounds and failure handling.
-    pub options: ClusterOptions,
-}
-
-impl ClusterPlan {
-    /// A cluster with default options.
-    pub fn new(name: impl Into<String>, endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            name: name.into(),
-            endpoints: endpoints.into_iter().map(Into::into).collect(),
-            options: ClusterOptions::default(),
-        }
-    }
 }
 
 /// Where the admin service listens.

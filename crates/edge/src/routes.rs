@@ -9,6 +9,7 @@ use portcullis_upstream::Client;
 
 use crate::{
     PlanFault,
+    connect::ToEndpoint,
     dispatch::Target,
     edge::Shared,
     forward::ToCluster,
@@ -30,14 +31,17 @@ pub(crate) fn builder(plan: &Plan, known: impl Fn(&str) -> bool) -> Result<Route
 pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
     let mut proxies = std::collections::HashMap::new();
     let options = ProxyOptions::new(shared.tunnels.clone()).with_trust(Arc::clone(&shared.trust));
-    for (name, cluster) in &shared.clusters {
-        let client = cluster.client().with_endpoint_names(shared.log_sink.is_some());
+    for (name, part) in &shared.clusters {
+        let client =
+            part.cluster.client_with(part.connector.clone()).with_endpoint_names(shared.log_sink.is_some());
         tokio::spawn({
             let client = client.clone();
             async move { client.maintain().await }
         });
         tokio::spawn(make_room(shared.limits.clone(), client.clone()));
-        proxies.insert(name.as_str(), ReverseProxy::new(options.clone(), ToCluster::new(client)));
+        let per_client = part.cluster.options().connection_per_client;
+        let upstream = ToCluster::new(client, per_client);
+        proxies.insert(name.as_str(), ReverseProxy::new(options.clone(), upstream));
     }
     build(&shared.plan, |route| {
         Ok(match &route.action {
@@ -56,7 +60,7 @@ pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
 }
 
 /// Gives descriptors back while accepting rests for want of them: idle connections to upstreams must not keep clients out.
-async fn make_room(limits: Limits, client: Client) {
+async fn make_room(limits: Limits, client: Client<ToEndpoint>) {
     let mut before = limits.stats().paused;
     loop {
         tokio::time::sleep(LOOK_FOR_SHORTAGE).await;

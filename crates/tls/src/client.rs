@@ -13,11 +13,14 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+    CertificateDer, PrivateKeyDer, UnixTime,
     pem::{self, PemObject},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
+
+pub use rustls_pki_types::ServerName;
+pub use tokio_rustls::client::TlsStream;
 
 use crate::{Versions, pair::provider};
 
@@ -108,6 +111,19 @@ impl ClientOptions {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(ClientConfigError::Pem)?;
         self.identity = Some((chain, key));
         Ok(self)
+    }
+}
+
+impl ClientOptions {
+    /// Sets [`ClientOptions::identity`] from PEM files. Blocks.
+    ///
+    /// # Errors
+    /// As [`ClientOptions::with_identity_pem`], and when a file can't be read.
+    pub fn with_identity_files(self, chain: &Path, key: &Path) -> Result<Self, ClientConfigError> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| ClientConfigError::Read { path: path.to_owned(), source })
+        };
+        self.with_identity_pem(&read(chain)?, &read(key)?)
     }
 }
 

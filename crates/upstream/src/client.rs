@@ -1,32 +1,38 @@
 //! Sends requests to a cluster.
 
 use std::{
-    fmt, io,
-    pin::Pin,
-    sync::Arc,
+    fmt,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header, request};
-use tokio::io::{AsyncRead, AsyncWrite};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
-    Address, Body, BoxError, Cluster, Error, ProtocolError, TcpConnector, Upgraded, UpgradedSlot,
-    body::Source,
-    cluster::{EndpointState, Shared, bit},
-    h1::{ExchangeError, H1Conn, Pump, RequestFraming, ResponseHead, encode_head, framing_of},
+    Body, BoxError, Cluster, ConnectError, Connector, Destination, Error, Protocol, ProtocolError, Transport,
+    Upgraded, UpgradedSlot,
+    attempt::{Answer, Call, Miss, Why},
+    body::{H1Source, H2Source},
+    cluster::{Shared, Ticket, Tried},
+    h1::{H1Conn, Pump, RequestFraming, ResponseHead, framing_of},
+    http2::{H2Response, H2Upgraded},
     pool::Pool,
+    retry::pause,
+    state::EndpointState,
+    upload::Upload,
 };
 
 /// Sends requests to a [`Cluster`] over a pool of connections. Cheap to clone; clones share the pool.
-pub struct Client<C: Service<Address> = TcpConnector> {
-    shared: Arc<Shared>,
-    pool: Arc<Pool<C::Response>>,
-    connector: C,
+pub struct Client<C: Service<Destination> = Connector> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Arc<Pool<C::Response>>,
+    pub(crate) connector: C,
     name_endpoints: bool,
 }
 
@@ -37,19 +43,10 @@ pub struct EndpointName(pub Arc<str>);
 /// The future of [`Client`] as a service.
 pub type ClientFuture<B, Io> = Pin<Box<dyn Future<Output = Result<Response<Body<B, Io>>, Error>> + Send>>;
 
-/// What one attempt came to.
-enum Attempt {
-    /// It is worth another, on a connection of its own to an endpoint that was not tried yet, or to the same one.
-    Again { error: Error, tried: bool },
-    /// It is not.
-    Failed(Error),
-}
-
-impl<C: Service<Address>> Client<C> {
+impl<C: Service<Destination>> Client<C> {
     pub(crate) fn new(cluster: Cluster, connector: C) -> Self {
         let shared = cluster.shared;
-        let options = &shared.options;
-        let pool = Pool::new(shared.endpoints.len(), options);
+        let pool = Pool::new(&shared.options);
         Self { pool: Arc::new(pool), connector, name_endpoints: false, shared }
     }
 
@@ -60,26 +57,9 @@ impl<C: Service<Address>> Client<C> {
         self
     }
 
-    /// Connections that lie in the pool.
+    /// Connections that lie in the pool, those of HTTP/2 that are in use among them.
     pub fn idle_connections(&self) -> usize {
         self.pool.len()
-    }
-}
-
-impl<C> Client<C>
-where
-    C: Service<Address, Error = io::Error> + Clone,
-    C::Response: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    /// Closes pooled connections as they grow too old or are closed by their endpoints. Never ends: spawn it on the
-    /// client's runtime, or leave it out and let the pool be looked at only when it is used.
-    pub async fn maintain(&self) {
-        let every =
-            (self.shared.options.idle_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(15));
-        loop {
-            tokio::time::sleep(every).await;
-            self.pool.sweep();
-        }
     }
 
     /// Closes the idle connections of this client's pool: when descriptors are short, what is idle is the first to go. Requests under way are not
@@ -87,222 +67,332 @@ where
     pub fn close_idle(&self) {
         self.pool.clear();
     }
+}
 
-    /// Sends a request and waits for the response's head. Dropping the future closes the connection in use.
+impl<C> Client<C>
+where
+    C: Service<Destination> + Clone,
+    C::Response: Transport,
+    C::Error: Into<ConnectError>,
+{
+    /// Closes pooled connections as they grow too old, are closed by their endpoints or lose their endpoint, and keeps
+    /// [`crate::ClusterOptions::min_idle`] of them ready. Never ends: spawn it on the
+    /// client's runtime, or leave it out and let the pool be looked at only when it is used.
+    pub async fn maintain(&self) {
+        let options = &self.shared.options;
+        let every = (options.idle_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(15));
+        loop {
+            let changed = self.shared.changed.notified();
+            self.pool.sweep();
+            if options.min_idle > 0 && options.protocol == Protocol::Http1 {
+                self.prewarm().await;
+            }
+            tokio::select! {
+                () = sleep(every) => {}
+                () = changed => {}
+            }
+        }
+    }
+
+    async fn prewarm(&self) {
+        let mut short = Vec::new();
+        let now = Instant::now();
+        self.shared.for_each_endpoint(|state| {
+            let missing = self.shared.options.min_idle.saturating_sub(self.pool.idle(state.slot));
+            if missing > 0 && state.is_available(now) {
+                short.push((Arc::clone(state), missing));
+            }
+        });
+        for (state, missing) in short {
+            for _ in 0..missing {
+                // an endpoint that can't be connected to is left to those that have a request for it
+                let Ok(conn) = self.spare(&state).await else { break };
+                self.pool.put(conn);
+            }
+        }
+    }
+
+    /// Sends a request and waits for the response's head. Dropping the future closes the connection in use, or resets the stream.
+    ///
+    /// # Errors
+    /// What the last attempt came to.
     pub async fn send<B>(&self, request: Request<B>) -> Result<Response<Body<B, C::Response>>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        self.shared.count_request();
-        let result = self.attempts(request).await;
-        if result.is_err() {
-            self.shared.count_error();
+        let result = match Ticket::take(&self.shared) {
+            Err(error) => Err(error),
+            Ok(ticket) => match self.shared.options.total_timeout {
+                None => self.run(request, ticket, None).await,
+                Some(total) => {
+                    let deadline = Instant::now() + total.min(crate::FOREVER);
+                    let run = Box::pin(self.run(request, ticket, Some(deadline)));
+                    timeout_at(deadline, run).await.unwrap_or(Err(Error::TotalTimeout))
+                }
+            },
+        };
+        if let Err(error) = &result {
+            self.shared.count_error(error);
         }
         result
     }
 
-    async fn attempts<B>(&self, request: Request<B>) -> Result<Response<Body<B, C::Response>>, Error>
+    async fn run<B>(
+        &self,
+        request: Request<B>,
+        ticket: Ticket,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Body<B, C::Response>>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
         let framing = framing_of(&parts.headers, &body)?;
-        let mut pump = Pump::new(body, framing);
-        let mut tried = 0;
-        let mut fresh = false;
-        let mut index = self.shared.pick(0);
-        let mut left = self.shared.options.max_attempts.max(1);
-        loop {
-            left -= 1;
-            let (error, same) = match self.attempt(index, fresh, &parts, framing, &mut pump).await {
-                Ok((conn, head, sent)) => {
-                    return self.respond(index, conn, head, &parts, (!sent).then_some(pump));
-                }
-                Err(Attempt::Failed(error)) => return Err(error),
-                Err(Attempt::Again { error, tried }) => (error, !tried),
-            };
-            // a stale connection says nothing of its endpoint: a new one to the same is no attempt at another
-            if same && !fresh {
-                left += 1;
-                fresh = true;
-                self.shared.count_retry();
-                continue;
+        let options = &self.shared.options;
+        let call = Call::new(&parts, framing, options);
+        // over HTTP/1.1 nothing but an idempotent request can be sent again once its body has begun
+        let keep = if call.idempotent || options.protocol != Protocol::Http1 {
+            options.retry.replay_bytes
+        } else {
+            0
+        };
+        let mut upload = Upload::new(body, framing, keep);
+        let answer = match &options.hedge {
+            Some(hedge) if framing == RequestFraming::None && is_safe(&parts.method) => {
+                Box::pin(self.hedged(&call, hedge.after)).await?
             }
-            tried |= bit(index);
-            let all_tried = tried.count_ones() as usize >= self.shared.endpoints.len().min(64);
-            if left == 0 || all_tried {
-                return Err(error);
-            }
-            debug!(%error, "trying another endpoint");
-            self.shared.count_retry();
-            index = self.shared.pick(tried);
+            _ => self.tries(&call, &mut upload, Tried::default()).await?,
+        };
+        let rest = Rest { upload, ticket, deadline };
+        match answer {
+            Answer::H1 { conn, head, pump } => self.respond_h1(conn, head, pump, &parts, rest),
+            Answer::H2(response) => Ok(self.respond_h2(response, &parts, rest)),
         }
     }
 
-    async fn attempt<B>(
+    /// Attempts until one is good enough or there is no other to be made.
+    async fn tries<B>(
         &self,
-        index: usize,
-        fresh: bool,
-        parts: &request::Parts,
-        framing: RequestFraming,
-        pump: &mut Pump<B>,
-    ) -> Result<(Box<H1Conn<C::Response>>, ResponseHead, bool), Attempt>
+        call: &Call<'_>,
+        upload: &mut Upload<B>,
+        mut tried: Tried,
+    ) -> Result<Answer<C::Response>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let state = &self.shared.endpoints[index];
-        let pooled = if fresh { None } else { self.pool.take(index) };
-        let mut conn = match pooled {
-            Some(conn) => conn,
-            None => self.connect(state).await.map_err(|error| Attempt::Again { error, tried: true })?,
-        };
-        conn.set_busy(true);
-        encode_head(&mut conn.write, parts, framing, &state.endpoint.name).map_err(Attempt::Failed)?;
-        match conn.exchange(pump, &parts.method, &self.shared.options).await {
-            Ok((head, sent)) => {
-                state.succeeded();
-                Ok((conn, head, sent))
-            }
-            Err(error) => {
-                let unanswered = matches!(error, ExchangeError::Closed { answered: false, .. });
-                let stale = conn.reused && unanswered;
-                let again = unanswered && is_idempotent(&parts.method) && !pump.started();
-                let theirs = !matches!(error, ExchangeError::RequestBody(_) | ExchangeError::RequestTimeout);
-                if theirs && !stale {
-                    self.failed(state);
+        let mut retries = 0;
+        let (mut same, mut stale) = (None, false);
+        loop {
+            let miss = match self.attempt(call, upload, &tried, same.take()).await {
+                Ok(answer) => {
+                    let retried = call.idempotent && self.shared.options.retry.is_retried(answer.status());
+                    if !retried || !upload.can_rewind() {
+                        return Ok(answer);
+                    }
+                    tried.add(call.picked.load(Ordering::Relaxed));
+                    if !self.shared.has_untried(&tried) || !self.may_retry(retries) {
+                        return Ok(answer);
+                    }
+                    debug!(status = answer.status().as_u16(), "trying another endpoint");
+                    None
                 }
-                let error = to_error(error, &state.endpoint.name);
-                Err(if again { Attempt::Again { error, tried: !stale } } else { Attempt::Failed(error) })
+                Err(miss) => Some(miss),
+            };
+            match miss {
+                // a stale connection says nothing of its endpoint: a new one to the same is no attempt at another
+                Some(Miss { why: Why::Stale(state), .. }) if !stale => {
+                    stale = true;
+                    same = Some(state);
+                }
+                Some(Miss { why, error }) => {
+                    tried.add(call.picked.load(Ordering::Relaxed));
+                    if !self.is_worth_another(&why, call, upload, &tried) || !self.may_retry(retries) {
+                        return Err(error);
+                    }
+                    debug!(%error, "trying another endpoint");
+                }
+                None => {}
+            }
+            upload.rewind();
+            self.shared.count_retry();
+            if same.is_none() {
+                retries += 1;
+                let pause = pause(retries, &self.shared.options.retry, call.random());
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
             }
         }
     }
 
-    async fn connect(&self, state: &Arc<EndpointState>) -> Result<Box<H1Conn<C::Response>>, Error> {
-        let endpoint = || Arc::clone(&state.endpoint.name);
-        if !state.take_place(self.shared.options.max_connections) {
-            return Err(Error::Overloaded { endpoint: endpoint() });
+    fn is_worth_another<B>(&self, why: &Why, call: &Call<'_>, upload: &Upload<B>, tried: &Tried) -> bool
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        if !upload.can_rewind() {
+            return false;
         }
-        // from here on the place comes back with the guard, or with the connection that it becomes part of
-        let place = Place(state);
-        let mut connector = self.connector.clone();
-        let address = state.endpoint.address.clone();
-        let connect = async {
-            std::future::poll_fn(|cx| connector.poll_ready(cx)).await?;
-            connector.call(address).await
-        };
-        match tokio::time::timeout(self.shared.options.connect_timeout, connect).await {
-            Ok(Ok(io)) => {
-                place.keep();
-                Ok(Box::new(H1Conn::new(io, Arc::clone(state))))
-            }
-            Ok(Err(source)) => {
-                self.failed(state);
-                Err(Error::Connect { endpoint: endpoint(), source })
-            }
-            Err(_) => {
-                self.failed(state);
-                Err(Error::ConnectTimeout { endpoint: endpoint() })
-            }
+        let others = tried.count() < self.shared.endpoint_count();
+        match why {
+            // the endpoint is there and asks for another try, on another connection if need be
+            Why::Refused => true,
+            Why::NotConnected => others,
+            Why::Unanswered | Why::Stale(_) => others && call.idempotent,
+            Why::TimedOut => others && call.idempotent && self.shared.options.retry.on_timeout,
+            Why::Final => false,
         }
     }
 
-    fn failed(&self, state: &EndpointState) {
-        let options = &self.shared.options;
-        if state.failed(options.max_fails, options.fail_timeout) {
-            warn!(
-                cluster = %self.shared.name,
-                endpoint = %state.endpoint,
-                pause = ?options.fail_timeout,
-                "endpoint failed and is left alone for a while"
-            );
+    fn may_retry(&self, retries: u32) -> bool {
+        retries + 1 < self.shared.options.retry.attempts && self.shared.may_retry()
+    }
+
+    /// One line of attempts, and another beside it if that is slow.
+    async fn hedged(&self, call: &Call<'_>, after: Duration) -> Result<Answer<C::Response>, Error> {
+        let (mut one, mut other) = (no_upload(), no_upload());
+        let mut first = pin!(self.tries(call, &mut one, Tried::default()));
+        tokio::select! {
+            biased;
+            ended = first.as_mut() => return ended,
+            () = sleep(after) => {}
+        }
+        let mut tried = Tried::default();
+        tried.add(call.picked.load(Ordering::Relaxed));
+        if !self.shared.has_untried(&tried) || !self.shared.may_retry() {
+            return first.await;
+        }
+        self.shared.count_hedge();
+        let beside = Call::beside(call);
+        let mut second = pin!(self.tries(&beside, &mut other, tried));
+        tokio::select! {
+            ended = first.as_mut() => match ended {
+                Ok(answer) => Ok(answer),
+                Err(_) => second.await,
+            },
+            ended = second.as_mut() => match ended {
+                Ok(answer) => Ok(answer),
+                Err(_) => first.await,
+            },
         }
     }
 
-    fn respond<B>(
+    fn respond_h1<B>(
         &self,
-        index: usize,
         conn: Box<H1Conn<C::Response>>,
         head: ResponseHead,
+        pump: Option<Pump>,
         request: &request::Parts,
-        unsent: Option<Pump<B>>,
+        rest: Rest<B>,
     ) -> Result<Response<Body<B, C::Response>>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         let ResponseHead { parts, decoder, keep_alive } = head;
-        let name = self.name_endpoints.then(|| EndpointName(Arc::clone(&conn.endpoint.endpoint.name)));
         let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         // RFC 9110 section 15.2.2: the server switches to what the client asked for, and not unasked
         // nor before it has the whole request, or what is left of that would be taken for the new protocol
-        if switching && (unsent.is_some() || !request.headers.contains_key(header::UPGRADE)) {
+        if switching && (pump.is_some() || !request.headers.contains_key(header::UPGRADE)) {
             let endpoint = Arc::clone(&conn.endpoint.endpoint.name);
             return Err(Error::Protocol { endpoint, source: ProtocolError::UnexpectedUpgrade });
         }
+        let name = self.name_of(&conn.endpoint);
         let mut response = if switching {
             let mut response = Response::from_parts(parts, Body::empty());
-            response.extensions_mut().insert(UpgradedSlot::new(Upgraded::new(conn)));
+            response.extensions_mut().insert(UpgradedSlot::new(Upgraded::h1(conn)));
             response
         } else {
-            let source = Source {
+            let Rest { upload, ticket, deadline } = rest;
+            let source = H1Source {
                 conn,
                 pool: Arc::clone(&self.pool),
-                shared: Arc::clone(&self.shared),
-                index,
-                pump: unsent.map(Box::new),
+                ticket,
+                rest: pump.map(|pump| Box::new((pump, upload))),
                 keep_alive,
+                deadline,
             };
-            Response::from_parts(parts, Body::new(source, decoder))
+            Response::from_parts(parts, Body::h1(source, decoder))
         };
         if let Some(name) = name {
             response.extensions_mut().insert(name);
         }
         Ok(response)
     }
-}
 
-/// A place at an endpoint that is given back unless it is kept.
-struct Place<'a>(&'a EndpointState);
+    fn respond_h2<B>(
+        &self,
+        mut answer: H2Response,
+        request: &request::Parts,
+        rest: Rest<B>,
+    ) -> Response<Body<B, C::Response>> {
+        let mut parts = answer.take_head();
+        let length = parts.headers.get(header::CONTENT_LENGTH);
+        let left = length.and_then(|length| crate::h1::parse_length(length.as_bytes()));
+        if let Some(name) = answer.lease.endpoint().and_then(|state| self.name_of(state)) {
+            parts.extensions.insert(name);
+        }
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            parts.version = Version::HTTP_2;
+            if let Some(protocol) = request.headers.get(header::UPGRADE) {
+                parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                parts.headers.insert(header::UPGRADE, protocol.clone());
+            }
+            parts.extensions.insert(UpgradedSlot::<C::Response>::new(Upgraded::h2(H2Upgraded::new(answer))));
+            return Response::from_parts(parts, Body::empty());
+        }
+        if answer.pump.is_done() && answer.recv.is_end_stream() {
+            return Response::from_parts(parts, Body::empty());
+        }
+        let Rest { upload, ticket, deadline } = rest;
+        let rest = (!answer.pump.is_done()).then_some(upload);
+        Response::from_parts(parts, Body::h2(H2Source { response: answer, rest, left, ticket, deadline }))
+    }
 
-impl Place<'_> {
-    fn keep(self) {
-        std::mem::forget(self);
+    fn name_of(&self, state: &EndpointState) -> Option<EndpointName> {
+        self.name_endpoints.then(|| EndpointName(Arc::clone(&state.endpoint.name)))
     }
 }
 
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.release_place();
+/// What goes on behind a response's head.
+struct Rest<B> {
+    upload: Upload<B>,
+    ticket: Ticket,
+    deadline: Option<Instant>,
+}
+
+/// The body of a request that has none.
+struct NoBody;
+
+impl http_body::Body for NoBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(None)
     }
 }
 
-/// RFC 9110 section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
+fn no_upload() -> Upload<NoBody> {
+    Upload::new(NoBody, RequestFraming::None, 0)
 }
 
-fn to_error(error: ExchangeError, endpoint: &Arc<str>) -> Error {
-    let endpoint = Arc::clone(endpoint);
-    match error {
-        ExchangeError::RequestBody(source) => Error::RequestBody { source },
-        ExchangeError::RequestTimeout => Error::RequestTimeout,
-        ExchangeError::WriteTimeout => Error::WriteTimeout { endpoint },
-        ExchangeError::ResponseTimeout => Error::ResponseTimeout { endpoint },
-        ExchangeError::Closed { source, .. } => Error::Closed { endpoint, source },
-        ExchangeError::Protocol(source) => Error::Protocol { endpoint, source },
-    }
+/// RFC 9110 section 9.2.1.
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 impl<C, B> Service<Request<B>> for Client<C>
 where
-    C: Service<Address, Error = io::Error> + Clone + Send + Sync + 'static,
-    C::Response: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C: Service<Destination> + Clone + Send + Sync + 'static,
+    C::Response: Transport,
+    C::Error: Into<ConnectError> + Send,
     C::Future: Send,
     B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BoxError>,
@@ -321,7 +411,7 @@ where
     }
 }
 
-impl<C: Service<Address> + Clone> Clone for Client<C> {
+impl<C: Service<Destination> + Clone> Clone for Client<C> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
@@ -332,7 +422,7 @@ impl<C: Service<Address> + Clone> Clone for Client<C> {
     }
 }
 
-impl<C: Service<Address>> fmt::Debug for Client<C> {
+impl<C: Service<Destination>> fmt::Debug for Client<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("cluster", &self.shared.name).finish_non_exhaustive()
     }

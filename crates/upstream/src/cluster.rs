@@ -1,14 +1,24 @@
-//! The endpoints of a cluster and how well each of them does.
+//! The endpoints of a cluster, and what all its clients share.
 
 use std::{
+    fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
 };
 
-use crate::{Client, ClusterOptions, Endpoint, TcpConnector};
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+use tracing::{info, warn};
+
+use crate::{
+    Client, ClusterOptions, Connector, Destination, Endpoint, EndpointStats, Error,
+    retry::Budget,
+    state::{EndpointState, Slots},
+};
 
 /// Endpoints that answer for one another. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
@@ -20,27 +30,28 @@ pub struct Cluster {
 pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) options: ClusterOptions,
-    pub(crate) endpoints: Vec<Arc<EndpointState>>,
-    next: AtomicUsize,
+    set: ArcSwap<Set>,
+    /// Held while the set is replaced.
+    replacing: Mutex<()>,
+    slots: Arc<Slots>,
+    base: Instant,
+    budget: Budget,
+    /// Told when endpoints were removed.
+    pub(crate) changed: Notify,
+    active: AtomicUsize,
+    pending: AtomicUsize,
     requests: AtomicU64,
     retries: AtomicU64,
+    hedges: AtomicU64,
     errors: AtomicU64,
+    overloads: AtomicU64,
 }
 
-/// One endpoint's health and load, shared by all clients.
+/// The endpoints at one time.
 #[derive(Debug)]
-pub(crate) struct EndpointState {
-    pub(crate) endpoint: Endpoint,
-    base: Instant,
-    /// Failures in a row.
-    fails: AtomicU32,
-    /// Milliseconds after `base` until which it is left alone.
-    down_until: AtomicU64,
-    /// Requests under way.
-    busy: AtomicUsize,
-    /// Connections open or being made.
-    open: AtomicUsize,
-    failures: AtomicU64,
+pub(crate) struct Set {
+    pub(crate) endpoints: Vec<Arc<EndpointState>>,
+    next: AtomicUsize,
 }
 
 /// A cluster that can not be.
@@ -62,36 +73,44 @@ pub enum ClusterError {
 
 impl Cluster {
     /// A cluster of these endpoints.
+    ///
+    /// # Errors
+    /// Without endpoints, and when one is there twice.
     pub fn new(
         name: impl Into<Arc<str>>,
         endpoints: Vec<Endpoint>,
         options: ClusterOptions,
     ) -> Result<Self, ClusterError> {
-        let name = name.into();
+        let cluster = Self::discovered(name, options);
         if endpoints.is_empty() {
-            return Err(ClusterError::Empty(name.to_string()));
+            return Err(ClusterError::Empty(cluster.name().to_string()));
         }
-        if let Some((_, twice)) = endpoints
-            .iter()
-            .enumerate()
-            .find(|(at, one)| endpoints[..*at].iter().any(|other| other.name == one.name))
-        {
-            return Err(ClusterError::Duplicate { cluster: name.to_string(), endpoint: twice.to_string() });
-        }
+        cluster.replace_endpoints(endpoints)?;
+        Ok(cluster)
+    }
+
+    /// A cluster whose endpoints come later, by [`Cluster::replace_endpoints`]. Until then requests fail with [`Error::NoEndpoint`].
+    pub fn discovered(name: impl Into<Arc<str>>, options: ClusterOptions) -> Self {
         let base = Instant::now();
-        let endpoints =
-            endpoints.into_iter().map(|endpoint| Arc::new(EndpointState::new(endpoint, base))).collect();
-        Ok(Self {
+        Self {
             shared: Arc::new(Shared {
-                name,
+                name: name.into(),
                 options,
-                endpoints,
-                next: AtomicUsize::new(0),
+                set: ArcSwap::from_pointee(Set { endpoints: Vec::new(), next: AtomicUsize::new(0) }),
+                replacing: Mutex::new(()),
+                slots: Arc::default(),
+                base,
+                budget: Budget::new(base),
+                changed: Notify::new(),
+                active: AtomicUsize::new(0),
+                pending: AtomicUsize::new(0),
                 requests: AtomicU64::new(0),
                 retries: AtomicU64::new(0),
+                hedges: AtomicU64::new(0),
                 errors: AtomicU64::new(0),
+                overloads: AtomicU64::new(0),
             }),
-        })
+        }
     }
 
     /// Its name.
@@ -99,27 +118,122 @@ impl Cluster {
         &self.shared.name
     }
 
-    /// A client over TCP with a pool of its own. Make one per runtime.
-    pub fn client(&self) -> Client<TcpConnector> {
-        self.client_with(TcpConnector)
+    /// Its options.
+    pub fn options(&self) -> &ClusterOptions {
+        &self.shared.options
     }
 
-    /// A client with another way to connect: a `tower` service from [`crate::Address`] to a byte stream.
+    /// Makes these its endpoints. Those that stay keep their connections and what is known of them; of those that go, requests under way run to
+    /// their end and idle connections are closed. An empty list is allowed.
+    ///
+    /// # Errors
+    /// When an endpoint is there twice: nothing changes then.
+    pub fn replace_endpoints(&self, endpoints: Vec<Endpoint>) -> Result<(), ClusterError> {
+        let shared = &self.shared;
+        let mut seen = std::collections::HashSet::new();
+        if let Some(twice) = endpoints.iter().find(|endpoint| !seen.insert(&*endpoint.name)) {
+            let endpoint = twice.to_string();
+            return Err(ClusterError::Duplicate { cluster: shared.name.to_string(), endpoint });
+        }
+        let _one = shared.replacing.lock();
+        let before = shared.set.load_full();
+        let known: std::collections::HashMap<&str, &Arc<EndpointState>> =
+            before.endpoints.iter().map(|state| (&*state.endpoint.name, state)).collect();
+        let after: Vec<_> = endpoints
+            .into_iter()
+            .map(|endpoint| match known.get(&*endpoint.name) {
+                Some(state) if state.endpoint == endpoint => Arc::clone(state),
+                _ => Arc::new(EndpointState::new(endpoint, &shared.slots, shared.base)),
+            })
+            .collect();
+        let stays = |state: &Arc<EndpointState>| after.iter().any(|other| Arc::ptr_eq(state, other));
+        let gone: Vec<_> = before.endpoints.iter().filter(|state| !stays(state)).cloned().collect();
+        shared.set.store(Arc::new(Set { endpoints: after, next: AtomicUsize::new(0) }));
+        for state in &gone {
+            state.remove();
+            info!(cluster = %shared.name, endpoint = %state.endpoint, "endpoint removed");
+        }
+        if !gone.is_empty() {
+            shared.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    /// Its endpoints now.
+    pub fn endpoints(&self) -> Vec<EndpointHandle> {
+        let handle = |state: &Arc<EndpointState>| EndpointHandle {
+            state: Arc::clone(state),
+            cluster: Arc::clone(&self.shared.name),
+        };
+        self.shared.set.load().endpoints.iter().map(handle).collect()
+    }
+
+    /// A client over TCP and unix sockets with a pool of its own. Make one per runtime.
+    pub fn client(&self) -> Client<Connector> {
+        self.client_with(Connector::default().with_timeout(self.shared.options.connect_timeout))
+    }
+
+    /// A client with another way to connect: a `tower` service from [`Destination`] to a [`crate::Transport`].
     pub fn client_with<C>(&self, connector: C) -> Client<C>
     where
-        C: tower_service::Service<crate::Address>,
+        C: tower_service::Service<Destination>,
     {
         Client::new(self.clone(), connector)
     }
 
     /// What happened so far, and what is going on.
     pub fn stats(&self) -> ClusterStats {
+        let shared = &self.shared;
         ClusterStats {
-            requests: self.shared.requests.load(Ordering::Relaxed),
-            retries: self.shared.retries.load(Ordering::Relaxed),
-            errors: self.shared.errors.load(Ordering::Relaxed),
-            endpoints: self.shared.endpoints.iter().map(|endpoint| endpoint.stats()).collect(),
+            requests: shared.requests.load(Ordering::Relaxed),
+            active: shared.active.load(Ordering::Relaxed),
+            pending: shared.pending.load(Ordering::Relaxed),
+            retries: shared.retries.load(Ordering::Relaxed),
+            hedges: shared.hedges.load(Ordering::Relaxed),
+            errors: shared.errors.load(Ordering::Relaxed),
+            overloads: shared.overloads.load(Ordering::Relaxed),
+            endpoints: shared.set.load().endpoints.iter().map(|endpoint| endpoint.stats()).collect(),
         }
+    }
+}
+
+/// An endpoint of a cluster, for who watches over it.
+#[derive(Clone)]
+pub struct EndpointHandle {
+    state: Arc<EndpointState>,
+    cluster: Arc<str>,
+}
+
+impl EndpointHandle {
+    /// What it is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.state.endpoint
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &Arc<str> {
+        &self.cluster
+    }
+
+    /// Says whether it is fit for requests, as an active health check found. Returns whether that is news. Default `true`.
+    pub fn set_healthy(&self, healthy: bool) -> bool {
+        self.state.set_healthy(healthy)
+    }
+
+    /// Whether it belongs to the cluster no more.
+    pub fn is_removed(&self) -> bool {
+        self.state.is_removed()
+    }
+
+    /// Its numbers.
+    pub fn stats(&self) -> EndpointStats {
+        self.state.stats()
+    }
+}
+
+impl fmt::Debug for EndpointHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EndpointHandle").field(&self.state.endpoint.name).finish()
     }
 }
 
@@ -129,174 +243,179 @@ impl Cluster {
 pub struct ClusterStats {
     /// Requests taken.
     pub requests: u64,
+    /// Requests under way, until the last byte of their response.
+    pub active: usize,
+    /// Requests that wait for a connection.
+    pub pending: usize,
     /// Attempts beyond each request's first.
     pub retries: u64,
+    /// Attempts beside a first one that was slow; [`ClusterStats::retries`] does not count them.
+    pub hedges: u64,
     /// Requests that ended in an error.
     pub errors: u64,
+    /// Those of them that a limit ended.
+    pub overloads: u64,
     /// Its endpoints, in their order.
     pub endpoints: Vec<EndpointStats>,
 }
 
-/// Numbers of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct EndpointStats {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether requests go to it.
-    pub healthy: bool,
-    /// Requests under way.
-    pub busy: usize,
-    /// Connections open.
-    pub open: usize,
-    /// Failures to connect or to answer.
-    pub failures: u64,
+/// Endpoints that were tried for a request.
+#[derive(Debug, Default)]
+pub(crate) struct Tried(u64);
+
+impl Tried {
+    pub(crate) fn add(&mut self, index: usize) {
+        self.0 |= 1 << (index & 63);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    fn has(&self, index: usize) -> bool {
+        self.0 & (1 << (index & 63)) != 0
+    }
+}
+
+impl Set {
+    /// The endpoint for the next attempt: the next two available ones in turn, and of them the one with fewer requests
+    /// under way. Endpoints in `tried` come only when nothing else is left. When all are left alone,
+    /// all are candidates: an answer from a doubtful endpoint is better than none.
+    fn pick(&self, tried: &Tried) -> Option<usize> {
+        let count = self.endpoints.len();
+        if count <= 1 {
+            return (count == 1).then_some(0);
+        }
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let rotation = || (0..count).map(|step| first.wrapping_add(step) % count);
+        let untried = |index: &usize| !tried.has(*index);
+        let mut available =
+            rotation().filter(untried).filter(|index| self.endpoints[*index].is_available(now));
+        Some(match (available.next(), available.next()) {
+            (Some(a), Some(b)) if self.endpoints[b].busy() < self.endpoints[a].busy() => b,
+            (Some(a), _) => a,
+            (None, _) => rotation().find(untried).unwrap_or(first % count),
+        })
+    }
 }
 
 impl Shared {
-    pub(crate) fn count_request(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    /// Picks an endpoint and does something with it while it is at hand.
+    pub(crate) fn with_pick<T>(
+        &self,
+        tried: &Tried,
+        then: impl FnOnce(usize, &Arc<EndpointState>) -> T,
+    ) -> Option<T> {
+        let set = self.set.load();
+        let index = set.pick(tried)?;
+        Some(then(index, &set.endpoints[index]))
+    }
+
+    /// Whether some available endpoint was not tried.
+    pub(crate) fn has_untried(&self, tried: &Tried) -> bool {
+        let now = Instant::now();
+        let set = self.set.load();
+        set.endpoints.iter().enumerate().any(|(index, state)| !tried.has(index) && state.is_available(now))
+    }
+
+    pub(crate) fn endpoint_count(&self) -> usize {
+        self.set.load().endpoints.len()
+    }
+
+    pub(crate) fn for_each_endpoint(&self, each: impl FnMut(&Arc<EndpointState>)) {
+        self.set.load().endpoints.iter().for_each(each);
     }
 
     pub(crate) fn count_retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn count_error(&self) {
+    /// Whether one more attempt is within the budget.
+    pub(crate) fn may_retry(&self) -> bool {
+        let requests = self.requests.load(Ordering::Relaxed);
+        self.budget.withdraw(requests, &self.options.retry, Instant::now())
+    }
+
+    pub(crate) fn count_hedge(&self) {
+        self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_error(&self, error: &Error) {
         self.errors.fetch_add(1, Ordering::Relaxed);
+        if error.is_overload() {
+            self.overloads.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// The endpoint for the next attempt: the next two healthy ones in turn, and of them the one with fewer requests
-    /// under way. Endpoints in `tried` (a bit each) come only when nothing else is left. When all are left alone,
-    /// all are candidates: an answer from a doubtful endpoint is better than none.
-    pub(crate) fn pick(&self, tried: u64) -> usize {
-        let count = self.endpoints.len();
-        if count == 1 {
-            return 0;
+    /// An endpoint answered.
+    pub(crate) fn answered(&self, state: &EndpointState, _status: StatusCode) {
+        state.succeeded();
+    }
+
+    /// An endpoint did not do what was asked of it.
+    pub(crate) fn failed(&self, state: &EndpointState) {
+        if state.failed(self.options.max_fails, self.options.fail_timeout) {
+            warn!(
+                cluster = %self.name,
+                endpoint = %state.endpoint,
+                pause = ?self.options.fail_timeout,
+                "endpoint failed and is left alone for a while"
+            );
         }
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let now = self.endpoints[0].now();
-        let rotation = || (0..count).map(|step| first.wrapping_add(step) % count);
-        let untried = |index: &usize| tried & bit(*index) == 0;
-        let mut healthy = rotation().filter(untried).filter(|index| self.endpoints[*index].is_healthy(now));
-        match (healthy.next(), healthy.next()) {
-            (Some(a), Some(b)) => {
-                if self.endpoints[b].busy() < self.endpoints[a].busy() {
-                    b
-                } else {
-                    a
-                }
+    }
+
+    /// A place among those that wait for a connection.
+    pub(crate) fn wait(&self) -> Option<impl Drop + '_> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
             }
-            (Some(a), None) => a,
-            (None, _) => rotation().find(untried).unwrap_or(first % count),
         }
+        let waiting = Waiting(&self.pending);
+        (self.pending.fetch_add(1, Ordering::Relaxed) < self.options.max_pending).then_some(waiting)
     }
 }
 
-/// Clusters of more than 64 endpoints remember tried ones modulo 64: at worst an untried one is passed over.
-pub(crate) fn bit(index: usize) -> u64 {
-    1 << (index & 63)
+/// A request under way.
+pub(crate) struct Ticket {
+    pub(crate) shared: Arc<Shared>,
 }
 
-impl EndpointState {
-    fn new(endpoint: Endpoint, base: Instant) -> Self {
-        Self {
-            endpoint,
-            base,
-            fails: AtomicU32::new(0),
-            down_until: AtomicU64::new(0),
-            busy: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
-            failures: AtomicU64::new(0),
+impl Ticket {
+    pub(crate) fn take(shared: &Arc<Shared>) -> Result<Self, Error> {
+        shared.requests.fetch_add(1, Ordering::Relaxed);
+        let ticket = Self { shared: Arc::clone(shared) };
+        if shared.active.fetch_add(1, Ordering::Relaxed) >= shared.options.max_requests {
+            return Err(Error::Overloaded { limit: "requests at a time" });
         }
+        Ok(ticket)
     }
+}
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn is_healthy(&self, now: u64) -> bool {
-        self.down_until.load(Ordering::Relaxed) <= now
-    }
-
-    pub(crate) fn busy(&self) -> usize {
-        self.busy.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn count_busy(&self, busy: bool) {
-        if busy {
-            self.busy.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.busy.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes a place for one connection, if one is free.
-    pub(crate) fn take_place(&self, max: usize) -> bool {
-        let taken = self.open.fetch_add(1, Ordering::Relaxed) < max;
-        if !taken {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-        }
-        taken
-    }
-
-    /// Whether all places are taken.
-    pub(crate) fn is_full(&self, max: usize) -> bool {
-        self.open.load(Ordering::Relaxed) >= max
-    }
-
-    pub(crate) fn release_place(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// It answered.
-    pub(crate) fn succeeded(&self) {
-        // a load first: the line stays shared between cores while all is well
-        if self.fails.load(Ordering::Relaxed) != 0 {
-            self.fails.store(0, Ordering::Relaxed);
-            self.down_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// It could not be reached or did not answer. Returns whether it is now left alone that was not before.
-    pub(crate) fn failed(&self, max_fails: u32, fail_timeout: Duration) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        if max_fails == 0 {
-            return false;
-        }
-        let fails = self.fails.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if fails < max_fails {
-            return false;
-        }
-        let now = self.now();
-        let was_healthy = self.is_healthy(now);
-        let pause = u64::try_from(fail_timeout.as_millis()).unwrap_or(u64::MAX);
-        self.down_until.store(now.saturating_add(pause), Ordering::Relaxed);
-        was_healthy
-    }
-
-    fn stats(&self) -> EndpointStats {
-        EndpointStats {
-            name: Arc::clone(&self.endpoint.name),
-            healthy: self.is_healthy(self.now()),
-            busy: self.busy(),
-            open: self.open.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
-        }
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.shared.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn cluster(count: usize) -> Cluster {
         let endpoints = (0..count).map(|n| format!("10.0.0.{}:80", n + 1).parse().unwrap()).collect();
         Cluster::new("test", endpoints, ClusterOptions::default()).unwrap()
     }
 
-    #[test]
-    fn contradictions_are_refused() {
+    fn pick(cluster: &Cluster, tried: &Tried) -> usize {
+        cluster.shared.with_pick(tried, |index, _| index).unwrap()
+    }
+
+    #[tokio::test]
+    async fn contradictions_are_refused() {
         assert_eq!(
             Cluster::new("a", vec![], ClusterOptions::default()).unwrap_err(),
             ClusterError::Empty("a".to_owned())
@@ -305,55 +424,60 @@ mod tests {
         assert!(Cluster::new("a", vec![one.clone(), one], ClusterOptions::default()).is_err());
     }
 
-    #[test]
-    fn an_idle_cluster_is_used_in_turn() {
+    #[tokio::test]
+    async fn an_idle_cluster_is_used_in_turn() {
         let cluster = cluster(3);
         let mut counts = [0; 3];
         for _ in 0..300 {
-            counts[cluster.shared.pick(0)] += 1;
+            counts[pick(&cluster, &Tried::default())] += 1;
         }
         assert_eq!(counts, [100, 100, 100]);
     }
 
-    #[test]
-    fn the_busier_of_two_is_passed_over() {
+    #[tokio::test]
+    async fn endpoints_that_stay_keep_what_is_known_of_them() {
         let cluster = cluster(2);
-        cluster.shared.endpoints[0].count_busy(true);
-        assert!((0..10).all(|_| cluster.shared.pick(0) == 1));
+        let handles = cluster.endpoints();
+        handles[1].set_healthy(false);
+        let text = |handle: &EndpointHandle| handle.endpoint().to_string();
+        cluster
+            .replace_endpoints(vec!["10.0.0.9:80".parse().unwrap(), handles[1].endpoint().clone()])
+            .unwrap();
+        assert!(handles[0].is_removed() && !handles[1].is_removed());
+        let now = cluster.endpoints();
+        assert_eq!(now.iter().map(text).collect::<Vec<_>>(), ["10.0.0.9:80", "10.0.0.2:80"]);
+        assert!(!cluster.stats().endpoints[1].healthy);
+        assert!((0..9).all(|_| pick(&cluster, &Tried::default()) == 0));
+        let twice = vec![now[0].endpoint().clone(), now[0].endpoint().clone()];
+        assert!(cluster.replace_endpoints(twice).is_err());
+        assert_eq!(cluster.endpoints().len(), 2);
+        cluster.replace_endpoints(Vec::new()).unwrap();
+        assert!(cluster.shared.with_pick(&Tried::default(), |_, _| ()).is_none());
     }
 
-    #[test]
-    fn a_failing_endpoint_is_left_alone_and_returns() {
+    #[tokio::test]
+    async fn tried_and_failing_endpoints_come_last() {
         let cluster = cluster(2);
-        let state = &cluster.shared.endpoints[0];
-        assert!(state.failed(1, Duration::from_secs(100)));
-        assert!(!state.failed(1, Duration::from_secs(100)));
-        assert!((0..10).all(|_| cluster.shared.pick(0) == 1));
-        assert!(!cluster.stats().endpoints[0].healthy);
-        // tried and alone: the doubtful one gets its chance
-        assert_eq!(cluster.shared.pick(bit(1)), 0);
-        state.succeeded();
-        assert!((0..10).any(|_| cluster.shared.pick(0) == 0));
+        cluster.endpoints()[0].state.failed(1, Duration::from_secs(100));
+        assert!((0..9).all(|_| pick(&cluster, &Tried::default()) == 1));
+        let mut tried = Tried::default();
+        tried.add(1);
+        assert_eq!(pick(&cluster, &tried), 0, "the doubtful one gets its chance");
+        assert!(!cluster.shared.has_untried(&tried));
     }
 
-    #[test]
-    fn failures_in_a_row_count() {
-        let cluster = cluster(2);
-        let state = &cluster.shared.endpoints[0];
-        for _ in 0..5 {
-            assert!(!state.failed(2, Duration::from_secs(9)));
-            state.succeeded();
-        }
-        assert!(!state.failed(0, Duration::from_secs(9)));
-    }
-
-    #[test]
-    fn places_are_bounded() {
-        let cluster = cluster(1);
-        let state = &cluster.shared.endpoints[0];
-        assert!(state.take_place(1));
-        assert!(!state.take_place(1));
-        state.release_place();
-        assert!(state.take_place(1));
+    #[tokio::test]
+    async fn requests_and_waiting_ones_are_bounded() {
+        let options = ClusterOptions::default().with_max_requests(1).with_max_pending(1);
+        let cluster = Cluster::discovered("a", options);
+        let one = Ticket::take(&cluster.shared).unwrap();
+        assert!(Ticket::take(&cluster.shared).is_err_and(|error| error.is_overload()));
+        assert_eq!(cluster.stats().active, 1);
+        drop(one);
+        assert!(Ticket::take(&cluster.shared).is_ok());
+        let waiting = cluster.shared.wait();
+        assert!(waiting.is_some() && cluster.shared.wait().is_none());
+        drop(waiting);
+        assert!(cluster.shared.wait().is_some());
     }
 }

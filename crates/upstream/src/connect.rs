@@ -1,22 +1,18 @@
 //! Endpoints and how to reach them.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    pin::Pin,
-    str::FromStr,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{fmt, io, net::SocketAddr, path::Path, str::FromStr, sync::Arc};
 
-use tokio::net::TcpStream;
-use tower_service::Service;
+use crate::BoxError;
 
-/// One endpoint of a cluster: `host:port`, where host is a name, an IPv4 address or an IPv6 address in brackets.
+/// One endpoint of a cluster, most easily made from text: `host:port`, where host is a name, an IPv4 address or an IPv6
+/// address in brackets, or `unix:` and the path of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub(crate) name: Arc<str>,
     pub(crate) address: Address,
+    pub(crate) weight: u32,
+    pub(crate) priority: u8,
+    pub(crate) zone: Option<Arc<str>>,
 }
 
 /// Where an endpoint is.
@@ -32,9 +28,104 @@ pub enum Address {
         /// The port.
         port: u16,
     },
+    /// The path of a unix socket.
+    Unix(Arc<Path>),
 }
 
+/// The addresses of a client's connection, for a header that tells the upstream of it (the PROXY protocol).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddresses {
+    /// The client's own.
+    pub peer: SocketAddr,
+    /// The one that it connected to.
+    pub local: SocketAddr,
+}
+
+/// What a connector is asked for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Destination {
+    /// Where to connect to.
+    pub address: Address,
+    /// The endpoint's name, as it stands in logs and metrics.
+    pub endpoint: Arc<str>,
+    /// The client that the connection is for and will be used for alone, see
+    /// [`crate::ClusterOptions::connection_per_client`].
+    pub client: Option<ClientAddresses>,
+}
+
+impl From<&Endpoint> for Destination {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self { address: endpoint.address.clone(), endpoint: Arc::clone(&endpoint.name), client: None }
+    }
+}
+
+/// Why a connector made no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The endpoint's name has no address.
+    #[error("its name could not be resolved")]
+    Resolve(#[source] io::Error),
+    /// The system refused.
+    #[error("no connection")]
+    Io(#[from] io::Error),
+    /// The connection was not made in time.
+    #[error("connecting took too long")]
+    Timeout,
+    /// The TLS handshake failed.
+    #[error("the TLS handshake failed")]
+    Tls(#[source] BoxError),
+    /// The TLS handshake was not over in time.
+    #[error("the TLS handshake took too long")]
+    TlsTimeout,
+}
+
+/// The most that an endpoint can weigh.
+pub(crate) const MAX_WEIGHT: u32 = 1000;
+
 impl Endpoint {
+    /// An endpoint of any name.
+    pub fn new(name: impl Into<Arc<str>>, address: Address) -> Self {
+        Self { name: name.into(), address, weight: 1, priority: 0, zone: None }
+    }
+
+    /// How large its share is beside that of others, from 1 to 1000. Default 1.
+    #[must_use]
+    pub fn with_weight(mut self, weight: u32) -> Self {
+        self.weight = weight.clamp(1, MAX_WEIGHT);
+        self
+    }
+
+    /// Its level: endpoints of a higher number are used when too few of those of lower ones are left. Default 0, the first.
+    #[must_use]
+    pub fn with_priority(mut self, priority: u8) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Where it stands: endpoints in the client's own zone are preferred. Default none.
+    #[must_use]
+    pub fn with_zone(mut self, zone: Option<Arc<str>>) -> Self {
+        self.zone = zone;
+        self
+    }
+
+    /// See [`Endpoint::with_weight`].
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// See [`Endpoint::with_priority`].
+    pub fn priority(&self) -> u8 {
+        self.priority
+    }
+
+    /// See [`Endpoint::with_zone`].
+    pub fn zone(&self) -> Option<&Arc<str>> {
+        self.zone.as_ref()
+    }
+
     /// The text it was made from.
     pub fn name(&self) -> &str {
         &self.name
@@ -48,7 +139,7 @@ impl Endpoint {
 
 impl From<SocketAddr> for Endpoint {
     fn from(addr: SocketAddr) -> Self {
-        Self { name: addr.to_string().into(), address: Address::Socket(addr) }
+        Self::new(addr.to_string(), Address::Socket(addr))
     }
 }
 
@@ -58,9 +149,11 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// An endpoint that is not `host:port`.
+/// An endpoint that is neither `host:port` nor `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not host:port, such as 127.0.0.1:3000, [::1]:3000 or app.internal:3000")]
+#[error(
+    "`{text}` is not host:port or unix:/path, such as 127.0.0.1:3000, [::1]:3000, app.internal:3000 or unix:/run/app.sock"
+)]
 pub struct InvalidEndpoint {
     text: String,
 }
@@ -70,6 +163,15 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidEndpoint { text: text.to_owned() };
+        if let Some(path) = text.strip_prefix("unix:") {
+            // what a sockaddr_un holds, with the zero at its end
+            let fits = path.starts_with('/') && path.len() < 108 && !path.contains('\0');
+            return if fits {
+                Ok(Self::new(text, Address::Unix(Path::new(path).into())))
+            } else {
+                Err(invalid())
+            };
+        }
         if let Ok(addr) = text.parse::<SocketAddr>() {
             return if addr.port() == 0 { Err(invalid()) } else { Ok(addr.into()) };
         }
@@ -86,32 +188,7 @@ impl FromStr for Endpoint {
         if !is_name {
             return Err(invalid());
         }
-        Ok(Self { name: text.into(), address: Address::Name { host: host.into(), port } })
-    }
-}
-
-/// Connects by TCP, with Nagle's algorithm off; a name's addresses are tried in turn.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpConnector;
-
-impl Service<Address> for TcpConnector {
-    type Response = TcpStream;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, address: Address) -> Self::Future {
-        Box::pin(async move {
-            let stream = match address {
-                Address::Socket(addr) => TcpStream::connect(addr).await?,
-                Address::Name { host, port } => TcpStream::connect((&*host, port)).await?,
-            };
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        })
+        Ok(Self::new(text, Address::Name { host: host.into(), port }))
     }
 }
 
@@ -121,7 +198,9 @@ mod tests {
 
     #[test]
     fn endpoints_that_are_one() {
-        for text in ["127.0.0.1:80", "[::1]:3000", "app:1", "a-b.example.com:65535", "x_y:9"] {
+        for text in
+            ["127.0.0.1:80", "[::1]:3000", "app:1", "a-b.example.com:65535", "x_y:9", "unix:/run/app.sock"]
+        {
             assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(text.to_owned()));
         }
     }
@@ -141,6 +220,8 @@ mod tests {
             "1.2.3:80",
             "http://a:1",
             "a..b:1",
+            "unix:",
+            "unix:run/app.sock",
         ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }

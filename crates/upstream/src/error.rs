@@ -11,11 +11,25 @@ pub enum Error {
     /// The cluster has no endpoints.
     #[error("the cluster has no endpoint")]
     NoEndpoint,
-    /// Every endpoint that may be used has [`crate::ClusterOptions::max_connections`] open.
-    #[error("endpoint {endpoint} has reached its limit of connections")]
+    /// A limit of the cluster is reached.
+    #[error("the cluster has reached its limit of {limit}")]
     Overloaded {
-        /// The endpoint tried last.
+        /// Which one.
+        limit: &'static str,
+    },
+    /// No connection was free in time, see [`crate::ClusterOptions::queue_timeout`].
+    #[error("no connection to endpoint {endpoint} was free in time")]
+    QueueTimeout {
+        /// The endpoint.
         endpoint: Arc<str>,
+    },
+    /// The endpoint's name has no address.
+    #[error("could not resolve endpoint {endpoint}")]
+    Resolve {
+        /// The endpoint.
+        endpoint: Arc<str>,
+        /// What the system said.
+        source: io::Error,
     },
     /// No connection could be made.
     #[error("could not connect to endpoint {endpoint}")]
@@ -29,6 +43,37 @@ pub enum Error {
     #[error("connecting to endpoint {endpoint} took too long")]
     ConnectTimeout {
         /// The endpoint tried last.
+        endpoint: Arc<str>,
+    },
+    /// The TLS handshake failed.
+    #[error("the TLS handshake with endpoint {endpoint} failed")]
+    Tls {
+        /// The endpoint.
+        endpoint: Arc<str>,
+        /// Why.
+        source: BoxError,
+    },
+    /// The TLS handshake was not over in time.
+    #[error("the TLS handshake with endpoint {endpoint} took too long")]
+    TlsTimeout {
+        /// The endpoint.
+        endpoint: Arc<str>,
+    },
+    /// The request was not over in time, see [`crate::ClusterOptions::total_timeout`].
+    #[error("the request was not over in time")]
+    TotalTimeout,
+    /// The endpoint reset the request's stream (RFC 9113 section 6.4), or closed the HTTP/2 connection under it.
+    #[error("endpoint {endpoint} reset the request")]
+    Reset {
+        /// The endpoint.
+        endpoint: Arc<str>,
+        /// How.
+        source: h2::Error,
+    },
+    /// The endpoint speaks HTTP/2 without extended CONNECT (RFC 8441), which an upgrade needs.
+    #[error("endpoint {endpoint} does not support upgrades over HTTP/2")]
+    NoExtendedConnect {
+        /// The endpoint.
         endpoint: Arc<str>,
     },
     /// The response head did not come in time.
@@ -57,7 +102,7 @@ pub enum Error {
         /// What the system said, if it was not a plain end of stream.
         source: Option<io::Error>,
     },
-    /// The endpoint did not speak HTTP/1.1 as it should.
+    /// The endpoint did not speak HTTP as it should.
     #[error("endpoint {endpoint} broke the protocol")]
     Protocol {
         /// The endpoint.
@@ -74,7 +119,7 @@ pub enum Error {
     /// The request's body paused for too long: the fault is on the downstream side.
     #[error("the request body paused for too long")]
     RequestTimeout,
-    /// The request can not be written as HTTP/1.1.
+    /// The request can not be written.
     #[error("the request can not be sent: {reason}")]
     InvalidRequest {
         /// Why.
@@ -88,6 +133,9 @@ impl Error {
         matches!(
             self,
             Self::ConnectTimeout { .. }
+                | Self::TlsTimeout { .. }
+                | Self::QueueTimeout { .. }
+                | Self::TotalTimeout
                 | Self::ResponseTimeout { .. }
                 | Self::ReadTimeout { .. }
                 | Self::WriteTimeout { .. }
@@ -97,7 +145,19 @@ impl Error {
 
     /// Whether no connection could be made, so that nothing was sent.
     pub fn is_connect(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. })
+        matches!(
+            self,
+            Self::Resolve { .. }
+                | Self::Connect { .. }
+                | Self::ConnectTimeout { .. }
+                | Self::Tls { .. }
+                | Self::TlsTimeout { .. }
+        )
+    }
+
+    /// Whether a limit of the cluster ended it, so that nothing was sent.
+    pub fn is_overload(&self) -> bool {
+        matches!(self, Self::Overloaded { .. } | Self::QueueTimeout { .. })
     }
 
     /// Whether the request, not the endpoint, is at fault.
@@ -129,6 +189,9 @@ pub enum ProtocolError {
     /// A malformed trailer section.
     #[error("malformed trailer section")]
     Trailer,
+    /// TLS agreed upon another protocol than the cluster speaks.
+    #[error("the endpoint agreed upon another protocol than HTTP/2")]
+    Alpn,
     /// 101 Switching Protocols to a request that did not ask for it (RFC 9110 section 15.2.2).
     #[error("101 Switching Protocols without a request for it")]
     UnexpectedUpgrade,

@@ -6,11 +6,11 @@
 //!
 //! HTTP/1.1 is spoken by a codec of this crate that is driven from the request's own task: there is no task per
 //! connection, no channel and no second wake-up. A response [`Body`] therefore carries its connection, and gives it
-//! back to the pool with the last byte.
+//! back to the pool with the last byte. HTTP/2 ([`Protocol`]) is the `h2` crate's, one task for each connection, and as many connections as the
+//! endpoint's limit of streams makes necessary.
 //!
-//! What is retried, and only this: a connection that could not be made; and a request whose connection was closed
-//! before the first byte of an answer, if the method is idempotent (RFC 9110 section 9.2.2) and none of its body had
-//! been taken. Everything else is the caller's to decide.
+//! What is tried again, and only this, is in [`RetryOptions`]; how long each part may take in [`ClusterOptions`]. An endpoint that fails
+//! is left alone for a while; what watches over endpoints from outside says so by an [`EndpointHandle`].
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,24 +26,35 @@
 //! # }
 //! ```
 
+mod attempt;
 mod body;
 mod client;
 mod cluster;
 mod connect;
 mod error;
 mod h1;
+mod http2;
 mod options;
 mod pool;
+mod retry;
+mod state;
+mod stream;
 mod timer;
 mod upgraded;
+mod upload;
 
 pub use body::Body;
 pub use client::{Client, ClientFuture, EndpointName};
-pub use cluster::{Cluster, ClusterError, ClusterStats, EndpointStats};
-pub use connect::{Address, Endpoint, InvalidEndpoint, TcpConnector};
+pub use cluster::{Cluster, ClusterError, ClusterStats, EndpointHandle};
+pub use connect::{Address, ClientAddresses, ConnectError, Destination, Endpoint, InvalidEndpoint};
 pub use error::{Error, ProtocolError};
-pub use options::ClusterOptions;
+pub use options::{ClusterOptions, HedgeOptions, Http2Options, Protocol, RetryOptions};
+pub use state::EndpointStats;
+pub use stream::{Connector, Stream, Transport};
 pub use upgraded::{Upgraded, UpgradedSlot};
+
+/// A time longer than this is this: far enough away, and no overflow.
+pub(crate) const FOREVER: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -11,28 +11,45 @@ use bytes::Buf;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::h1::H1Conn;
+use crate::{h1::H1Conn, http2::H2Upgraded};
 
-/// The byte stream behind a 101 response. What the endpoint sent after its response head comes out first.
+/// The byte stream behind a 101 response. What the endpoint sent after its response head comes out first. Over HTTP/2 it is a stream of its own
+/// (RFC 8441), and the 101 stands for the endpoint's 200.
 pub struct Upgraded<Io> {
-    conn: Box<H1Conn<Io>>,
+    kind: Kind<Io>,
+}
+
+enum Kind<Io> {
+    H1(Box<H1Conn<Io>>),
+    H2(Box<H2Upgraded>),
 }
 
 impl<Io> Upgraded<Io> {
-    pub(crate) fn new(conn: Box<H1Conn<Io>>) -> Self {
-        Self { conn }
+    pub(crate) fn h1(conn: Box<H1Conn<Io>>) -> Self {
+        Self { kind: Kind::H1(conn) }
+    }
+
+    pub(crate) fn h2(stream: H2Upgraded) -> Self {
+        Self { kind: Kind::H2(Box::new(stream)) }
     }
 }
 
 impl<Io> fmt::Debug for Upgraded<Io> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upgraded").field("endpoint", &self.conn.endpoint.endpoint).finish_non_exhaustive()
+        let endpoint = match &self.kind {
+            Kind::H1(conn) => Some(&*conn.endpoint.endpoint.name),
+            Kind::H2(stream) => stream.endpoint(),
+        };
+        f.debug_struct("Upgraded").field("endpoint", &endpoint).finish_non_exhaustive()
     }
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Upgraded<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let conn = &mut *self.get_mut().conn;
+        let conn = match &mut self.get_mut().kind {
+            Kind::H1(conn) => conn,
+            Kind::H2(stream) => return Pin::new(&mut **stream).poll_read(cx, buf),
+        };
         if conn.read.is_empty() {
             return Pin::new(&mut conn.io).poll_read(cx, buf);
         }
@@ -43,17 +60,32 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Upgraded<Io> {
     }
 }
 
+macro_rules! each {
+    ($self:expr, $io:ident => $call:expr) => {
+        match &mut $self.get_mut().kind {
+            Kind::H1(conn) => {
+                let $io = Pin::new(&mut conn.io);
+                $call
+            }
+            Kind::H2(stream) => {
+                let $io = Pin::new(&mut **stream);
+                $call
+            }
+        }
+    };
+}
+
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Upgraded<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().conn.io).poll_write(cx, buf)
+        each!(self, io => io.poll_write(cx, buf))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().conn.io).poll_flush(cx)
+        each!(self, io => io.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().conn.io).poll_shutdown(cx)
+        each!(self, io => io.poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -61,11 +93,14 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Upgraded<Io> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().conn.io).poll_write_vectored(cx, bufs)
+        each!(self, io => io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.conn.io.is_write_vectored()
+        match &self.kind {
+            Kind::H1(conn) => conn.io.is_write_vectored(),
+            Kind::H2(stream) => stream.is_write_vectored(),
+        }
     }
 }
 

@@ -13,15 +13,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use portcullis_testkit::origin::{Answer, RawOrigin};
-use portcullis_upstream::{Cluster, ClusterOptions, Endpoint, Error, TcpConnector, UpgradedSlot};
+use portcullis_upstream::{Cluster, ClusterOptions, Connector, Endpoint, Error, Stream, UpgradedSlot};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::mpsc,
 };
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-type Client = portcullis_upstream::Client<TcpConnector>;
+type Client = portcullis_upstream::Client<Connector>;
 
 fn none() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
@@ -433,10 +432,12 @@ async fn a_client_that_stops_sending_is_given_up() {
 async fn connections_are_bounded_and_places_come_back() {
     let origin =
         RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc")]).await;
-    let cluster = cluster(&[&origin], ClusterOptions::default().with_max_connections(2).with_max_fails(0));
+    let options = ClusterOptions::default().with_max_connections(2).with_max_fails(0);
+    let options = options.with_queue_timeout(Duration::from_millis(20));
+    let cluster = cluster(&[&origin], options);
     let client = cluster.client();
     let (one, _two) = (client.send(get("/")).await.unwrap(), client.send(get("/")).await.unwrap());
-    assert!(matches!(client.send(get("/")).await.unwrap_err(), Error::Overloaded { .. }));
+    assert!(matches!(client.send(get("/")).await.unwrap_err(), Error::QueueTimeout { .. }));
     drop(one);
     client.send(get("/")).await.unwrap();
     let pending = client.send(get("/"));
@@ -466,7 +467,7 @@ async fn upgrades_hand_over_the_stream_with_what_came_early() {
         Request::get("/").header("host", "t").header("connection", "upgrade").header("upgrade", "echo");
     let mut response = client.send(request.body(none()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    let slot = response.extensions_mut().remove::<UpgradedSlot<TcpStream>>().unwrap();
+    let slot = response.extensions_mut().remove::<UpgradedSlot<Stream>>().unwrap();
     let mut stream = slot.take().unwrap();
     assert!(slot.take().is_none());
     stream.write_all(b"world").await.unwrap();

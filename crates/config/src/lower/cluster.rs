@@ -58,7 +58,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Cluster {
     table.set("max_connections", &mut to.max_connections, integer(1..=1_000_000));
     table.set("max_fails", &mut to.max_fails, integer(0..=1000));
     table.set("fail_timeout", &mut to.fail_timeout, timeout());
-    table.set("max_attempts", &mut to.max_attempts, integer(1..=10));
+    table.set("max_attempts", &mut to.retry.attempts, integer(1..=10));
     table.set("max_head_size", &mut to.max_head_bytes, size(4 << 10..=1 << 20));
     table.finish();
 

@@ -20,7 +20,12 @@ use super::{
     Pump, PumpError,
     head::{ResponseHead, Span, parse_head},
 };
-use crate::{BoxError, ClusterOptions, ProtocolError, cluster::EndpointState, timer::LazyTimer};
+use crate::{
+    BoxError, ClientAddresses, ClusterOptions, ProtocolError,
+    state::{EndpointState, Life},
+    timer::LazyTimer,
+    upload::Upload,
+};
 
 /// Interim responses before a final one.
 const MAX_INTERIM: u32 = 16;
@@ -39,6 +44,10 @@ pub(crate) struct H1Conn<Io> {
     /// Whether it has carried a request before this one.
     pub(crate) reused: bool,
     pub(crate) idle_since: Instant,
+    /// When it is used no more, and how many requests it carries until then.
+    pub(crate) life: Life,
+    /// The client that it is for, if it is for one alone.
+    pub(crate) client: Option<ClientAddresses>,
     read_size: usize,
     /// Where the parser notes fields; kept for its room.
     spans: Vec<Span>,
@@ -63,9 +72,16 @@ pub(crate) enum ExchangeError {
 
 impl<Io> H1Conn<Io> {
     /// The caller has taken a place at the endpoint; it comes back when this is dropped.
-    pub(crate) fn new(io: Io, endpoint: Arc<EndpointState>) -> Self {
+    pub(crate) fn new(
+        io: Io,
+        endpoint: Arc<EndpointState>,
+        life: Life,
+        client: Option<ClientAddresses>,
+    ) -> Self {
         Self {
             io,
+            life,
+            client,
             read: BytesMut::new(),
             write: BytesMut::new(),
             timer: LazyTimer::default(),
@@ -143,7 +159,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
     /// everything was sent by then; if not, the pump has more to do.
     pub(crate) async fn exchange<B>(
         &mut self,
-        pump: &mut Pump<B>,
+        pump: &mut Pump,
+        upload: &mut Upload<B>,
         method: &Method,
         options: &ClusterOptions,
     ) -> Result<(ResponseHead, bool), ExchangeError>
@@ -152,7 +169,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
         B::Error: Into<BoxError>,
     {
         let mut state = Exchange { sent: false, broken: None, last: None, interim: 0, answered: false };
-        let head = std::future::poll_fn(|cx| state.poll(self, pump, method, options, cx)).await?;
+        let head = std::future::poll_fn(|cx| state.poll(self, pump, upload, method, options, cx)).await?;
         Ok((head, state.sent))
     }
 }
@@ -173,7 +190,8 @@ impl Exchange {
     fn poll<Io, B>(
         &mut self,
         conn: &mut H1Conn<Io>,
-        pump: &mut Pump<B>,
+        pump: &mut Pump,
+        upload: &mut Upload<B>,
         method: &Method,
         options: &ClusterOptions,
         cx: &mut Context<'_>,
@@ -184,9 +202,9 @@ impl Exchange {
         B::Error: Into<BoxError>,
     {
         if !self.sent && self.broken.is_none() {
-            self.poll_send(conn, pump, options, cx)?;
+            self.poll_send(conn, pump, upload, options, cx)?;
         }
-        loop {
+        'read: loop {
             match conn.poll_fill(None, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.closed(None))),
@@ -206,9 +224,22 @@ impl Exchange {
                 if self.interim > MAX_INTERIM {
                     return Poll::Ready(Err(ExchangeError::Protocol(ProtocolError::TooManyInterim)));
                 }
+                if pump.is_held() && head.parts.status == StatusCode::CONTINUE {
+                    pump.release();
+                    self.poll_send(conn, pump, upload, options, cx)?;
+                    continue 'read;
+                }
             }
         }
         if conn.timer.poll(cx).is_ready() {
+            if pump.is_held() && self.broken.is_none() {
+                // RFC 9110 section 10.1.1: a client must not wait for ever for a word that an old server never says
+                pump.release();
+                self.poll_send(conn, pump, upload, options, cx)?;
+                // it was set anew just now
+                let _ = conn.timer.poll(cx);
+                return Poll::Pending;
+            }
             let sending = !self.sent && self.broken.is_none();
             return Poll::Ready(Err(match self.last {
                 Some((true, _)) if sending => ExchangeError::RequestTimeout,
@@ -222,7 +253,8 @@ impl Exchange {
     fn poll_send<Io, B>(
         &mut self,
         conn: &mut H1Conn<Io>,
-        pump: &mut Pump<B>,
+        pump: &mut Pump,
+        upload: &mut Upload<B>,
         options: &ClusterOptions,
         cx: &mut Context<'_>,
     ) -> Result<(), ExchangeError>
@@ -231,7 +263,7 @@ impl Exchange {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        match pump.poll(&mut conn.io, &mut conn.write, cx) {
+        match pump.poll(upload, &mut conn.io, &mut conn.write, cx) {
             Poll::Ready(Ok(())) => {
                 self.sent = true;
                 conn.timer.set(options.response_timeout);
@@ -244,10 +276,13 @@ impl Exchange {
             Poll::Pending => {
                 // the deadline moves with every byte that the client sends or the endpoint takes
                 let awaiting_client = pump.unflushed(&conn.write) == 0;
-                let look = Some((awaiting_client, pump.progress()));
+                let look = Some((awaiting_client, (upload.taken(), pump.written())));
                 if look != self.last || !conn.timer.is_set() {
-                    let timeout =
-                        if awaiting_client { options.request_timeout } else { options.write_timeout };
+                    let timeout = match awaiting_client {
+                        true if pump.is_held() => options.continue_timeout,
+                        true => options.request_timeout,
+                        false => options.write_timeout,
+                    };
                     conn.timer.set(timeout);
                 }
                 self.last = look;

@@ -56,6 +56,12 @@ pub(crate) fn keep_allowed(trailers: &mut HeaderMap) {
     }
 }
 
+/// The section without what has no place in one.
+pub(crate) fn allowed(mut trailers: HeaderMap) -> HeaderMap {
+    keep_allowed(&mut trailers);
+    trailers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,154 @@
+//! The plan of a cluster: where its endpoints are, how they are spoken to, and who watches over them.
+
+use std::{path::PathBuf, sync::Arc};
+
+use portcullis_tls::{
+    Versions,
+    client::{ClientConfigError, Roots},
+};
+use portcullis_upstream::{ClusterOptions, Endpoint, InvalidEndpoint, Protocol};
+
+/// A cluster of upstream endpoints.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClusterPlan {
+    /// How routes name it.
+    pub name: String,
+    /// Its endpoints, at least one.
+    pub endpoints: Vec<EndpointPlan>,
+    /// TLS towards them. Default `None`: plain.
+    pub tls: Option<UpstreamTlsPlan>,
+    /// A header of the PROXY protocol before each connection, which is then for one client alone. Default `None`.
+    pub proxy_header: Option<ProxyHeader>,
+    /// Protocol, timeouts, bounds, retries and failure handling.
+    pub options: ClusterOptions,
+}
+
+impl ClusterPlan {
+    /// A cluster with default options.
+    pub fn new(
+        name: impl Into<String>,
+        endpoints: impl IntoIterator<Item = impl Into<EndpointPlan>>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            tls: None,
+            proxy_header: None,
+            options: ClusterOptions::default(),
+        }
+    }
+
+    /// Speaks TLS to the endpoints.
+    #[must_use]
+    pub fn with_tls(mut self, tls: UpstreamTlsPlan) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets [`ClusterPlan::options`].
+    #[must_use]
+    pub fn with_options(mut self, options: ClusterOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// What is offered by ALPN (RFC 7301).
+    pub(crate) fn alpn(&self) -> &'static [&'static [u8]] {
+        match self.options.protocol {
+            Protocol::Http2 => &[b"h2"],
+            Protocol::ByAlpn => &[b"h2", b"http/1.1"],
+            _ => &[b"http/1.1"],
+        }
+    }
+}
+
+/// An endpoint of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointPlan {
+    /// `host:port`, or `unix:` and a path. A name is resolved when a connection is made.
+    pub address: String,
+    /// Its share beside that of others, 1 to 1000. Default 1.
+    pub weight: u32,
+    /// Its level: endpoints of a higher number are used when too few of those of lower ones are left. Default 0.
+    pub priority: u8,
+    /// Where it stands. Default `None`.
+    pub zone: Option<String>,
+}
+
+impl<T: Into<String>> From<T> for EndpointPlan {
+    fn from(address: T) -> Self {
+        Self { address: address.into(), weight: 1, priority: 0, zone: None }
+    }
+}
+
+impl EndpointPlan {
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, InvalidEndpoint> {
+        let endpoint: Endpoint = self.address.parse()?;
+        Ok(endpoint
+            .with_weight(self.weight)
+            .with_priority(self.priority)
+            .with_zone(self.zone.as_deref().map(Arc::from)))
+    }
+}
+
+/// The version of the PROXY protocol that is spoken to endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProxyHeader {
+    /// Version 1, a line of text.
+    V1,
+    /// Version 2, in binary.
+    V2,
+}
+
+/// TLS towards endpoints.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UpstreamTlsPlan {
+    /// The name that endpoints are asked for (SNI) and must prove. Default `None`: the host of each endpoint. A unix socket needs one.
+    pub server_name: Option<String>,
+    /// Which endpoints are believed. Default [`UpstreamRoots::Native`].
+    pub roots: UpstreamRoots,
+    /// The protocol versions. Default [`Versions::Tls12AndUp`]: many servers behind a proxy are old.
+    pub versions: Versions,
+    /// Chain and key, in PEM, to show where an endpoint asks for a certificate. Default `None`.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl Default for UpstreamTlsPlan {
+    fn default() -> Self {
+        Self {
+            server_name: None,
+            roots: UpstreamRoots::Native,
+            versions: Versions::Tls12AndUp,
+            identity: None,
+        }
+    }
+}
+
+/// Which endpoints are believed. Files are read when the edge is made.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum UpstreamRoots {
+    /// Those of whom an authority of the system's store vouches.
+    Native,
+    /// Those of whom an authority in this PEM file vouches.
+    File(PathBuf),
+    /// Those of whom one of these vouches.
+    Given(Roots),
+    /// Every one, whoever it is: who stands in between reads and changes everything. For tests alone.
+    DangerouslyAcceptAnyCertificate,
+}
+
+impl UpstreamRoots {
+    pub(crate) fn load(&self) -> Result<Roots, ClientConfigError> {
+        match self {
+            Self::Native => Ok(Roots::Native),
+            Self::File(path) => Roots::from_file(path),
+            Self::Given(roots) => Ok(roots.clone()),
+            Self::DangerouslyAcceptAnyCertificate => Ok(Roots::DangerouslyAcceptAnyCertificate),
+        }
+    }
+}

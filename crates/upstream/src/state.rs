@@ -1,0 +1,322 @@
+//! What is known of one endpoint, shared by all clients of its cluster.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{ClusterOptions, Endpoint};
+
+/// One endpoint's health and load.
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    pub(crate) endpoint: Endpoint,
+    /// Its place in the pools, which is another endpoint's only when nothing is left of this one.
+    pub(crate) slot: usize,
+    slots: Arc<Slots>,
+    base: Instant,
+    /// Failures in a row.
+    fails: AtomicU32,
+    /// Milliseconds after `base` until which it is left alone.
+    down_until: AtomicU64,
+    /// Requests under way.
+    busy: AtomicUsize,
+    /// Connections open or being made.
+    open: AtomicUsize,
+    failures: AtomicU64,
+    /// What its health checks say.
+    healthy: AtomicBool,
+    /// Whether it belongs to the cluster no more.
+    removed: AtomicBool,
+    /// A place was given back.
+    pub(crate) freed: Notify,
+}
+
+/// Numbers of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointStats {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether requests go to it.
+    pub healthy: bool,
+    /// Requests under way.
+    pub busy: usize,
+    /// Connections open.
+    pub open: usize,
+    /// Failures to connect or to answer.
+    pub failures: u64,
+}
+
+/// How long a connection is used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    retire_at: Option<Instant>,
+    left: Option<u64>,
+}
+
+impl Life {
+    pub(crate) fn begin(options: &ClusterOptions) -> Self {
+        let retire_at = options.max_age.and_then(|age| {
+            // up to a tenth less, by the clock's finest digits: connections that began together do not end together
+            let now = Instant::now();
+            let tenth = age / 10;
+            let nanos = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.subsec_nanos());
+            let less = tenth.mul_f64(f64::from(nanos % 1_000_003) / 1_000_003.0);
+            now.checked_add(age - less)
+        });
+        Self { retire_at, left: options.max_requests_per_connection }
+    }
+
+    /// Counts a request, and says whether it was the last one.
+    pub(crate) fn spend(&mut self) -> bool {
+        match &mut self.left {
+            None => false,
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                *left == 0
+            }
+        }
+    }
+
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        self.left == Some(0) || self.retire_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// Places in pools, the lowest free one first.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    inner: Mutex<(BTreeSet<usize>, usize)>,
+}
+
+impl Slots {
+    fn take(&self) -> usize {
+        let mut inner = self.inner.lock();
+        if let Some(free) = inner.0.pop_first() {
+            return free;
+        }
+        inner.1 += 1;
+        inner.1 - 1
+    }
+
+    fn give_back(&self, slot: usize) {
+        self.inner.lock().0.insert(slot);
+    }
+}
+
+impl EndpointState {
+    pub(crate) fn new(endpoint: Endpoint, slots: &Arc<Slots>, base: Instant) -> Self {
+        Self {
+            endpoint,
+            slot: slots.take(),
+            slots: Arc::clone(slots),
+            base,
+            fails: AtomicU32::new(0),
+            down_until: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            failures: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
+            removed: AtomicBool::new(false),
+            freed: Notify::new(),
+        }
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn is_available(&self, now: Instant) -> bool {
+        self.healthy.load(Ordering::Relaxed) && self.down_until.load(Ordering::Relaxed) <= self.millis(now)
+    }
+
+    pub(crate) fn set_healthy(&self, healthy: bool) -> bool {
+        self.healthy.swap(healthy, Ordering::Relaxed) != healthy
+    }
+
+    pub(crate) fn remove(&self) {
+        self.removed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_busy(&self, busy: bool) {
+        if busy {
+            self.busy.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a place for one connection, if one is free.
+    pub(crate) fn take_place(&self, max: usize) -> bool {
+        let taken = self.open.fetch_add(1, Ordering::Relaxed) < max;
+        if !taken {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Whether all places are taken.
+    pub(crate) fn is_full(&self, max: usize) -> bool {
+        self.open.load(Ordering::Relaxed) >= max
+    }
+
+    pub(crate) fn release_place(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.freed.notify_one();
+    }
+
+    /// It answered.
+    pub(crate) fn succeeded(&self) {
+        // a load first: the line stays shared between cores while all is well
+        if self.fails.load(Ordering::Relaxed) != 0 {
+            self.fails.store(0, Ordering::Relaxed);
+            self.down_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It could not be reached or did not answer. Returns whether it is now left alone that was not before.
+    pub(crate) fn failed(&self, max_fails: u32, fail_timeout: Duration) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if max_fails == 0 {
+            return false;
+        }
+        let fails = self.fails.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if fails < max_fails {
+            return false;
+        }
+        let now = self.millis(Instant::now());
+        let was_left_alone = self.down_until.load(Ordering::Relaxed) > now;
+        let pause = u64::try_from(fail_timeout.as_millis()).unwrap_or(u64::MAX);
+        self.down_until.store(now.saturating_add(pause), Ordering::Relaxed);
+        !was_left_alone
+    }
+
+    pub(crate) fn stats(&self) -> EndpointStats {
+        EndpointStats {
+            name: Arc::clone(&self.endpoint.name),
+            healthy: self.is_available(Instant::now()),
+            busy: self.busy(),
+            open: self.open.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for EndpointState {
+    fn drop(&mut self) {
+        self.slots.give_back(self.slot);
+    }
+}
+
+/// A place at an endpoint that is given back unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Place(Option<Arc<EndpointState>>);
+
+impl Place {
+    /// Of a place that was taken.
+    pub(crate) fn taken(state: Arc<EndpointState>) -> Self {
+        Self(Some(state))
+    }
+
+    /// Whoever calls gives it back by itself.
+    pub(crate) fn keep(mut self) -> Arc<EndpointState> {
+        self.0.take().expect("it is taken out here alone, and `self` is gone after it")
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<&Arc<EndpointState>> {
+        self.0.as_ref()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(state) = &self.0 {
+            state.release_place();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> EndpointState {
+        EndpointState::new("10.0.0.1:80".parse().unwrap(), &Arc::default(), Instant::now())
+    }
+
+    #[tokio::test]
+    async fn a_failing_endpoint_is_left_alone_and_returns() {
+        let state = state();
+        let hundred = Duration::from_secs(100);
+        assert!(state.failed(1, hundred));
+        assert!(!state.failed(1, hundred));
+        assert!(!state.is_available(Instant::now()) && !state.stats().healthy);
+        assert!(state.is_available(Instant::now() + hundred));
+        state.succeeded();
+        assert!(state.is_available(Instant::now()));
+        assert!(state.set_healthy(false) && !state.set_healthy(false));
+        assert!(!state.is_available(Instant::now()));
+    }
+
+    #[test]
+    fn failures_in_a_row_count() {
+        let state = state();
+        for _ in 0..5 {
+            assert!(!state.failed(2, Duration::from_secs(9)));
+            state.succeeded();
+        }
+        assert!(!state.failed(0, Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn places_are_bounded() {
+        let state = Arc::new(state());
+        assert!(state.take_place(1) && !state.take_place(1) && state.is_full(1));
+        drop(Place::taken(Arc::clone(&state)));
+        assert!(state.take_place(1));
+        let _ = Place::taken(Arc::clone(&state)).keep();
+        assert!(state.is_full(1));
+    }
+
+    #[test]
+    fn slots_are_used_again() {
+        let slots = Arc::new(Slots::default());
+        let new = |name: &str| EndpointState::new(name.parse().unwrap(), &slots, Instant::now());
+        let (a, b, c) = (new("a:1"), new("b:1"), new("c:1"));
+        assert_eq!((a.slot, b.slot, c.slot), (0, 1, 2));
+        drop(b);
+        assert_eq!(new("d:1").slot, 1);
+        drop((a, c));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_life_ends_by_age_or_by_use() {
+        let options = ClusterOptions::default().with_max_age(Some(Duration::from_secs(100)));
+        let life = Life::begin(&options);
+        assert!(!life.is_over(Instant::now() + Duration::from_secs(89)));
+        assert!(life.is_over(Instant::now() + Duration::from_secs(100)));
+        let mut life = Life::begin(&ClusterOptions::default().with_max_requests_per_connection(Some(2)));
+        assert!(!life.spend() && life.spend() && life.is_over(Instant::now()));
+        assert!(
+            !Life::begin(&ClusterOptions::default()).is_over(Instant::now() + Duration::from_secs(1 << 30))
+        );
+    }
+}
