@@ -26,6 +26,8 @@
 //! # }
 //! ```
 
+#[allow(dead_code, unused_imports, reason = "the cluster picks by it in a later step")]
+mod balance;
 mod body;
 mod client;
 mod cluster;
@@ -37,6 +39,12 @@ mod pool;
 mod timer;
 mod upgraded;
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use balance::bench;
+pub use balance::{BalanceOptions, HashKey, Policy};
+#[cfg(feature = "sticky")]
+pub use balance::{StickyCookie, StickyError};
 pub use body::Body;
 pub use client::{Client, ClientFuture, EndpointName};
 pub use cluster::{Cluster, ClusterError, ClusterStats, EndpointStats};
