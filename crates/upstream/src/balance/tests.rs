@@ -245,7 +245,8 @@ fn priorities_zones_and_panic() {
 
 #[test]
 fn hashes_are_for_ever() {
-    assert_eq!(stable_hash(b""), stable_hash(b""));
+    // another value here would move every key of every user
+    assert_eq!(stable_hash(b"portcullis"), 0x99ff_c0e6_4840_4502);
     let request = |uri: &str| {
         let request = http::Request::get(uri).header("host", "A.test:80").header("cookie", "x=1; sid=abc");
         request.body(()).unwrap().into_parts().0
@@ -274,7 +275,7 @@ fn counters_are_exact_over_threads() {
                     load.begin();
                     load.begin();
                     load.end();
-                })
+                });
             });
         }
     });
