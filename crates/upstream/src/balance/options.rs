@@ -79,7 +79,7 @@ pub struct BalanceOptions {
     pub hash_on: Vec<HashKey>,
     /// With a hashing policy: no endpoint is given more than so many percent of the average of requests under way (for
     /// its weight); what is above goes on to the next position. From 100, lower values count as 100; for example 125.
-    /// Default 0: off. It costs a look at all endpoints for a request whose owner is not idle.
+    /// Default 0: off. It costs a look at all endpoints for each request.
     pub hash_balance_factor: u32,
     /// How long an endpoint that became available again is given less than its share: from a tenth of its weight up to
     /// all of it, evenly. Default 0: off. Hashing policies do without: it would move keys twice.
