@@ -27,6 +27,7 @@
 //! ```
 
 mod attempt;
+mod balance;
 mod body;
 mod client;
 mod cluster;
@@ -43,6 +44,12 @@ mod timer;
 mod upgraded;
 mod upload;
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use balance::bench;
+pub use balance::{BalanceOptions, HashKey, Policy};
+#[cfg(feature = "sticky")]
+pub use balance::{StickyCookie, StickyError};
 pub use body::Body;
 pub use client::{Client, ClientFuture, EndpointName};
 pub use cluster::{Cluster, ClusterError, ClusterStats, EndpointHandle};
