@@ -32,6 +32,7 @@ mod cluster;
 mod connect;
 mod error;
 mod h1;
+pub mod health;
 mod options;
 mod pool;
 mod timer;
