@@ -30,6 +30,7 @@ mod body;
 mod client;
 mod cluster;
 mod connect;
+pub mod discovery;
 mod error;
 mod h1;
 pub mod health;
