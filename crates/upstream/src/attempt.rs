@@ -11,14 +11,17 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header, request};
+use portcullis_conn::ConnInfo;
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use crate::{
-    Address, BoxError, Client, ClientAddresses, ClusterOptions, ConnectError, Destination, Error, Protocol,
-    ProtocolError, Transport,
-    cluster::Tried,
+    Address, BoxError, Client, ClientAddresses, ClientIp, ClusterOptions, ConnectError, Destination, Error,
+    Policy, PreferEndpoint, Protocol, ProtocolError, Transport,
+    balance::{Tried, hash_of},
+    cluster::Wish,
     h1::{ExchangeError, H1Conn, Pump, RequestFraming, ResponseHead, encode_head},
+    health::FailureKind,
     http2::{self, Failure, H2Conn, H2Lease, H2Response},
     pool::{Found, Pool, Speaks},
     state::{EndpointState, Life, Place},
@@ -33,6 +36,7 @@ pub(crate) struct Call<'a> {
     /// Whether the body waits for the endpoint's word.
     expects: bool,
     client: Option<ClientAddresses>,
+    wish: Wish,
     /// The endpoint of the last attempt.
     pub(crate) picked: AtomicUsize,
 }
@@ -54,6 +58,7 @@ impl<'a> Call<'a> {
             idempotent: is_idempotent(&parts.method),
             expects,
             client,
+            wish: wish_of(parts, options),
             picked: AtomicUsize::new(usize::MAX),
         }
     }
@@ -66,6 +71,7 @@ impl<'a> Call<'a> {
             idempotent: call.idempotent,
             expects: call.expects,
             client: call.client,
+            wish: call.wish,
             picked: AtomicUsize::new(usize::MAX),
         }
     }
@@ -76,6 +82,24 @@ impl<'a> Call<'a> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         (here ^ now.map_or(0, |now| u64::from(now.subsec_nanos()))).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
     }
+}
+
+/// What a request says of where it belongs. Nothing is looked for where no policy asks.
+fn wish_of(parts: &request::Parts, options: &ClusterOptions) -> Wish {
+    let balance = &options.balance;
+    let hash = match balance.policy {
+        Policy::Maglev { .. } | Policy::RingHash { .. } => {
+            let client = parts.extensions.get::<ClientIp>().map(|client| client.0);
+            let peer = || parts.extensions.get::<Arc<ConnInfo>>().map(|info| info.client_ip());
+            hash_of(&balance.hash_on, parts, client.or_else(peer))
+        }
+        _ => None,
+    };
+    let identity = match options.prefer_endpoints {
+        true => parts.extensions.get::<PreferEndpoint>().map(|prefer| prefer.0),
+        false => None,
+    };
+    Wish { hash, identity }
 }
 
 /// RFC 9110 section 9.2.2.
@@ -156,7 +180,7 @@ where
     {
         let found = match &same {
             Some(state) => Some((self.pool.find(state, true, call.client), Some(Arc::clone(state)))),
-            None => self.shared.with_pick(tried, |index, state| {
+            None => self.shared.with_pick(&call.wish, tried, |index, state| {
                 call.picked.store(index, Ordering::Relaxed);
                 let found = self.pool.find(state, false, call.client);
                 // a connection knows its endpoint
@@ -201,6 +225,11 @@ where
         }
     }
 
+    /// Now, where somebody wants to know how long it takes.
+    fn began(&self) -> Option<std::time::Instant> {
+        (self.shared.options.balance.policy == Policy::PeakEwma).then(std::time::Instant::now)
+    }
+
     fn connect_limit(&self) -> std::time::Duration {
         let options = &self.shared.options;
         options.connect_timeout.saturating_add(options.tls_timeout).min(crate::FOREVER)
@@ -228,7 +257,7 @@ where
             (Protocol::Http2, None | Some(b"h2")) => true,
             (Protocol::Http2, Some(_)) => {
                 let endpoint = Arc::clone(&state.endpoint.name);
-                self.shared.failed(state);
+                self.shared.failed(state, FailureKind::Connection);
                 let error = Error::Protocol { endpoint, source: ProtocolError::Alpn };
                 return Err(Miss::new(error, Why::NotConnected));
             }
@@ -288,7 +317,7 @@ where
     }
 
     fn not_connected(&self, state: &Arc<EndpointState>, error: ConnectError) -> Miss {
-        self.shared.failed(state);
+        self.shared.failed(state, FailureKind::Connection);
         let endpoint = Arc::clone(&state.endpoint.name);
         let error = match error {
             ConnectError::Resolve(source) => Error::Resolve { endpoint, source },
@@ -343,9 +372,11 @@ where
         encode_head(&mut conn.write, call.parts, call.framing, authority(&conn.endpoint))
             .map_err(|error| Miss::new(error, Why::Final))?;
         let mut pump = Pump::new(call.framing, call.expects);
+        let began = self.began();
         let exchanged = conn.exchange(&mut pump, upload, &call.parts.method, &self.shared.options).await;
         let error = match exchanged {
             Ok((head, sent)) => {
+                observe(&conn.endpoint, began);
                 self.shared.answered(&conn.endpoint, head.parts.status);
                 return Ok(Answer::H1 { conn, head, pump: (!sent).then_some(pump) });
             }
@@ -360,7 +391,7 @@ where
                 let why = if stale { Why::Stale(Arc::clone(&conn.endpoint)) } else { Why::Unanswered };
                 // a connection that was closed while it lay in the pool says nothing of its endpoint
                 if !conn.reused {
-                    self.shared.failed(&conn.endpoint);
+                    self.shared.failed(&conn.endpoint, FailureKind::Connection);
                 }
                 return Err(Miss::new(Error::Closed { endpoint, source }, why));
             }
@@ -372,7 +403,7 @@ where
             ExchangeError::Protocol(source) => (Why::Final, Error::Protocol { endpoint, source }),
         };
         if !error.is_request() {
-            self.shared.failed(&conn.endpoint);
+            self.shared.failed(&conn.endpoint, FailureKind::Connection);
         }
         Err(Miss::new(error, why))
     }
@@ -393,9 +424,11 @@ where
         let authority = state.as_ref().map_or("", |state| authority(state));
         let head = http2::head_of(call.parts, conn.is_secure(), authority)
             .map_err(|error| Miss::new(error, Why::Final))?;
+        let began = self.began();
         let error = match http2::exchange(&conn, lease, head, upload, &self.shared.options).await {
             Ok(response) => {
                 if let Some(state) = &state {
+                    observe(state, began);
                     self.shared.answered(state, response.head.status);
                 }
                 return Ok(Answer::H2(response));
@@ -428,9 +461,16 @@ where
             && !error.is_overload()
             && !matches!(why, Why::Refused | Why::Stale(_) | Why::Final);
         if theirs && let Some(state) = &state {
-            self.shared.failed(state);
+            self.shared.failed(state, FailureKind::Connection);
         }
         Err(Miss::new(error, why))
+    }
+}
+
+fn observe(state: &EndpointState, began: Option<std::time::Instant>) {
+    if let Some(began) = began {
+        let now = std::time::Instant::now();
+        state.load.observe(now, now.saturating_duration_since(began));
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     BoxError, Error,
     cluster::Ticket,
     h1::{Decoded, Decoder, H1Conn, Pump, PumpError, allowed_trailers},
+    health::FailureKind,
     http2::{H2Response, SendError},
     pool::Pool,
     upload::Upload,
@@ -104,14 +105,14 @@ impl<B, Io> Body<B, Io> {
             Source::H1(source, _) => {
                 source.ticket.shared.count_error(&error);
                 if theirs {
-                    source.ticket.shared.failed(&source.conn.endpoint);
+                    source.ticket.shared.failed(&source.conn.endpoint, FailureKind::Connection);
                 }
             }
             Source::H2(mut source) => {
                 source.response.pump.cancel();
                 source.ticket.shared.count_error(&error);
                 if theirs && let Some(endpoint) = source.response.lease.endpoint() {
-                    source.ticket.shared.failed(endpoint);
+                    source.ticket.shared.failed(endpoint, FailureKind::Connection);
                 }
             }
         }

@@ -18,8 +18,9 @@ use crate::{
     Body, BoxError, Cluster, ConnectError, Connector, Destination, Error, Protocol, ProtocolError, Transport,
     Upgraded, UpgradedSlot,
     attempt::{Answer, Call, Miss, Why},
+    balance::Tried,
     body::{H1Source, H2Source},
-    cluster::{Shared, Ticket, Tried},
+    cluster::{Shared, Ticket},
     h1::{H1Conn, Pump, RequestFraming, ResponseHead, framing_of},
     http2::{H2Response, H2Upgraded},
     pool::Pool,
@@ -39,6 +40,16 @@ pub struct Client<C: Service<Destination> = Connector> {
 /// The endpoint that answered, among a response's extensions; see [`Client::with_endpoint_names`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointName(pub Arc<str>);
+
+/// The client's address for a policy that hashes it, among a request's extensions, where it is another than the connection's own
+/// (`Arc<`[`ConnInfo`](portcullis_conn::ConnInfo)`>` there): behind a proxy that is trusted to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientIp(pub std::net::IpAddr);
+
+/// The endpoint that a request belongs to, among its extensions, by the 64-bit hash of its name that a sticky cookie carries. It is followed while the endpoint is
+/// available, where [`crate::ClusterOptions::prefer_endpoints`] allows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreferEndpoint(pub u64);
 
 /// The future of [`Client`] as a service.
 pub type ClientFuture<B, Io> = Pin<Box<dyn Future<Output = Result<Response<Body<B, Io>>, Error>> + Send>>;
@@ -192,7 +203,7 @@ where
                     if !retried || !upload.can_rewind() {
                         return Ok(answer);
                     }
-                    tried.add(call.picked.load(Ordering::Relaxed));
+                    tried.insert(call.picked.load(Ordering::Relaxed));
                     if !self.shared.has_untried(&tried) || !self.may_retry(retries) {
                         return Ok(answer);
                     }
@@ -208,7 +219,7 @@ where
                     same = Some(state);
                 }
                 Some(Miss { why, error }) => {
-                    tried.add(call.picked.load(Ordering::Relaxed));
+                    tried.insert(call.picked.load(Ordering::Relaxed));
                     if !self.is_worth_another(&why, call, upload, &tried) || !self.may_retry(retries) {
                         return Err(error);
                     }
@@ -236,7 +247,7 @@ where
         if !upload.can_rewind() {
             return false;
         }
-        let others = tried.count() < self.shared.endpoint_count();
+        let others = tried.len() < self.shared.endpoint_count();
         match why {
             // the endpoint is there and asks for another try, on another connection if need be
             Why::Refused => true,
@@ -261,7 +272,7 @@ where
             () = sleep(after) => {}
         }
         let mut tried = Tried::default();
-        tried.add(call.picked.load(Ordering::Relaxed));
+        tried.insert(call.picked.load(Ordering::Relaxed));
         if !self.shared.has_untried(&tried) || !self.shared.may_retry() {
             return first.await;
         }

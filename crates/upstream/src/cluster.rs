@@ -15,7 +15,9 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    Client, ClusterOptions, Connector, Destination, Endpoint, EndpointStats, Error,
+    BalanceOptions, Client, ClusterOptions, Connector, Destination, Endpoint, EndpointStats, Error,
+    balance::{Ask, Endpoints, Load, Member, Table, Tried},
+    health::{FailureKind, Target},
     retry::Budget,
     state::{EndpointState, Slots},
 };
@@ -45,13 +47,59 @@ pub(crate) struct Shared {
     hedges: AtomicU64,
     errors: AtomicU64,
     overloads: AtomicU64,
+    ejections: AtomicU64,
 }
 
 /// The endpoints at one time.
 #[derive(Debug)]
 pub(crate) struct Set {
     pub(crate) endpoints: Vec<Arc<EndpointState>>,
-    next: AtomicUsize,
+    table: Table,
+}
+
+impl Endpoints for Set {
+    fn load(&self, index: usize) -> &Load {
+        &self.endpoints[index].load
+    }
+
+    fn is_available(&self, index: usize, now: std::time::Instant) -> bool {
+        self.endpoints[index].is_available(now.into())
+    }
+}
+
+impl Set {
+    fn new(endpoints: Vec<Arc<EndpointState>>, options: &BalanceOptions) -> Self {
+        let member = |state: &Arc<EndpointState>| Member {
+            name: Arc::clone(&state.endpoint.name),
+            weight: state.endpoint.weight,
+            priority: state.endpoint.priority,
+            zone: state.endpoint.zone.clone(),
+        };
+        let table = Table::new(options, &endpoints.iter().map(member).collect::<Vec<_>>());
+        Self { endpoints, table }
+    }
+
+    fn pick(&self, wish: &Wish, tried: &Tried) -> Option<usize> {
+        if let Some(identity) = wish.identity {
+            let now = Instant::now();
+            let found = self.endpoints.iter().position(|state| state.identity == identity);
+            if let Some(index) = found.filter(|index| !tried.contains(*index))
+                && self.endpoints[index].is_available(now)
+            {
+                return Some(index);
+            }
+        }
+        self.table.pick(self, Instant::now().into_std(), &Ask { hash: wish.hash, tried })
+    }
+}
+
+/// What a request wishes of a pick.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wish {
+    /// The hash of what a hashing policy goes by.
+    pub(crate) hash: Option<u64>,
+    /// The endpoint that it was at before.
+    pub(crate) identity: Option<u64>,
 }
 
 /// A cluster that can not be.
@@ -95,8 +143,8 @@ impl Cluster {
         Self {
             shared: Arc::new(Shared {
                 name: name.into(),
+                set: ArcSwap::from_pointee(Set::new(Vec::new(), &options.balance)),
                 options,
-                set: ArcSwap::from_pointee(Set { endpoints: Vec::new(), next: AtomicUsize::new(0) }),
                 replacing: Mutex::new(()),
                 slots: Arc::default(),
                 base,
@@ -109,6 +157,7 @@ impl Cluster {
                 hedges: AtomicU64::new(0),
                 errors: AtomicU64::new(0),
                 overloads: AtomicU64::new(0),
+                ejections: AtomicU64::new(0),
             }),
         }
     }
@@ -143,12 +192,19 @@ impl Cluster {
             .into_iter()
             .map(|endpoint| match known.get(&*endpoint.name) {
                 Some(state) if state.endpoint == endpoint => Arc::clone(state),
-                _ => Arc::new(EndpointState::new(endpoint, &shared.slots, shared.base)),
+                _ => {
+                    let state = EndpointState::new(endpoint, &shared.slots, shared.base);
+                    // one that joins others starts slowly
+                    if !before.endpoints.is_empty() {
+                        state.load.became_available(Instant::now().into_std());
+                    }
+                    Arc::new(state)
+                }
             })
             .collect();
         let stays = |state: &Arc<EndpointState>| after.iter().any(|other| Arc::ptr_eq(state, other));
         let gone: Vec<_> = before.endpoints.iter().filter(|state| !stays(state)).cloned().collect();
-        shared.set.store(Arc::new(Set { endpoints: after, next: AtomicUsize::new(0) }));
+        shared.set.store(Arc::new(Set::new(after, &shared.options.balance)));
         for state in &gone {
             state.remove();
             info!(cluster = %shared.name, endpoint = %state.endpoint, "endpoint removed");
@@ -192,6 +248,8 @@ impl Cluster {
             hedges: shared.hedges.load(Ordering::Relaxed),
             errors: shared.errors.load(Ordering::Relaxed),
             overloads: shared.overloads.load(Ordering::Relaxed),
+            ejections: shared.ejections.load(Ordering::Relaxed),
+            panics: shared.set.load().table.panics(),
             endpoints: shared.set.load().endpoints.iter().map(|endpoint| endpoint.stats()).collect(),
         }
     }
@@ -231,6 +289,20 @@ impl EndpointHandle {
     }
 }
 
+impl Target for EndpointHandle {
+    fn endpoint(&self) -> &Endpoint {
+        Self::endpoint(self)
+    }
+
+    fn set_healthy(&self, healthy: bool) -> bool {
+        Self::set_healthy(self, healthy)
+    }
+
+    fn is_removed(&self) -> bool {
+        Self::is_removed(self)
+    }
+}
+
 impl fmt::Debug for EndpointHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("EndpointHandle").field(&self.state.endpoint.name).finish()
@@ -255,60 +327,24 @@ pub struct ClusterStats {
     pub errors: u64,
     /// Those of them that a limit ended.
     pub overloads: u64,
+    /// Times that an endpoint was left alone because its requests failed.
+    pub ejections: u64,
+    /// Picks that did not look at who is available, since too few endpoints were.
+    pub panics: u64,
     /// Its endpoints, in their order.
     pub endpoints: Vec<EndpointStats>,
-}
-
-/// Endpoints that were tried for a request.
-#[derive(Debug, Default)]
-pub(crate) struct Tried(u64);
-
-impl Tried {
-    pub(crate) fn add(&mut self, index: usize) {
-        self.0 |= 1 << (index & 63);
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.count_ones() as usize
-    }
-
-    fn has(&self, index: usize) -> bool {
-        self.0 & (1 << (index & 63)) != 0
-    }
-}
-
-impl Set {
-    /// The endpoint for the next attempt: the next two available ones in turn, and of them the one with fewer requests
-    /// under way. Endpoints in `tried` come only when nothing else is left. When all are left alone,
-    /// all are candidates: an answer from a doubtful endpoint is better than none.
-    fn pick(&self, tried: &Tried) -> Option<usize> {
-        let count = self.endpoints.len();
-        if count <= 1 {
-            return (count == 1).then_some(0);
-        }
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        let rotation = || (0..count).map(|step| first.wrapping_add(step) % count);
-        let untried = |index: &usize| !tried.has(*index);
-        let mut available =
-            rotation().filter(untried).filter(|index| self.endpoints[*index].is_available(now));
-        Some(match (available.next(), available.next()) {
-            (Some(a), Some(b)) if self.endpoints[b].busy() < self.endpoints[a].busy() => b,
-            (Some(a), _) => a,
-            (None, _) => rotation().find(untried).unwrap_or(first % count),
-        })
-    }
 }
 
 impl Shared {
     /// Picks an endpoint and does something with it while it is at hand.
     pub(crate) fn with_pick<T>(
         &self,
+        wish: &Wish,
         tried: &Tried,
         then: impl FnOnce(usize, &Arc<EndpointState>) -> T,
     ) -> Option<T> {
         let set = self.set.load();
-        let index = set.pick(tried)?;
+        let index = set.pick(wish, tried)?;
         Some(then(index, &set.endpoints[index]))
     }
 
@@ -316,7 +352,10 @@ impl Shared {
     pub(crate) fn has_untried(&self, tried: &Tried) -> bool {
         let now = Instant::now();
         let set = self.set.load();
-        set.endpoints.iter().enumerate().any(|(index, state)| !tried.has(index) && state.is_available(now))
+        set.endpoints
+            .iter()
+            .enumerate()
+            .any(|(index, state)| !tried.contains(index) && state.is_available(now))
     }
 
     pub(crate) fn endpoint_count(&self) -> usize {
@@ -349,19 +388,22 @@ impl Shared {
     }
 
     /// An endpoint answered.
-    pub(crate) fn answered(&self, state: &EndpointState, _status: StatusCode) {
-        state.succeeded();
+    pub(crate) fn answered(&self, state: &EndpointState, status: StatusCode) {
+        match FailureKind::of_status(status) {
+            None => state.outlier.on_success(),
+            Some(kind) => self.failed(state, kind),
+        }
     }
 
     /// An endpoint did not do what was asked of it.
-    pub(crate) fn failed(&self, state: &EndpointState) {
-        if state.failed(self.options.max_fails, self.options.fail_timeout) {
-            warn!(
-                cluster = %self.name,
-                endpoint = %state.endpoint,
-                pause = ?self.options.fail_timeout,
-                "endpoint failed and is left alone for a while"
-            );
+    pub(crate) fn failed(&self, state: &EndpointState, kind: FailureKind) {
+        let count = |now| {
+            let set = self.set.load();
+            (set.endpoints.iter().filter(|state| state.is_ejected(now)).count(), set.endpoints.len())
+        };
+        if let Some(time) = state.failed(kind, &self.options, count) {
+            self.ejections.fetch_add(1, Ordering::Relaxed);
+            warn!(cluster = %self.name, endpoint = %state.endpoint, ?time, "endpoint failed and is left alone for a while");
         }
     }
 
@@ -403,7 +445,6 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn cluster(count: usize) -> Cluster {
         let endpoints = (0..count).map(|n| format!("10.0.0.{}:80", n + 1).parse().unwrap()).collect();
@@ -411,7 +452,7 @@ mod tests {
     }
 
     fn pick(cluster: &Cluster, tried: &Tried) -> usize {
-        cluster.shared.with_pick(tried, |index, _| index).unwrap()
+        cluster.shared.with_pick(&Wish::default(), tried, |index, _| index).unwrap()
     }
 
     #[tokio::test]
@@ -452,16 +493,43 @@ mod tests {
         assert!(cluster.replace_endpoints(twice).is_err());
         assert_eq!(cluster.endpoints().len(), 2);
         cluster.replace_endpoints(Vec::new()).unwrap();
-        assert!(cluster.shared.with_pick(&Tried::default(), |_, _| ()).is_none());
+        assert!(cluster.shared.with_pick(&Wish::default(), &Tried::default(), |_, _| ()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_request_goes_where_it_was_before_while_it_can() {
+        let cluster = cluster(4);
+        let identity = Some(cluster.endpoints()[2].state.identity);
+        let wish = Wish { identity, hash: None };
+        let pick = |tried: &Tried| cluster.shared.with_pick(&wish, tried, |index, _| index).unwrap();
+        assert!((0..9).all(|_| pick(&Tried::default()) == 2));
+        let mut tried = Tried::default();
+        tried.insert(2);
+        assert_ne!(pick(&tried), 2);
+        cluster.endpoints()[2].set_healthy(false);
+        assert_ne!(pick(&Tried::default()), 2);
+    }
+
+    #[tokio::test]
+    async fn answers_that_fail_eject_but_never_the_last_endpoint() {
+        let cluster = cluster(2);
+        let handles = cluster.endpoints();
+        for handle in &handles {
+            for _ in 0..5 {
+                cluster.shared.answered(&handle.state, StatusCode::BAD_GATEWAY);
+            }
+        }
+        assert!(!handles[0].stats().healthy && handles[1].stats().healthy);
+        assert_eq!(cluster.stats().ejections, 1);
     }
 
     #[tokio::test]
     async fn tried_and_failing_endpoints_come_last() {
         let cluster = cluster(2);
-        cluster.endpoints()[0].state.failed(1, Duration::from_secs(100));
+        cluster.endpoints()[0].set_healthy(false);
         assert!((0..9).all(|_| pick(&cluster, &Tried::default()) == 1));
         let mut tried = Tried::default();
-        tried.add(1);
+        tried.insert(1);
         assert_eq!(pick(&cluster, &tried), 0, "the doubtful one gets its chance");
         assert!(!cluster.shared.has_untried(&tried));
     }

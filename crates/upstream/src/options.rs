@@ -4,6 +4,8 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use http::StatusCode;
 
+use crate::{BalanceOptions, OutlierOptions};
+
 /// Limits and deadlines of a cluster. Every one is finite.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -59,11 +61,12 @@ pub struct ClusterOptions {
     /// Whether a connection is used for one client's connection alone, whose addresses the connector is told and which must be among the
     /// request's extensions as [`crate::ClientAddresses`]. Default `false`. It is what a PROXY protocol header asks for.
     pub connection_per_client: bool,
-    /// Failures in a row (to connect, or to answer at all) after which an endpoint is left alone for
-    /// [`ClusterOptions::fail_timeout`]. Default 1, as in nginx; 0 turns it off.
-    pub max_fails: u32,
-    /// How long a failing endpoint is left alone. Default 10 s. When all endpoints are left alone, all are tried.
-    pub fail_timeout: Duration,
+    /// How requests are spread over the endpoints.
+    pub balance: BalanceOptions,
+    /// Whether a request's [`crate::PreferEndpoint`] is followed. Default `false`.
+    pub prefer_endpoints: bool,
+    /// When an endpoint whose requests fail is left out for a while.
+    pub outlier: OutlierOptions,
     /// What is tried again.
     pub retry: RetryOptions,
     /// A second attempt beside a slow first one. Default `None`.
@@ -222,8 +225,9 @@ impl Default for ClusterOptions {
             max_pending: 1024,
             queue_timeout: Duration::from_secs(1),
             connection_per_client: false,
-            max_fails: 1,
-            fail_timeout: Duration::from_secs(10),
+            balance: BalanceOptions::default(),
+            prefer_endpoints: false,
+            outlier: OutlierOptions::default(),
             retry: RetryOptions::default(),
             hedge: None,
             http2: Http2Options::default(),
@@ -267,8 +271,9 @@ with! {
     with_max_pending => max_pending: usize,
     with_queue_timeout => queue_timeout: Duration,
     with_connection_per_client => connection_per_client: bool,
-    with_max_fails => max_fails: u32,
-    with_fail_timeout => fail_timeout: Duration,
+    with_balance => balance: BalanceOptions,
+    with_prefer_endpoints => prefer_endpoints: bool,
+    with_outlier => outlier: OutlierOptions,
     with_retry => retry: RetryOptions,
     with_hedge => hedge: Option<HedgeOptions>,
     with_http2 => http2: Http2Options,

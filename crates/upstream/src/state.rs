@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -12,7 +12,11 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{ClusterOptions, Endpoint};
+use crate::{
+    ClusterOptions, Endpoint, Policy,
+    balance::{Load, stable_hash},
+    health::{FailureKind, Outlier},
+};
 
 /// One endpoint's health and load.
 #[derive(Debug)]
@@ -22,12 +26,10 @@ pub(crate) struct EndpointState {
     pub(crate) slot: usize,
     slots: Arc<Slots>,
     base: Instant,
-    /// Failures in a row.
-    fails: AtomicU32,
-    /// Milliseconds after `base` until which it is left alone.
-    down_until: AtomicU64,
-    /// Requests under way.
-    busy: AtomicUsize,
+    pub(crate) load: Load,
+    pub(crate) outlier: Outlier,
+    /// What stands for its name in a cookie.
+    pub(crate) identity: u64,
     /// Connections open or being made.
     open: AtomicUsize,
     failures: AtomicU64,
@@ -51,7 +53,7 @@ pub struct EndpointStats {
     pub busy: usize,
     /// Connections open.
     pub open: usize,
-    /// Failures to connect or to answer.
+    /// Failures to connect or to answer, and answers that count as such.
     pub failures: u64,
 }
 
@@ -116,14 +118,16 @@ impl Slots {
 
 impl EndpointState {
     pub(crate) fn new(endpoint: Endpoint, slots: &Arc<Slots>, base: Instant) -> Self {
+        let load = Load::new(endpoint.weight, Instant::now().into_std());
+        let identity = stable_hash(endpoint.name.as_bytes());
         Self {
             endpoint,
             slot: slots.take(),
             slots: Arc::clone(slots),
             base,
-            fails: AtomicU32::new(0),
-            down_until: AtomicU64::new(0),
-            busy: AtomicUsize::new(0),
+            load,
+            outlier: Outlier::new(),
+            identity,
             open: AtomicUsize::new(0),
             failures: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
@@ -132,16 +136,24 @@ impl EndpointState {
         }
     }
 
-    fn millis(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
+    fn since_base(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.base)
+    }
+
+    pub(crate) fn is_ejected(&self, now: Instant) -> bool {
+        self.outlier.was_ejected() && self.outlier.is_ejected(self.since_base(now))
     }
 
     pub(crate) fn is_available(&self, now: Instant) -> bool {
-        self.healthy.load(Ordering::Relaxed) && self.down_until.load(Ordering::Relaxed) <= self.millis(now)
+        self.healthy.load(Ordering::Relaxed) && !self.is_ejected(now)
     }
 
     pub(crate) fn set_healthy(&self, healthy: bool) -> bool {
-        self.healthy.swap(healthy, Ordering::Relaxed) != healthy
+        let changed = self.healthy.swap(healthy, Ordering::Relaxed) != healthy;
+        if changed && healthy {
+            self.load.became_available(Instant::now().into_std());
+        }
+        changed
     }
 
     pub(crate) fn remove(&self) {
@@ -152,15 +164,11 @@ impl EndpointState {
         self.removed.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn busy(&self) -> usize {
-        self.busy.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn count_busy(&self, busy: bool) {
         if busy {
-            self.busy.fetch_add(1, Ordering::Relaxed);
+            self.load.begin();
         } else {
-            self.busy.fetch_sub(1, Ordering::Relaxed);
+            self.load.end();
         }
     }
 
@@ -183,37 +191,29 @@ impl EndpointState {
         self.freed.notify_one();
     }
 
-    /// It answered.
-    pub(crate) fn succeeded(&self) {
-        // a load first: the line stays shared between cores while all is well
-        if self.fails.load(Ordering::Relaxed) != 0 {
-            self.fails.store(0, Ordering::Relaxed);
-            self.down_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// It could not be reached or did not answer. Returns whether it is now left alone that was not before.
-    pub(crate) fn failed(&self, max_fails: u32, fail_timeout: Duration) -> bool {
+    /// A request failed there. Returns for how long it is ejected, if it is that now; `ejected` counts the endpoints that are, and all.
+    pub(crate) fn failed(
+        &self,
+        kind: FailureKind,
+        options: &ClusterOptions,
+        ejected: impl FnOnce(Instant) -> (usize, usize),
+    ) -> Option<Duration> {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        if max_fails == 0 {
-            return false;
+        let now = Instant::now();
+        if options.balance.policy == Policy::PeakEwma {
+            self.load.penalise(now.into_std());
         }
-        let fails = self.fails.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if fails < max_fails {
-            return false;
-        }
-        let now = self.millis(Instant::now());
-        let was_left_alone = self.down_until.load(Ordering::Relaxed) > now;
-        let pause = u64::try_from(fail_timeout.as_millis()).unwrap_or(u64::MAX);
-        self.down_until.store(now.saturating_add(pause), Ordering::Relaxed);
-        !was_left_alone
+        let ejected = || ejected(now);
+        let time = self.outlier.on_failure(kind, self.since_base(now), &options.outlier, ejected)?;
+        self.load.became_available((now + time).into_std());
+        Some(time)
     }
 
     pub(crate) fn stats(&self) -> EndpointStats {
         EndpointStats {
             name: Arc::clone(&self.endpoint.name),
             healthy: self.is_available(Instant::now()),
-            busy: self.busy(),
+            busy: self.load.busy(),
             open: self.open.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
         }
@@ -257,6 +257,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::OutlierOptions;
 
     fn state() -> EndpointState {
         EndpointState::new("10.0.0.1:80".parse().unwrap(), &Arc::default(), Instant::now())
@@ -265,25 +266,21 @@ mod tests {
     #[tokio::test]
     async fn a_failing_endpoint_is_left_alone_and_returns() {
         let state = state();
-        let hundred = Duration::from_secs(100);
-        assert!(state.failed(1, hundred));
-        assert!(!state.failed(1, hundred));
+        let options = ClusterOptions::default().with_outlier(
+            OutlierOptions::default()
+                .with_consecutive_failures(2)
+                .with_base_ejection(Duration::from_secs(100)),
+        );
+        let failed = || state.failed(FailureKind::Connection, &options, |_| (0, 2));
+        assert!(failed().is_none());
+        let time = failed().unwrap();
+        assert!(failed().is_none(), "it is ejected already");
         assert!(!state.is_available(Instant::now()) && !state.stats().healthy);
-        assert!(state.is_available(Instant::now() + hundred));
-        state.succeeded();
+        assert!(state.is_available(Instant::now() + time));
+        state.outlier.reset();
         assert!(state.is_available(Instant::now()));
         assert!(state.set_healthy(false) && !state.set_healthy(false));
         assert!(!state.is_available(Instant::now()));
-    }
-
-    #[test]
-    fn failures_in_a_row_count() {
-        let state = state();
-        for _ in 0..5 {
-            assert!(!state.failed(2, Duration::from_secs(9)));
-            state.succeeded();
-        }
-        assert!(!state.failed(0, Duration::from_secs(9)));
     }
 
     #[test]

@@ -13,7 +13,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use portcullis_testkit::origin::{Answer, RawOrigin};
-use portcullis_upstream::{Cluster, ClusterOptions, Connector, Endpoint, Error, Stream, UpgradedSlot};
+use portcullis_upstream::{
+    Cluster, ClusterOptions, Connector, Endpoint, Error, OutlierOptions, Stream, UpgradedSlot,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -192,7 +194,8 @@ async fn an_idempotent_request_goes_to_another_endpoint() {
     }
     let stats = cluster.stats();
     assert!(!stats.endpoints[0].healthy && stats.endpoints[1].healthy);
-    assert_eq!((bad.requests(), stats.errors), (1, 0));
+    // as many in a row as it takes
+    assert_eq!((bad.requests(), stats.errors), (5, 0));
 }
 
 #[tokio::test]
@@ -432,7 +435,9 @@ async fn a_client_that_stops_sending_is_given_up() {
 async fn connections_are_bounded_and_places_come_back() {
     let origin =
         RawOrigin::script(vec![Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc")]).await;
-    let options = ClusterOptions::default().with_max_connections(2).with_max_fails(0);
+    let options = ClusterOptions::default()
+        .with_max_connections(2)
+        .with_outlier(OutlierOptions::default().with_consecutive_failures(0));
     let options = options.with_queue_timeout(Duration::from_millis(20));
     let cluster = cluster(&[&origin], options);
     let client = cluster.client();

@@ -18,7 +18,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use portcullis_testkit::body::ScriptBody;
 use portcullis_upstream::{
-    Client, Cluster, ClusterOptions, Connector, Endpoint, Error, Protocol, Stream, UpgradedSlot,
+    Client, Cluster, ClusterOptions, Connector, Endpoint, Error, OutlierOptions, Protocol, Stream,
+    UpgradedSlot,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -225,7 +226,10 @@ async fn what_it_may_have_done_is_not_if_it_is_not_idempotent() {
         }
     })
     .await;
-    let cluster = cluster(&server, ClusterOptions::default().with_max_fails(0));
+    let cluster = cluster(
+        &server,
+        ClusterOptions::default().with_outlier(OutlierOptions::default().with_consecutive_failures(0)),
+    );
     let client = cluster.client();
     let request = Request::post("/").header("host", "a").body(boxed(Full::new(Bytes::from("abc")))).unwrap();
     assert!(matches!(client.send(request).await, Err(Error::Reset { .. })));
@@ -342,7 +346,9 @@ async fn a_connection_that_answers_no_ping_is_given_up() {
             held.push(listener.accept().await.unwrap());
         }
     });
-    let mut options = ClusterOptions::default().with_protocol(Protocol::Http2).with_max_fails(0);
+    let mut options = ClusterOptions::default()
+        .with_protocol(Protocol::Http2)
+        .with_outlier(OutlierOptions::default().with_consecutive_failures(0));
     options.http2.ping_timeout = Duration::from_millis(30);
     let cluster = Cluster::new("test", vec![Endpoint::from(addr)], options).unwrap();
     let error = cluster.client().send(get("/")).await.unwrap_err();

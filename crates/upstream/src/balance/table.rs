@@ -73,6 +73,10 @@ impl Tried {
         self.count += 1;
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
     pub(crate) fn contains(&self, index: usize) -> bool {
         self.count != 0
             && (self.first[..self.count.min(8)].contains(&(index as u32))
