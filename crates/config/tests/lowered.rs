@@ -176,11 +176,11 @@ fn every_key_of_certificates_and_routes() {
         .map(|route| {
             let action = match &route.action {
                 RouteAction::Forward { cluster } => format!("to {cluster}"),
-                RouteAction::Redirect { to, status } => format!("{} {to}", status.as_u16()),
+                RouteAction::Redirect { to, status, .. } => format!("{} {to}", status.as_u16()),
                 RouteAction::Respond { status, body } => format!("{} {body:?}", status.as_u16()),
                 other => format!("{other:?}"),
             };
-            format!("{} {} {action}", route.host.as_deref().unwrap_or("any"), route.path)
+            format!("{} {} {action}", route.matches.host.as_deref().unwrap_or("any"), route.matches.path)
         })
         .collect();
     assert_eq!(

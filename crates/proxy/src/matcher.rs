@@ -340,6 +340,11 @@ pub enum RegexError {
     Invalid(String),
 }
 
+/// Whether a regular expression can be one of a route's.
+pub fn check_regex(pattern: &str) -> Result<(), RegexError> {
+    whole(pattern).map(drop)
+}
+
 /// Compiles one that has to match a whole value.
 pub(crate) fn whole(pattern: &str) -> Result<Regex, RegexError> {
     if pattern.len() > MAX_REGEX {
