@@ -123,6 +123,8 @@ pub enum PlanFault {
     #[error("the clusters of a route can not share its requests")]
     Split(#[from] portcullis_proxy::split::SplitError),
     /// The `Host` of an endpoint where there are several.
-    #[error("cluster `{0}` has several endpoints: a route can not send the endpoint's own name as Host, name one")]
+    #[error(
+        "cluster `{0}` has several endpoints: a route can not send the endpoint's own name as Host, name one"
+    )]
     HostOfEndpoints(String),
 }

@@ -269,13 +269,7 @@ fn serve_quic(
 }
 
 /// The service of one listener on one worker.
-fn service(
-    shared: &Shared,
-    at: usize,
-    routes: &Arc<Routes>,
-    plan: &ListenerPlan,
-    port: u16,
-) -> EdgeService {
+fn service(shared: &Shared, at: usize, routes: &Arc<Routes>, plan: &ListenerPlan, port: u16) -> EdgeService {
     let insecure = match plan.mode {
         ListenerMode::Https { plain_http: PlainHttp::Serve, .. } => Insecure::Route,
         ListenerMode::Https { .. } => Insecure::Redirect(RedirectToHttps::new(port)),

@@ -107,7 +107,8 @@ mod tests {
             .and_then(|edits| edits.add(name("x-b"), value("more")))
             .unwrap();
         let mut headers = HeaderMap::new();
-        for (name, line) in [("x-a", "old"), ("x-a", "older"), ("x-gone", "1"), ("x-b", "one"), ("x-c", "c")] {
+        for (name, line) in [("x-a", "old"), ("x-a", "older"), ("x-gone", "1"), ("x-b", "one"), ("x-c", "c")]
+        {
             headers.append(name, value(line));
         }
         edits.apply(&mut headers);

@@ -60,9 +60,9 @@ pub mod target;
 pub mod tunnel;
 pub mod upgrade;
 
+pub use edits::{EditError, FieldEdits};
 pub use fault::{ClientFault, Fault, InternalFault, Kind, UpstreamFault};
 pub use forwarded::{Downstream, Trust, client_ip};
-pub use edits::{EditError, FieldEdits};
 pub use framing::{AnswerError, Dots, FramingError, FramingLimits};
 pub use matcher::{Asked, PathMatch, RouteMatch, ValueMatch};
 pub use path::{EncodedSlash, PathRules};

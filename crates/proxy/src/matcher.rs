@@ -432,8 +432,11 @@ impl Conditions {
         if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
             methods.push(Method::HEAD);
         }
-        let headers =
-            of.headers.iter().map(|(name, value)| Ok((name.clone(), Value::new(value)?))).collect::<Result<_, _>>()?;
+        let headers = of
+            .headers
+            .iter()
+            .map(|(name, value)| Ok((name.clone(), Value::new(value)?)))
+            .collect::<Result<_, _>>()?;
         let query = of
             .query
             .iter()
@@ -474,7 +477,9 @@ impl Conditions {
             return Some(Miss::Scheme);
         }
         if !self.clients.is_empty()
-            && !asked.client.is_some_and(|client| self.clients.iter().any(|network| network.contains(&client)))
+            && !asked
+                .client
+                .is_some_and(|client| self.clients.iter().any(|network| network.contains(&client)))
         {
             return Some(Miss::Client);
         }
@@ -561,10 +566,9 @@ pub(crate) fn are_disjoint(one: &RouteMatch, other: &RouteMatch) -> bool {
         || one.headers.iter().any(|(name, value)| {
             other.headers.iter().any(|(same, other)| name == same && exclude(value, other))
         })
-        || one
-            .query
-            .iter()
-            .any(|(name, value)| other.query.iter().any(|(same, other)| name == same && exclude(value, other)))
+        || one.query.iter().any(|(name, value)| {
+            other.query.iter().any(|(same, other)| name == same && exclude(value, other))
+        })
 }
 
 #[cfg(test)]

@@ -119,7 +119,9 @@ impl Captures {
                 let compiled = regex.insert(whole(pattern)?);
                 let groups = compiled.capture_names().enumerate();
                 groups
-                    .flat_map(|(at, name)| [Some(at.to_string()), name.map(str::to_owned)].map(|name| (name, at)))
+                    .flat_map(|(at, name)| {
+                        [Some(at.to_string()), name.map(str::to_owned)].map(|name| (name, at))
+                    })
                     .filter_map(|(name, at)| Some((name?, Place::Group(at))))
                     .collect()
             }
@@ -245,7 +247,9 @@ impl Rewrite {
         let from = canonical(prefix).ok_or_else(|| RewriteError::BadPath(prefix.to_owned()))?;
         let to = canonical(by).ok_or_else(|| RewriteError::BadPath(by.to_owned()))?;
         let path = match route {
-            PathMatch::Prefix(path) | PathMatch::Exact(path) | PathMatch::Segments(path) => canonical_path(path),
+            PathMatch::Prefix(path) | PathMatch::Exact(path) | PathMatch::Segments(path) => {
+                canonical_path(path)
+            }
             PathMatch::Regex(_) => None,
         };
         if !path.is_some_and(|path| covers(&from, &path)) {

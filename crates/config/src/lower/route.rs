@@ -203,7 +203,8 @@ fn split(table: &mut Table<'_, '_>, clusters: &mut Vec<Spanned<String>>) -> Opti
     }
     let at = at?;
     if shares.len() > MOST || shares.iter().all(|(_, weight)| *weight == 0) {
-        let wrong = Wrong::new(format!("`clusters` wants 1 to {MOST} clusters, one of them with a weight above 0"));
+        let wrong =
+            Wrong::new(format!("`clusters` wants 1 to {MOST} clusters, one of them with a weight above 0"));
         table.sink().error(at, wrong.hint("for example `[{ name = \"a\", weight = 9 }, { name = \"b\" }]`"));
         return None;
     }

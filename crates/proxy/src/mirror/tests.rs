@@ -32,7 +32,12 @@ impl Body for Chunks {
 }
 
 fn chunks(chunks: &[Result<&'static str, &'static str>]) -> Chunks {
-    Chunks(chunks.iter().map(|chunk| chunk.map(|data| Frame::data(Bytes::from_static(data.as_bytes())))).collect())
+    Chunks(
+        chunks
+            .iter()
+            .map(|chunk| chunk.map(|data| Frame::data(Bytes::from_static(data.as_bytes()))))
+            .collect(),
+    )
 }
 
 #[tokio::test]

@@ -45,7 +45,10 @@ fn prefixes() {
         assert!(matches!(Rewrite::strip_prefix(from, &route), Err(RewriteError::NotBelow(_))), "{route}");
     }
     for bad in ["api", "/a/..", "/{x}", "/a b", "/a?b"] {
-        assert!(matches!(Rewrite::replace_prefix("/", bad, &prefix("/")), Err(RewriteError::BadPath(_))), "{bad}");
+        assert!(
+            matches!(Rewrite::replace_prefix("/", bad, &prefix("/")), Err(RewriteError::BadPath(_))),
+            "{bad}"
+        );
     }
 }
 

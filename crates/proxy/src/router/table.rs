@@ -66,7 +66,12 @@ const MAX_SET_BYTES: usize = 16 << 20;
 
 impl Table {
     /// Adds the routes of a path. Those with regular expressions come together, each with its pattern.
-    pub(super) fn insert(&mut self, key: &PathKey, group: Group, patterns: &[&str]) -> Result<(), RouteError> {
+    pub(super) fn insert(
+        &mut self,
+        key: &PathKey,
+        group: Group,
+        patterns: &[&str],
+    ) -> Result<(), RouteError> {
         match key {
             PathKey::Exact(path) => {
                 self.longest = self.longest.max(path.len());
@@ -163,7 +168,9 @@ impl Regexes {
             .size_limit(MAX_SET_BYTES)
             .dfa_size_limit(MAX_SET_BYTES)
             .build()
-            .map_err(|error| bad(patterns[0], RegexError::Invalid(format!("all of one host together: {error}"))))?;
+            .map_err(|error| {
+                bad(patterns[0], RegexError::Invalid(format!("all of one host together: {error}")))
+            })?;
         let groups = group.range().map(|at| Group::new(&(at..at + 1))).collect();
         Ok(Self::Many(set, groups))
     }

@@ -82,7 +82,9 @@ fn nothing_matches() {
 #[test]
 fn why_it_was_found() {
     let router = router(&[("*.Example.com.", "/api"), ("", "/")]);
-    let Lookup::Found(found) = router.lookup(&Asked::new("x.example.com", "/api/y")) else { panic!("a route") };
+    let Lookup::Found(found) = router.lookup(&Asked::new("x.example.com", "/api/y")) else {
+        panic!("a route")
+    };
     assert_eq!(found.to_string(), "host *.example.com, prefix /api");
 }
 
@@ -336,10 +338,7 @@ fn equal_routes_need_a_priority_unless_they_exclude_each_other() {
         (base().with_method(Method::GET), base().with_method(Method::PUT)),
         (base().with_header(name.clone(), is("1")), base().with_header(name.clone(), is("2"))),
         (base().with_header(name.clone(), ValueMatch::Absent), base().with_header(name.clone(), is("2"))),
-        (
-            base().with_query("q", ValueMatch::Regex("[a-z]+".to_owned())),
-            base().with_query("q", is("2")),
-        ),
+        (base().with_query("q", ValueMatch::Regex("[a-z]+".to_owned())), base().with_query("q", is("2"))),
         (base().with_client(net("10.0.0.0/8")), base().with_client(net("11.0.0.0/8"))),
         (base().with_protocol(Protocol::Http1), base().with_protocol(Protocol::Http2)),
         (base().with_scheme(Some(Scheme::Http)), base().with_scheme(Some(Scheme::Https))),
@@ -426,7 +425,9 @@ fn cases_of_hosts_at_any_number_of_routes() {
             builder = builder.route(Some(&format!("Host-{n}.Example.com")), "/", n).unwrap();
         }
         let router = builder.build().unwrap();
-        for host in ["host-1.example.com", "HOST-1.EXAMPLE.COM", "hOsT-1.eXample.com:443", "Host-1.example.com."] {
+        for host in
+            ["host-1.example.com", "HOST-1.EXAMPLE.COM", "hOsT-1.eXample.com:443", "Host-1.example.com."]
+        {
             assert_eq!(router.find(host, "/"), Some(&1), "{host} of {count}");
         }
     }
@@ -528,7 +529,8 @@ fn any_match() -> impl Strategy<Value = RouteMatch> {
         any_host().prop_map(Some),
         any_host().prop_map(|host| Some(format!("*.{host}")))
     ];
-    let methods = prop::collection::vec(prop::sample::select(vec![Method::GET, Method::PUT, Method::POST]), 0..2);
+    let methods =
+        prop::collection::vec(prop::sample::select(vec![Method::GET, Method::PUT, Method::POST]), 0..2);
     let value = prop_oneof![
         Just(ValueMatch::Present),
         Just(ValueMatch::Absent),
@@ -537,13 +539,15 @@ fn any_match() -> impl Strategy<Value = RouteMatch> {
     ];
     let header = prop::option::weighted(0.3, value.clone());
     let query = prop::option::weighted(0.3, value);
-    (host, path, methods, header, query, -1..2_i32).prop_map(|(host, path, methods, header, query, priority)| {
-        let mut of = RouteMatch::new(host.as_deref()).with_path(path).with_priority(priority);
-        of.methods = methods;
-        of.headers = header.into_iter().map(|value| (HeaderName::from_static("x-v"), value)).collect();
-        of.query = query.into_iter().map(|value| ("q".to_owned(), value)).collect();
-        of
-    })
+    (host, path, methods, header, query, -1..2_i32).prop_map(
+        |(host, path, methods, header, query, priority)| {
+            let mut of = RouteMatch::new(host.as_deref()).with_path(path).with_priority(priority);
+            of.methods = methods;
+            of.headers = header.into_iter().map(|value| (HeaderName::from_static("x-v"), value)).collect();
+            of.query = query.into_iter().map(|value| ("q".to_owned(), value)).collect();
+            of
+        },
+    )
 }
 
 proptest! {

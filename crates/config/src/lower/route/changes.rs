@@ -69,7 +69,9 @@ pub(super) fn hint(error: &RewriteError) -> &'static str {
         RewriteError::NotBelow(_) => {
             "the route's `path`, `exact` or `segments` must be at or below the prefix; with `regex` use `rewrite`"
         }
-        RewriteError::UnknownCapture { .. } => "names come from the route's `segments`, `regex` or `path` (`rest`)",
+        RewriteError::UnknownCapture { .. } => {
+            "names come from the route's `segments`, `regex` or `path` (`rest`)"
+        }
         _ => "for example \"/users/{id}\"",
     }
 }
@@ -97,17 +99,11 @@ pub(super) struct EditKeys {
     remove: &'static str,
 }
 
-pub(super) const REQUEST: EditKeys = EditKeys {
-    set: "set_request_headers",
-    add: "add_request_headers",
-    remove: "remove_request_headers",
-};
+pub(super) const REQUEST: EditKeys =
+    EditKeys { set: "set_request_headers", add: "add_request_headers", remove: "remove_request_headers" };
 
-pub(super) const RESPONSE: EditKeys = EditKeys {
-    set: "set_response_headers",
-    add: "add_response_headers",
-    remove: "remove_response_headers",
-};
+pub(super) const RESPONSE: EditKeys =
+    EditKeys { set: "set_response_headers", add: "add_response_headers", remove: "remove_response_headers" };
 
 pub(super) fn edits(table: &mut Table<'_, '_>, keys: &EditKeys) -> FieldEdits {
     let mut edits = FieldEdits::default();
@@ -149,7 +145,8 @@ fn protected(name: HeaderName) -> Read<HeaderName> {
 pub(super) fn field_value(value: &DeValue<'_>) -> Read<HeaderValue> {
     let text = text(value)?;
     // RFC 9110 section 5.5
-    let sound = text.len() <= 4 << 10 && text.trim() == text && text.bytes().all(|b| matches!(b, b' '..=b'~'));
+    let sound =
+        text.len() <= 4 << 10 && text.trim() == text && text.bytes().all(|b| matches!(b, b' '..=b'~'));
     sound.then(|| HeaderValue::from_str(text).ok()).flatten().ok_or_else(|| {
         Wrong::new("is no value of a field").hint("at most 4096 printable ASCII characters in one line")
     })

@@ -34,8 +34,7 @@ pub(super) fn read(table: &mut Table<'_, '_>) -> Option<RouteMatch> {
     sound &= conditions(table, "headers", header_name, &mut matches.headers);
     sound &= conditions(table, "query", parameter_name, &mut matches.query);
     sound &= set(table, "clients", "\"10.0.0.0/8\"", network, &mut matches.clients);
-    let protocols =
-        [("http1", Protocol::Http1), ("http2", Protocol::Http2), ("http3", Protocol::Http3)];
+    let protocols = [("http1", Protocol::Http1), ("http2", Protocol::Http2), ("http3", Protocol::Http3)];
     sound &= set(table, "protocols", "\"http2\"", choice(&protocols), &mut matches.protocols);
     let schemes = [("http", Scheme::Http), ("https", Scheme::Https)];
     matches.scheme = table.get("scheme", choice(&schemes)).map(Spanned::into_inner);
@@ -166,7 +165,8 @@ fn method(value: &DeValue<'_>) -> Read<Method> {
 fn pattern(value: &DeValue<'_>) -> Read<String> {
     let text = text(value)?;
     let wrong = |hint: &str| {
-        Err(Wrong::new(format!("wants a pattern of segments, found \"{}\"", escape(text))).hint(hint.to_owned()))
+        Err(Wrong::new(format!("wants a pattern of segments, found \"{}\"", escape(text)))
+            .hint(hint.to_owned()))
     };
     if !text.starts_with('/') || text.len() > 1024 || text.contains(['?', '#', ' ']) || !text.is_ascii() {
         return wrong("for example \"/users/{id}/posts/{*rest}\", 1024 bytes at most");
