@@ -22,12 +22,12 @@ fn with(clusters: &[(&str, &Origin)], routes: &str) -> String {
     format!("{listener}{}{routes}", clusters.collect::<String>())
 }
 
-#[test]
-fn the_most_specific_route_answers_and_a_wrong_method_is_405() {
-    run(async {
-        let routes = r#"
+/// Every kind of match.
+const KINDS: &str = r#"
 [[route]]
-respond = "any"
+path = "/files/"
+priority = 1
+respond = "below"
 [[route]]
 path = "/files"
 respond = "prefix"
@@ -69,9 +69,11 @@ respond = "two"
 [forwarded]
 trusted = ["127.0.0.2"]
 "#;
-        let routes =
-            routes.replace("respond = \"any\"", "path = \"/files/\"\npriority = 1\nrespond = \"below\"");
-        let edge = Edge::run(&with(&[], &routes)).await;
+
+#[test]
+fn the_most_specific_route_answers_and_a_wrong_method_is_405() {
+    run(async {
+        let edge = Edge::run(&with(&[], KINDS)).await;
         let ask = async |host: &str, path: &str, more: &str| {
             let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
             let answered = raw::send(edge.http(), head).await;

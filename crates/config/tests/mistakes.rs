@@ -181,18 +181,29 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "own",
         ),
         ("[[certificate]]\ndirectory = \"\"", 2, 13, "is an empty path", ""),
-        ("[[route]]\npath = \"/a\"", 1, 1, "does nothing", "cluster"),
         (
-            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nrespond = \"x\"",
-            4,
-            1,
-            "does not go with `cluster`",
-            "",
+            "[[cluster]]\nname = \"app\"\nendpoints = [\"b:1\"]",
+            8,
+            8,
+            "two clusters are called \"app\"",
+            "line 1",
         ),
-        ("[[route]]\npath = \"/a\"\ncluster = \"app\"\nstatus = 200", 4, 1, "`status` goes only with", ""),
-        ("[[route]]\npath = \"/a\"\nrespond = \"x\"\nstatus = 204", 4, 10, "sent without a body", "\"\""),
-        ("[[route]]\npath = \"/a\"\nredirect = \"/x\"", 3, 12, "wants an absolute URI", "https://x"),
-        ("[[route]]\npath = \"/a\"\nredirect = \"https://x\"\nstatus = 303", 4, 10, "found 303", "308"),
+        ("[[cluster]]\nname = \"a b\"\nendpoints = [\"b:1\"]", 2, 8, "wants a name", "1 to 64"),
+        ("[[cluster]]\nname = \"b\"", 1, 1, "`endpoints` is missing", "add `endpoints"),
+        ("[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", \"b:1\"]", 3, 21, "listed twice", "remove"),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", 2]",
+            3,
+            21,
+            "`endpoints[1]` wants",
+            "127.0.0.1:3000",
+        ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_what_routes_match() {
+    one_error_each(&[
         ("[[route]]\ncluster = \"app\"\npath = \"/\"", 10, 1, "two routes match the same", "on line 1"),
         (
             "[[route]]\ncluster = \"app\"\npath = \"/a\"\n[[route]]\ncluster = \"app\"\npath = \"/%61\"",
@@ -242,6 +253,24 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
         ("[[route]]\nquery = { a = { regx = \"x\" } }\ncluster = \"app\"", 2, 9, "is no condition", "regex"),
         ("[[route]]\nscheme = \"ftp\"\ncluster = \"app\"", 2, 10, "must be \"http\" or \"https\"", ""),
         ("[[route]]\npriority = 1001\ncluster = \"app\"", 2, 12, "found 1001", "-1000"),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_what_routes_do() {
+    one_error_each(&[
+        ("[[route]]\npath = \"/a\"", 1, 1, "does nothing", "cluster"),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nrespond = \"x\"",
+            4,
+            1,
+            "does not go with `cluster`",
+            "",
+        ),
+        ("[[route]]\npath = \"/a\"\ncluster = \"app\"\nstatus = 200", 4, 1, "`status` goes only with", ""),
+        ("[[route]]\npath = \"/a\"\nrespond = \"x\"\nstatus = 204", 4, 10, "sent without a body", "\"\""),
+        ("[[route]]\npath = \"/a\"\nredirect = \"/x\"", 3, 12, "wants an absolute URI", "https://x"),
+        ("[[route]]\npath = \"/a\"\nredirect = \"https://x\"\nstatus = 303", 4, 10, "found 303", "308"),
         (
             "[[route]]\npath = \"/a\"\ncluster = \"app\"\nstrip_prefix = \"/b\"",
             4,
@@ -270,6 +299,12 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "goes only with `cluster`",
             "",
         ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_what_routes_change() {
+    one_error_each(&[
         (
             "[[route]]\npath = \"/a\"\ncluster = \"app\"\nkeep_query = true",
             4,
@@ -328,23 +363,6 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "",
         ),
         ("[[route]]\npath = \"/a\"\ncluster = \"backend\"", 3, 11, "no cluster \"backend\"", "file: \"app\""),
-        (
-            "[[cluster]]\nname = \"app\"\nendpoints = [\"b:1\"]",
-            8,
-            8,
-            "two clusters are called \"app\"",
-            "line 1",
-        ),
-        ("[[cluster]]\nname = \"a b\"\nendpoints = [\"b:1\"]", 2, 8, "wants a name", "1 to 64"),
-        ("[[cluster]]\nname = \"b\"", 1, 1, "`endpoints` is missing", "add `endpoints"),
-        ("[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", \"b:1\"]", 3, 21, "listed twice", "remove"),
-        (
-            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", 2]",
-            3,
-            21,
-            "`endpoints[1]` wants",
-            "127.0.0.1:3000",
-        ),
     ]);
 }
 

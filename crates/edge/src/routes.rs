@@ -106,11 +106,13 @@ pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
         tokio::spawn(make_room(shared.limits.clone(), client.clone()));
         clusters.insert(name.as_str(), ToCluster::new(client));
     }
-    let worker = Worker {
-        shared,
-        clusters,
-        options: Arc::new(ProxyOptions::new(shared.tunnels.clone()).with_trust(Arc::clone(&shared.trust))),
+    let options = ProxyOptions::new(shared.tunnels.clone()).with_trust(Arc::clone(&shared.trust));
+    let plain = |(name, cluster): (&&'_ str, &ToCluster)| {
+        let upstream = ToRoute::new(cluster.clone(), Changes::default());
+        ((*name).to_owned(), ReverseProxy::new(options.clone(), upstream))
     };
+    let plain = clusters.iter().map(plain).collect();
+    let worker = Worker { shared, clusters, plain, options };
     let targets = shared.plan.routes.iter().enumerate();
     let targets = targets.map(|(number, route)| worker.target(number, route)).collect::<Result<_, _>>()?;
     // a clone of its own: what regular expressions remember is not shared with other workers
@@ -120,7 +122,9 @@ pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
 struct Worker<'s> {
     shared: &'s Shared,
     clusters: HashMap<&'s str, ToCluster>,
-    options: Arc<ProxyOptions>,
+    /// What routes that change nothing have in common, by the clusters' names.
+    plain: HashMap<String, ReverseProxy<ToRoute>>,
+    options: ProxyOptions,
 }
 
 impl Worker<'_> {
@@ -153,8 +157,13 @@ impl Worker<'_> {
             response: route.response_fields.clone(),
             mirror,
         };
+        if changes.is_empty()
+            && let Some(plain) = self.plain.get(cluster)
+        {
+            return Ok(plain.clone());
+        }
         let upstream = ToRoute::new(self.cluster(cluster)?, changes);
-        Ok(ReverseProxy::with_shared_options(Arc::clone(&self.options), upstream))
+        Ok(ReverseProxy::new(self.options.clone(), upstream))
     }
 
     fn target(&self, number: usize, route: &RoutePlan) -> Result<Target, PlanFault> {

@@ -41,7 +41,7 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rewrite.is_none()
             && self.host.is_none()
             && self.request.is_empty()

@@ -195,7 +195,8 @@ pub fn has_dots(path: &str) -> bool {
 
 /// The path with `%XX` of unreserved characters (RFC 3986 section 2.3) decoded and all else as it is.
 pub fn decode_unreserved(path: &str) -> Cow<'_, str> {
-    let Some(first) = path.find('%') else { return Cow::Borrowed(path) };
+    // on short text this is less than what a search for a character sets up
+    let Some(first) = path.bytes().position(|b| b == b'%') else { return Cow::Borrowed(path) };
     let mut decoded = Vec::new();
     let (mut done, mut at) = (0, first);
     let bytes = path.as_bytes();
@@ -283,7 +284,7 @@ mod tests {
         fn the_normal_form_is_stable_and_has_no_dots(path in "(/|\\.|%2e|%2F|%|a|~|;|%7E){0,16}", merge: bool) {
             let rules = PathRules::default().with_normalise(true).with_merge_slashes(merge);
             let once = applied(rules, &format!("/{path}")).unwrap();
-            prop_assert_eq!(applied(rules, &once).unwrap(), once.clone());
+            prop_assert_eq!(applied(rules, &once).unwrap().as_str(), once.as_str());
             prop_assert!(!once.split('/').any(|segment| matches!(segment, "." | "..")), "{}", once);
             prop_assert!(once.starts_with('/'));
             prop_assert!(!merge || !once.contains("//"));

@@ -134,11 +134,6 @@ impl<U> ReverseProxy<U> {
     pub fn new(options: ProxyOptions, upstream: U) -> Self {
         Self { options: Arc::new(options), upstream }
     }
-
-    /// The same with options that several proxies share.
-    pub fn with_shared_options(options: Arc<ProxyOptions>, upstream: U) -> Self {
-        Self { options, upstream }
-    }
 }
 
 impl<U, B, RB> Service<Request<B>> for ReverseProxy<U>

@@ -136,8 +136,8 @@ impl Table {
         let mut offer = |group: Group| if group.is_empty() { None } else { accept(group) };
         let Some(rest) = rest else { return offer(node.here).or_else(|| offer(node.here_or_below)) };
         if !node.children.is_empty() || node.any.is_some() {
-            let (segment, after) = match rest.split_once('/') {
-                Some((segment, after)) => (segment, Some(after)),
+            let (segment, after) = match rest.bytes().position(|b| b == b'/') {
+                Some(at) => (&rest[..at], Some(&rest[at + 1..])),
                 None => (rest, None),
             };
             if let Some(child) = node.children.get(segment)

@@ -112,10 +112,10 @@ pub(super) fn edits(table: &mut Table<'_, '_>, keys: &EditKeys) -> FieldEdits {
         edits = edits.clone().remove(name.into_inner()).unwrap_or(edits);
     }
     let name = |name: &str| protected(header_name(name)?);
-    for (header, value) in fields(table, keys.set, &name) {
+    for (header, value) in fields(table, keys.set, name) {
         edits = edits.clone().set(header, value).unwrap_or(edits);
     }
-    for (header, value) in fields(table, keys.add, &name) {
+    for (header, value) in fields(table, keys.add, name) {
         edits = edits.clone().add(header, value).unwrap_or(edits);
     }
     edits

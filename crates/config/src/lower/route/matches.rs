@@ -1,5 +1,7 @@
 //! What a `[[route]]` asks of a request.
 
+use std::cell::Cell;
+
 use http::{HeaderName, Method};
 use portcullis_edge::proxy::{
     PathMatch, RouteMatch, ValueMatch,
@@ -37,8 +39,12 @@ pub(super) fn read(table: &mut Table<'_, '_>) -> Option<RouteMatch> {
     let protocols = [("http1", Protocol::Http1), ("http2", Protocol::Http2), ("http3", Protocol::Http3)];
     sound &= set(table, "protocols", "\"http2\"", choice(&protocols), &mut matches.protocols);
     let schemes = [("http", Scheme::Http), ("https", Scheme::Https)];
-    matches.scheme = table.get("scheme", choice(&schemes)).map(Spanned::into_inner);
-    table.set("priority", &mut matches.priority, integer_i32);
+    let asked = ["scheme", "priority"].map(|key| table.key_span(key).is_some());
+    let scheme = table.get("scheme", choice(&schemes)).map(Spanned::into_inner);
+    let priority = table.get("priority", integer_i32).map(Spanned::into_inner);
+    sound &= asked == [scheme.is_some(), priority.is_some()];
+    matches.scheme = scheme;
+    matches.priority = priority.unwrap_or_default();
     sound.then_some(matches)
 }
 
@@ -70,20 +76,21 @@ fn set<T>(
     read: impl Fn(&DeValue<'_>) -> Read<T>,
     to: &mut Vec<T>,
 ) -> bool {
-    if table.key_span(key).is_none() {
-        // asked for, so that it is known
-        return table.list(key, example, read).is_none();
-    }
-    let Some(list) = table.list(key, example, read) else { return false };
+    let asked = table.key_span(key).is_some();
+    let wrong = Cell::new(false);
+    let list = table.list(key, example, |value| {
+        let item = read(value);
+        wrong.set(wrong.get() || item.is_err());
+        item
+    });
+    let Some(list) = list else { return !asked };
     if list.get_ref().len() > MOST {
         let wrong = Wrong::new(format!("`{key}` has more than {MOST} items"));
         table.sink().error(list.span(), wrong);
         return false;
     }
-    let list = list.into_inner();
-    let whole = !list.is_empty();
-    to.extend(list.into_iter().map(Spanned::into_inner));
-    whole
+    to.extend(list.into_inner().into_iter().map(Spanned::into_inner));
+    !wrong.get()
 }
 
 /// A table of names and what their values have to be.
