@@ -26,11 +26,9 @@ const MOST: usize = 100;
 pub(super) fn read(table: &mut Table<'_, '_>) -> Option<RouteMatch> {
     let mut sound = true;
     let mut matches = RouteMatch::default();
-    if table.key_span("host").is_some() {
-        let host = table.get("host", host_pattern);
-        sound &= host.is_some();
-        matches.host = host.map(Spanned::into_inner);
-    }
+    let asked = table.key_span("host").is_some();
+    matches.host = table.get("host", host_pattern).map(Spanned::into_inner);
+    sound &= asked == matches.host.is_some();
     sound &= one_path(table, &mut matches);
     sound &= set(table, "methods", "\"GET\"", method, &mut matches.methods);
     sound &= conditions(table, "headers", header_name, &mut matches.headers);
