@@ -292,7 +292,8 @@ mod tests {
         fn the_normal_form_is_stable_and_has_no_dots(path in "(/|\\.|%2e|%2F|%|a|~|;|%7E){0,16}", merge: bool) {
             let rules = PathRules::default().with_normalise(true).with_merge_slashes(merge);
             let Ok(once) = applied(rules, &format!("/{path}")) else { return Ok(()) };
-            prop_assert_eq!(applied(rules, &once).as_deref(), Ok(once.as_str()));
+            let twice = applied(rules, &once);
+            prop_assert_eq!(twice.as_deref(), Ok(once.as_str()));
             prop_assert!(!once.split('/').any(|segment| matches!(segment, "." | "..")), "{}", once);
             prop_assert!(once.starts_with('/'));
             prop_assert!(!merge || !once.contains("//"));
