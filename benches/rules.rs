@@ -59,7 +59,7 @@ fn router(c: &mut Criterion) {
             let Ok(next) = builder.route(Some(&host), "/api", n) else { return };
             builder = next;
         }
-        let router = builder.build();
+        let Ok(router) = builder.build() else { return };
         let request = Request::get(format!("http://h{}.example.com/api/users/1", count / 2))
             .body(())
             .unwrap_or_default();

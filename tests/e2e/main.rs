@@ -22,6 +22,7 @@ mod layers;
 mod listeners;
 mod nginx;
 mod proxy;
+mod routes;
 mod smuggling;
 mod tls;
 mod torture;

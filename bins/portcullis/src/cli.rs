@@ -72,6 +72,10 @@ pub(crate) enum Command {
         /// The file.
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
+
+        /// Says which route a request would take, and why: a method and an absolute URI, such as "GET https://example.test/path".
+        #[arg(long, value_name = "REQUEST")]
+        explain: Option<String>,
     },
     /// Makes a certificate for tests and development, by a local authority that is kept.
     Certs(CertsArgs),

@@ -60,8 +60,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(plan) => run(plan, &[]),
             Err(code) => Ok(code),
         },
-        Some(Command::Check { config }) => Ok(match load(&config) {
+        Some(Command::Check { config, explain }) => Ok(match load(&config) {
             Ok(plan) => {
+                if let Some(request) = explain {
+                    print!("{}", explained(&plan, &request)?);
+                    return Ok(ExitCode::SUCCESS);
+                }
                 println!(
                     "{}: ok ({} listeners, {} routes, {} clusters)",
                     config.display(),
@@ -75,6 +79,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }),
         Some(Command::Certs(args)) => certs::make(&args),
     }
+}
+
+/// Which route a request (`GET https://example.test/path`) takes, and why.
+fn explained(plan: &Plan, request: &str) -> anyhow::Result<String> {
+    let (method, uri) = request.split_once(' ').unwrap_or(("GET", request));
+    let method = method.parse().with_context(|| format!("`{method}` is no method"))?;
+    let uri = uri.trim().parse().with_context(|| format!("`{uri}` is no URI"))?;
+    Ok(plan.explain(&method, &uri, None)?.to_string())
 }
 
 /// Reads a configuration; every mistake in it is on standard error when this fails.

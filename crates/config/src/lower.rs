@@ -24,6 +24,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
     process::read(&mut root, &mut plan);
     layers::read(&mut root, &mut plan);
 
+    plan.paths = route::paths(&mut root);
     let timeouts = process::timeouts(&mut root);
     let listeners: Vec<_> = root
         .tables("listener", "`[[listener]]`")

@@ -11,8 +11,12 @@ use portcullis_edge::{
     middleware::security_headers::FrameOptions,
     plan::{
         AccessLogFormat, AccessLogPlan, AcmeStorage, CertificateSource, ClientAuthPlan, EndpointPlan,
-        ExternalAccountPlan, HostTlsPlan, ListenOn, ListenerMode, OnDemandPlan, PlainHttp, Plan,
-        ResumptionPlan, RouteAction, WithoutCertificate, Workers,
+        ExternalAccountPlan, HostTlsPlan, ListenOn, ListenerMode, MirrorPlan, OnDemandPlan, PlainHttp, Plan,
+        ResumptionPlan, RewritePlan, RouteAction, UpstreamHost, WithoutCertificate, Workers,
+    },
+    proxy::{
+        EncodedSlash, FieldEdits, PathMatch, PathRules, RouteMatch, ValueMatch,
+        matcher::{Protocol, Scheme},
     },
     tls::{UnknownNames, Versions, ZeroRtt},
 };
@@ -176,22 +180,83 @@ fn every_key_of_certificates_and_routes() {
         .map(|route| {
             let action = match &route.action {
                 RouteAction::Forward { cluster } => format!("to {cluster}"),
-                RouteAction::Redirect { to, status } => format!("{} {to}", status.as_u16()),
+                RouteAction::Redirect { to, status, .. } => format!("{} {to}", status.as_u16()),
                 RouteAction::Respond { status, body } => format!("{} {body:?}", status.as_u16()),
+                RouteAction::Split { .. } => "shares".to_owned(),
                 other => format!("{other:?}"),
             };
-            format!("{} {} {action}", route.host.as_deref().unwrap_or("any"), route.path)
+            format!("{} {} {action}", route.matches.host.as_deref().unwrap_or("any"), route.matches.path)
         })
         .collect();
     assert_eq!(
         routes,
         [
-            "www.example.com / to web",
-            "www.example.com /api to api",
-            "*.example.com / 308 https://www.example.com/",
-            "any /robots.txt 200 \"User-agent: *\\nDisallow: /\\n\"",
+            "www.example.com prefix / to web",
+            "www.example.com prefix /api to api",
+            "www.example.com segments /users/{id}/photos/{*rest} shares",
+            "www.example.com prefix /old-api to api",
+            "any exact /version 200 \"{\\\"version\\\": 3}\"",
+            "any regex /(?P<year>[0-9]{4})/(?P<name>[a-z-]+)\\.html 308 https://blog.example.com/{year}/{name}",
+            "*.example.com prefix / 308 https://www.example.com/",
+            "any prefix /robots.txt 200 \"User-agent: *\\nDisallow: /\\n\"",
         ]
     );
+}
+
+#[test]
+fn every_key_of_paths_and_routes() {
+    let plan = plan(FULL);
+    let paths = PathRules::default().with_normalise(true).with_merge_slashes(true);
+    assert_eq!(plan.paths, paths.with_encoded_slash(EncodedSlash::Reject));
+    let route = &plan.routes[2];
+    let name = http::HeaderName::from_static;
+    let value = http::HeaderValue::from_static;
+    let matches = RouteMatch::new(Some("www.example.com"))
+        .with_path(PathMatch::Segments("/users/{id}/photos/{*rest}".to_owned()))
+        .with_method(http::Method::GET)
+        .with_method(http::Method::PUT)
+        .with_query("preview", ValueMatch::Present)
+        .with_client("10.0.0.0/8".parse().unwrap())
+        .with_client("fd00::/8".parse().unwrap())
+        .with_protocol(Protocol::Http2)
+        .with_protocol(Protocol::Http3)
+        .with_scheme(Some(Scheme::Https))
+        .with_priority(10);
+    let mut found = route.matches.clone();
+    let mut headers = std::mem::take(&mut found.headers);
+    headers.sort_by_key(|(name, _)| name.as_str().to_owned());
+    assert_eq!(found, matches);
+    let wanted = [
+        (name("x-debug"), ValueMatch::Absent),
+        (name("x-tenant"), ValueMatch::Regex("[a-z]+".to_owned())),
+        (name("x-version"), ValueMatch::Exact("2".to_owned())),
+    ];
+    assert_eq!(headers, wanted);
+    let RouteAction::Split { clusters } = &route.action else { panic!("{route:?}") };
+    assert_eq!(clusters, &[("web".to_owned(), 9), ("api".to_owned(), 1)]);
+    assert_eq!(route.rewrite, Some(RewritePlan::Template("/photos/{id}/{rest}".to_owned())));
+    assert_eq!(route.upstream_host, UpstreamHost::Value(value("photos.internal")));
+    let request = FieldEdits::default()
+        .remove(name("cookie"))
+        .and_then(|edits| edits.set(name("x-user"), value("photos")))
+        .and_then(|edits| edits.add(name("x-via"), value("edge")));
+    assert_eq!(Ok(&route.request_fields), request.as_ref());
+    let response = FieldEdits::default()
+        .remove(name("server"))
+        .and_then(|edits| edits.remove(name("x-powered-by")))
+        .and_then(|edits| edits.set(name("cache-control"), value("no-store")))
+        .and_then(|edits| edits.add(name("vary"), value("x-version")));
+    assert_eq!(Ok(&route.response_fields), response.as_ref());
+    let mut mirror = MirrorPlan::new("api");
+    mirror.options = mirror.options.with_percent(10).with_max_body(32 << 10).with_max_in_flight(32);
+    assert_eq!(route.mirror, Some(mirror));
+    let prefix = RewritePlan::Prefix { from: Some("/old-api".to_owned()), to: "/v1".to_owned() };
+    assert_eq!(plan.routes[3].rewrite, Some(prefix));
+    let json = FieldEdits::default().set(name("content-type"), value("application/json"));
+    assert_eq!(Ok(&plan.routes[4].response_fields), json.as_ref());
+    let redirect = &plan.routes[5].action;
+    assert!(matches!(redirect, RouteAction::Redirect { keep_query: Some(true), .. }), "{redirect:?}");
+    assert!(plan.check().is_ok(), "{:?}", plan.check());
 }
 
 #[test]

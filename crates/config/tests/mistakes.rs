@@ -181,27 +181,6 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "own",
         ),
         ("[[certificate]]\ndirectory = \"\"", 2, 13, "is an empty path", ""),
-        ("[[route]]\npath = \"/a\"", 1, 1, "does nothing", "cluster"),
-        (
-            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nrespond = \"x\"",
-            4,
-            1,
-            "does not go with `cluster`",
-            "",
-        ),
-        ("[[route]]\npath = \"/a\"\ncluster = \"app\"\nstatus = 200", 4, 1, "`status` goes only with", ""),
-        ("[[route]]\npath = \"/a\"\nrespond = \"x\"\nstatus = 204", 4, 10, "sent without a body", "\"\""),
-        ("[[route]]\npath = \"/a\"\nredirect = \"/x\"", 3, 12, "wants an absolute URI", "https://x"),
-        ("[[route]]\npath = \"/a\"\nredirect = \"https://x\"\nstatus = 303", 4, 10, "found 303", "308"),
-        ("[[route]]\ncluster = \"app\"\npath = \"/\"", 10, 1, "two routes match the same", "on line 1"),
-        (
-            "[[route]]\ncluster = \"app\"\npath = \"/a\"\n[[route]]\ncluster = \"app\"\npath = \"/%61\"",
-            4,
-            1,
-            "the same, */a",
-            "line 1",
-        ),
-        ("[[route]]\npath = \"/a\"\ncluster = \"backend\"", 3, 11, "no cluster \"backend\"", "file: \"app\""),
         (
             "[[cluster]]\nname = \"app\"\nendpoints = [\"b:1\"]",
             8,
@@ -219,6 +198,171 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "`endpoints[1]` wants",
             "127.0.0.1:3000",
         ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_what_routes_match() {
+    one_error_each(&[
+        ("[[route]]\ncluster = \"app\"\npath = \"/\"", 10, 1, "two routes match the same", "on line 1"),
+        (
+            "[[route]]\ncluster = \"app\"\npath = \"/a\"\n[[route]]\ncluster = \"app\"\npath = \"/%61\"",
+            4,
+            1,
+            "the same, host *, prefix /%61",
+            "line 1",
+        ),
+        ("[paths]\nnormalize = true", 2, 1, "unknown key `normalize`", "did you mean `normalise`?"),
+        (
+            "[[route]]\npath = \"/a\"\nexact = \"/b\"\ncluster = \"app\"",
+            3,
+            1,
+            "`exact` does not go with `path`",
+            "once",
+        ),
+        ("[[route]]\nsegments = \"/a{b}\"\ncluster = \"app\"", 1, 1, "the path \"/a{b}\" is not valid", ""),
+        (
+            "[[route]]\nregex = \"(\"\ncluster = \"app\"",
+            2,
+            9,
+            "`regex` is no regular expression",
+            "whole value",
+        ),
+        (
+            "[[route]]\nregex = \"/a\"\ncluster = \"app\"\n[[route]]\nregex = \"/b\"\ncluster = \"app\"",
+            4,
+            1,
+            "two routes match the same",
+            "`priority`",
+        ),
+        ("[[route]]\nmethods = [\"get\"]\ncluster = \"app\"", 2, 12, "wants a method", "capital letters"),
+        (
+            "[[route]]\nheaders = { \"a b\" = true }\ncluster = \"app\"",
+            2,
+            11,
+            "`a b`, which is no name of a field",
+            "",
+        ),
+        (
+            "[[route]]\nheaders = { a = 1 }\ncluster = \"app\"",
+            2,
+            11,
+            "is no condition: the integer 1",
+            "`true`",
+        ),
+        ("[[route]]\nquery = { a = { regx = \"x\" } }\ncluster = \"app\"", 2, 9, "is no condition", "regex"),
+        ("[[route]]\nscheme = \"ftp\"\ncluster = \"app\"", 2, 10, "must be \"http\" or \"https\"", ""),
+        ("[[route]]\npriority = 1001\ncluster = \"app\"", 2, 12, "found 1001", "-1000"),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_what_routes_do() {
+    one_error_each(&[
+        ("[[route]]\npath = \"/a\"", 1, 1, "does nothing", "cluster"),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nrespond = \"x\"",
+            4,
+            1,
+            "does not go with `cluster`",
+            "",
+        ),
+        ("[[route]]\npath = \"/a\"\ncluster = \"app\"\nstatus = 200", 4, 1, "`status` goes only with", ""),
+        ("[[route]]\npath = \"/a\"\nrespond = \"x\"\nstatus = 204", 4, 10, "sent without a body", "\"\""),
+        ("[[route]]\npath = \"/a\"\nredirect = \"/x\"", 3, 12, "wants an absolute URI", "https://x"),
+        ("[[route]]\npath = \"/a\"\nredirect = \"https://x\"\nstatus = 303", 4, 10, "found 303", "308"),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nstrip_prefix = \"/b\"",
+            4,
+            16,
+            "not below \"/b\"",
+            "`rewrite`",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nrewrite = \"/x/{id}\"",
+            4,
+            11,
+            "captures nothing called \"id\"; it has: rest",
+            "segments",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nrewrite = \"/x\"\nstrip_prefix = \"/a\"",
+            4,
+            1,
+            "`rewrite` does not go with",
+            "",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\nrespond = \"\"\nstrip_prefix = \"/a\"",
+            4,
+            1,
+            "goes only with `cluster`",
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_what_routes_change() {
+    one_error_each(&[
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nkeep_query = true",
+            4,
+            1,
+            "goes only with `redirect`",
+            "",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\nredirect = \"https://x/{id}\"",
+            3,
+            12,
+            "captures nothing called \"id\"",
+            "",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\nclusters = [{ name = \"app\", weight = 0 }]",
+            3,
+            1,
+            "a weight above 0",
+            "weight = 9",
+        ),
+        ("[[route]]\npath = \"/a\"\nclusters = [{ name = \"ap\" }]", 3, 22, "no cluster \"ap\"", "\"app\""),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nmirror = { cluster = \"ap\" }",
+            4,
+            22,
+            "no cluster \"ap\"",
+            "\"app\"",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nmirror = { cluster = \"app\", percent = 0 }",
+            4,
+            39,
+            "found 0",
+            "",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nset_request_headers = { Host = \"x\" }",
+            4,
+            23,
+            "`Host`, which is not a route's to change",
+            "`upstream_host`",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nremove_response_headers = [\"TE\"]",
+            4,
+            28,
+            "not a route's to change",
+            "one hop",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\ncluster = \"app\"\nupstream_host = \"a b\"",
+            4,
+            17,
+            "\"keep\", \"endpoint\"",
+            "",
+        ),
+        ("[[route]]\npath = \"/a\"\ncluster = \"backend\"", 3, 11, "no cluster \"backend\"", "file: \"app\""),
     ]);
 }
 

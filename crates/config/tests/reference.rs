@@ -28,6 +28,7 @@ self_signed = ["localhost"]
 [acme]
 [acme.on_demand]
 ask = "http://ask.test/"
+[paths]
 [[route]]
 cluster = "app"
 [[cluster]]

@@ -7,14 +7,17 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri};
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::redirect::RedirectToHttps;
-use portcullis_proxy::{Fault, ReverseProxy, Router, host};
+use portcullis_proxy::{
+    Asked, Fault, FieldEdits, Lookup, ReverseProxy, Router, rewrite::RedirectTarget, split::Split,
+};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::{Body, Causes, forward::ToCluster, service::respond};
+use crate::{Body, Causes, routes::connection, service::respond, to_route::ToRoute};
 
 /// What a listener does with requests that came without TLS.
 #[derive(Clone, Copy, Debug)]
@@ -25,18 +28,37 @@ pub(crate) enum Insecure {
     Redirect(RedirectToHttps<Body>),
 }
 
+/// The routes of one worker, with everything they take.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    pub(crate) router: Router<()>,
+    /// By the numbers of the routes.
+    pub(crate) targets: Vec<Target>,
+}
+
 /// What a route does, with everything it takes.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    Forward(ReverseProxy<ToCluster>),
-    Redirect { to: Uri, status: StatusCode },
-    Respond { status: StatusCode, body: Arc<str> },
+    Forward(ReverseProxy<ToRoute>),
+    Split(Split<ReverseProxy<ToRoute>>),
+    /// Answers by itself.
+    Answer {
+        action: Action,
+        edits: Option<Box<FieldEdits>>,
+    },
+}
+
+/// How a route answers by itself.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Redirect { to: RedirectTarget, status: StatusCode },
+    Respond { status: StatusCode, body: Bytes },
 }
 
 /// The innermost service: looks up the route and does what it says.
 #[derive(Clone, Debug)]
 pub(crate) struct Dispatch {
-    pub(crate) routes: Arc<Router<Target>>,
+    pub(crate) routes: Arc<Routes>,
     pub(crate) insecure: Insecure,
 }
 
@@ -55,39 +77,68 @@ impl Service<Request<Body>> for Dispatch {
         {
             return DispatchFuture::Ready { response: Some(redirect.respond(&request)) };
         }
-        let host = host::of(&request).unwrap_or_default();
-        let response = match self.routes.find(host, request.uri().path()) {
-            None => respond(StatusCode::NOT_FOUND),
-            Some(Target::Forward(proxy)) => {
-                let version = request.version();
-                // a route's proxy is always ready; its clone is a few references
-                return DispatchFuture::Forward { future: proxy.clone().call(request), version };
+        let mut asked = Asked::of(&request);
+        if self.routes.router.looks_at_connection() {
+            let (client, secure) = connection(request.extensions());
+            asked = asked.with_connection(client, secure);
+        }
+        let target = match self.routes.router.lookup(&asked) {
+            Lookup::Found(found) => self.routes.targets.get(found.number),
+            Lookup::MethodNotAllowed(methods) => {
+                return DispatchFuture::Ready { response: Some(not_allowed(&methods)) };
             }
-            Some(Target::Redirect { to, status }) => redirect(to, *status, request.uri()),
-            Some(Target::Respond { status, body }) => {
-                let mut response = Response::new(Body::from(body.to_string()));
+            _ => None,
+        };
+        let proxy = match target {
+            Some(Target::Forward(proxy)) => proxy,
+            Some(Target::Split(split)) => split.next(),
+            Some(Target::Answer { action, edits }) => {
+                let mut response = action.answer(request.uri());
+                if let Some(edits) = edits {
+                    edits.apply(response.headers_mut());
+                }
+                return DispatchFuture::Ready { response: Some(response) };
+            }
+            None => return DispatchFuture::Ready { response: Some(respond(StatusCode::NOT_FOUND)) },
+        };
+        let version = request.version();
+        // a route's proxy is always ready; its clone is a few references
+        DispatchFuture::Forward { future: proxy.clone().call(request), version }
+    }
+}
+
+impl Action {
+    fn answer(&self, uri: &Uri) -> Response<Body> {
+        match self {
+            Self::Redirect { to, status } => {
+                let root = uri::PathAndQuery::from_static("/");
+                match to.location(uri.path_and_query().unwrap_or(&root)) {
+                    Ok(location) => {
+                        let mut response = respond(*status);
+                        response.headers_mut().insert(header::LOCATION, location);
+                        response
+                    }
+                    Err(_) => respond(StatusCode::BAD_REQUEST),
+                }
+            }
+            Self::Respond { status, body } => {
+                let mut response = Response::new(Body::from(body.clone()));
                 *response.status_mut() = *status;
                 let text = HeaderValue::from_static("text/plain; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, text);
                 response
             }
-        };
-        DispatchFuture::Ready { response: Some(response) }
+        }
     }
 }
 
-/// The target as it is, or with the request's path and query where it has no more than an origin.
-fn redirect(to: &Uri, status: StatusCode, from: &Uri) -> Response<Body> {
-    let mut parts = to.clone().into_parts();
-    if matches!(parts.path_and_query.as_ref().map(uri::PathAndQuery::as_str), None | Some("/")) {
-        parts.path_and_query = from.path_and_query().cloned();
+/// RFC 9110 section 15.5.6: with the methods that would do.
+fn not_allowed(methods: &[Method]) -> Response<Body> {
+    let mut response = respond(StatusCode::METHOD_NOT_ALLOWED);
+    let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
+    if let Ok(allow) = HeaderValue::try_from(methods.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, allow);
     }
-    let location = Uri::from_parts(parts).unwrap_or_else(|_| to.clone()).to_string();
-    let Ok(location) = HeaderValue::from_maybe_shared(bytes::Bytes::from(location)) else {
-        return respond(StatusCode::BAD_REQUEST);
-    };
-    let mut response = respond(status);
-    response.headers_mut().insert(header::LOCATION, location);
     response
 }
 
@@ -96,7 +147,7 @@ pin_project_lite::pin_project! {
     #[project = DispatchProj]
     pub(crate) enum DispatchFuture {
         Ready { response: Option<Response<Body>> },
-        Forward { #[pin] future: <ReverseProxy<ToCluster> as Service<Request<Body>>>::Future, version: http::Version },
+        Forward { #[pin] future: <ReverseProxy<ToRoute> as Service<Request<Body>>>::Future, version: http::Version },
     }
 }
 

@@ -21,7 +21,7 @@ use portcullis_listener::{
 use portcullis_middleware::{
     filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
 };
-use portcullis_proxy::{Trust, Tunnels};
+use portcullis_proxy::{Router, Trust, Tunnels, mirror::Mirror};
 use portcullis_server::ServerCounters;
 use portcullis_tls::CertStore;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,9 @@ pub(crate) struct Shared {
     pub(crate) listener_limits: Vec<ListenerLimits>,
     pub(crate) quic_limits: ConnLimits,
     pub(crate) tunnels: Tunnels,
+    /// The routes, by their numbers in the plan.
+    pub(crate) router: Router<()>,
+    pub(crate) mirrors: HashMap<usize, Mirror>,
     pub(crate) http: Arc<ServerCounters>,
     pub(crate) telemetry: Option<Telemetry>,
     pub(crate) log_sink: Option<LogSink>,
@@ -261,6 +264,8 @@ impl Shared {
             quic_limits: quic_limits(&plan, &limits),
             limits,
             tunnels: Tunnels::new(plan.limits.max_tunnels),
+            router: crate::routes::router(&plan)?,
+            mirrors: crate::routes::mirrors(&plan),
             http: Arc::new(ServerCounters::default()),
             log_sink: LogSink::open(&plan.access_log).map_err(EdgeError::AccessLog)?,
             rate_limit: plan.rate_limit.as_ref().map(RateLimitLayer::new),
@@ -306,8 +311,7 @@ impl Plan {
             acme.check().map_err(|error| EdgeError::Acme(error.into()))?;
         }
         clusters::check(self)?;
-        let routes = crate::routes::builder(self, |cluster| self.clusters.iter().any(|c| c.name == cluster))?;
-        drop(routes);
+        crate::routes::check(self)?;
         bind_plan(self).check().map_err(EdgeError::Listeners)
     }
 

@@ -134,4 +134,15 @@ pub enum PlanFault {
     /// A route that can not be, or is there twice.
     #[error("a route can not be made")]
     Route(#[from] portcullis_proxy::RouteError),
+    /// A rewrite or a redirect that does not fit its route.
+    #[error("what a route makes of the target can not be")]
+    Rewrite(#[from] portcullis_proxy::rewrite::RewriteError),
+    /// Weights that give nobody a share.
+    #[error("the clusters of a route can not share its requests")]
+    Split(#[from] portcullis_proxy::split::SplitError),
+    /// The `Host` of an endpoint where there are several.
+    #[error(
+        "cluster `{0}` has several endpoints: a route can not send the endpoint's own name as Host, name one"
+    )]
+    HostOfEndpoints(String),
 }

@@ -41,18 +41,22 @@ mod error;
 mod forward;
 mod observe;
 mod order;
+mod paths;
 pub mod plan;
+mod route_plan;
 mod routes;
 mod service;
 mod sockets;
 mod tcp;
 mod tls_plan;
+mod to_route;
 mod workers;
 
 pub use body::Body;
 pub use builder::EdgeBuilder;
 pub use edge::{Edge, EdgeHandle, Listening};
 pub use error::{EdgeError, PlanFault};
+pub use routes::ExplainError;
 pub use service::{EdgeFuture, EdgeService};
 
 pub use portcullis_acme as acme;

@@ -7,6 +7,7 @@ use std::{
 
 use http::{StatusCode, Version};
 use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
+use portcullis_proxy::mirror::{Mirror, MirrorStats};
 use portcullis_telemetry::{
     admin::AdminService,
     metrics::{HistogramReading, MAX_SERIES, MetricError, Metrics},
@@ -346,6 +347,23 @@ impl Telemetry {
         self.metrics.register_gauge_fn("portcullis_tunnels_open", "Open tunnels", move || {
             to_f64(tunnels.open() as u64)
         })?;
+        let mirrors: Vec<_> = shared.mirrors.values().cloned().collect();
+        if !mirrors.is_empty() {
+            self.metrics.register_counter_series(
+                "portcullis_mirrored_requests_total",
+                "Requests of which a copy was due, by what became of it: answered, failed, too_long, broken (the body), over_bound (of copies at once)",
+                "result",
+                move |series| {
+                    let stats: Vec<_> = mirrors.iter().map(Mirror::stats).collect();
+                    let sum = |read: fn(&MirrorStats) -> u64| stats.iter().map(read).sum();
+                    series.push("answered", sum(|stats| stats.answered));
+                    series.push("failed", sum(|stats| stats.failed));
+                    series.push("too_long", sum(|stats| stats.too_long));
+                    series.push("broken", sum(|stats| stats.broken));
+                    series.push("over_bound", sum(|stats| stats.over_bound));
+                },
+            )?;
+        }
         if let Some(rate_limit) = shared.rate_limit.clone() {
             self.metrics.register_counter_fn(
                 "portcullis_rate_limited_total",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> ACME challenge
-//!              -> health -> security fields -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
+//!              -> health -> security fields -> paths -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
 //! response <-  the same way back
 //! ```
 //!
@@ -11,7 +11,8 @@
 //! from a dead one. Security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached
 //! response carry them too. A request
 //! for another host than its connection was made for is refused before anything answers for that host. An authority that comes to see the answer to its challenge is answered before a limit or a
-//! redirect could keep it out. What may be a replay is held before
+//! redirect could keep it out. Paths are brought into their one form before anything decides by
+//! them, and stay as received in the log. What may be a replay is held before
 //! it counts anywhere, and is not held longer than a handshake. The rate limit comes before work that costs, the filter before the cache (a denied path is never looked
 //! up), the cache before the program's own layers and the upstream.
 
@@ -43,7 +44,7 @@ use tower::{
 use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
-use crate::{Body, access_log::LogSink, observe::Observer, service::EdgeService};
+use crate::{Body, access_log::LogSink, observe::Observer, paths::PathsLayer, service::EdgeService};
 
 type Observed = metrics::ResponseBody<Body, Observer>;
 type Logged = access_log::ResponseBody<Body, LogSink>;
@@ -61,6 +62,7 @@ pub(crate) struct Order {
     pub(crate) access_log: Option<AccessLogLayer<LogSink>>,
     pub(crate) header_limits: HeaderLimitsLayer,
     pub(crate) alt_svc: Option<AltSvcLayer>,
+    pub(crate) paths: Option<PathsLayer>,
     pub(crate) early_data: Option<EarlyDataLayer>,
     pub(crate) misdirected: Option<MisdirectedLayer>,
     pub(crate) acme: Option<Http01Layer>,
@@ -118,6 +120,7 @@ impl Order {
             .layer(option_layer(self.acme.clone()))
             .layer(option_layer(self.health.clone()))
             .layer(option_layer(self.security_headers.clone()))
+            .layer(option_layer(self.paths))
             .layer(option_layer(self.early_data.clone()))
             .layer(option_layer(self.rate_limit.clone()))
             .layer(option_layer(self.filter.clone()))

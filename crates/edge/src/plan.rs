@@ -5,7 +5,6 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
-use http::Uri;
 use ipnet::IpNet;
 
 use portcullis_cache::CacheOptions;
@@ -16,6 +15,7 @@ use portcullis_listener::{
 use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
+use portcullis_proxy::PathRules;
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
 
@@ -23,6 +23,7 @@ pub use portcullis_tls::CertSource as CertificateSource;
 
 pub use crate::acme_plan::{AcmePlan, AcmeStorage, DnsHookPlan, ExternalAccountPlan, OnDemandPlan};
 pub use crate::cluster_plan::{ClusterPlan, EndpointPlan, ProxyHeader, UpstreamRoots, UpstreamTlsPlan};
+pub use crate::route_plan::{EarlyPlan, MirrorPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
 
 /// A whole edge.
@@ -43,6 +44,8 @@ pub struct Plan {
     pub acme: Option<AcmePlan>,
     /// Which request goes where; the most specific route wins, see `portcullis_proxy::router`.
     pub routes: Vec<RoutePlan>,
+    /// What happens to every path before anything is decided by it. Default: nothing, paths are routed and forwarded as received.
+    pub paths: PathRules,
     /// The clusters that routes name.
     pub clusters: Vec<ClusterPlan>,
     /// Where `/metrics` and `/health` are served in plain HTTP. Default `None`: nowhere.
@@ -81,6 +84,7 @@ impl Default for Plan {
             cert_store: None,
             acme: None,
             routes: Vec::new(),
+            paths: PathRules::default(),
             clusters: Vec::new(),
             admin: None,
             access_log: AccessLogPlan::Off,
@@ -245,74 +249,6 @@ pub enum PlainHttp {
     /// Routed like any other, HTTP/2 by prior knowledge too; a layer tells the two apart by
     /// [`ConnInfo::is_secure`](portcullis_conn::ConnInfo::is_secure).
     Serve,
-}
-
-/// One route.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct RoutePlan {
-    /// The host to match: `a.example.com`, `*.example.com`, or `None` for any. Compared without case and port.
-    pub host: Option<String>,
-    /// The path prefix to match on segment borders: `/api` matches `/api` and `/api/x`, not `/apix`.
-    pub path: String,
-    /// What to do with the request.
-    pub action: RouteAction,
-    /// What happens to a request in early data. Default [`EarlyPlan::ByMethod`]. Without a meaning where no listener accepts early data.
-    pub early_data: EarlyPlan,
-}
-
-/// What a route does with a request that came in early data and may be a replay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EarlyPlan {
-    /// GET, HEAD and OPTIONS go on at once, marked by `Early-Data: 1`; the rest is held until the handshake is complete.
-    #[default]
-    ByMethod,
-    /// Every request goes on at once: its handler must stand being called twice.
-    Serve,
-    /// Every request is held until the handshake is complete.
-    Hold,
-    /// Every request is answered 425, and the client comes again.
-    Refuse,
-}
-
-impl RoutePlan {
-    /// Every path of a host, or of every host.
-    pub fn new(host: Option<&str>, action: RouteAction) -> Self {
-        Self { host: host.map(str::to_owned), path: "/".to_owned(), action, early_data: EarlyPlan::default() }
-    }
-
-    /// Narrows it to a path prefix.
-    #[must_use]
-    pub fn with_path(mut self, path: impl Into<String>) -> Self {
-        self.path = path.into();
-        self
-    }
-}
-
-/// What a route does.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum RouteAction {
-    /// Forwards to the cluster of this name.
-    Forward {
-        /// [`ClusterPlan::name`].
-        cluster: String,
-    },
-    /// Redirects to this URI, path and query appended when the URI has none.
-    Redirect {
-        /// The target.
-        to: Uri,
-        /// 301, 302, 307 or 308.
-        status: http::StatusCode,
-    },
-    /// Answers by itself.
-    Respond {
-        /// The status.
-        status: http::StatusCode,
-        /// The body, sent as `text/plain; charset=utf-8`.
-        body: String,
-    },
 }
 
 /// Where the admin service listens.

@@ -1,36 +1,109 @@
 //! From the plan's routes to the table that requests are looked up in.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
+use http::{HeaderValue, Method, Uri, request};
+use portcullis_conn::ConnInfo;
 use portcullis_listener::Limits;
-use portcullis_middleware::early_data::{EarlyDataLayer, EarlyPolicy};
-use portcullis_proxy::{ProxyOptions, ReverseProxy, Router, RouterBuilder, host};
+use portcullis_middleware::{
+    ClientIp,
+    early_data::{EarlyDataLayer, EarlyPolicy},
+};
+use portcullis_proxy::{
+    Asked, Lookup, PathMatch, ProxyOptions, ReverseProxy, Router,
+    mirror::Mirror,
+    rewrite::{RedirectTarget, Rewrite, RewriteError},
+    router::Explanation,
+    split::Split,
+};
 use portcullis_upstream::Client;
 
 use crate::{
     PlanFault,
     connect::ToEndpoint,
-    dispatch::Target,
+    dispatch::{Action, Routes, Target},
     edge::Shared,
     forward::ToCluster,
-    plan::{EarlyPlan, ListenerPlan, Plan, RouteAction, RoutePlan},
+    plan::{ClusterPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan, UpstreamHost},
+    to_route::{Changes, ToRoute},
 };
 
-/// The table without what a route takes, for checking.
-pub(crate) fn builder(plan: &Plan, known: impl Fn(&str) -> bool) -> Result<Router<()>, PlanFault> {
-    build(plan, |route| match &route.action {
-        RouteAction::Forward { cluster } if !known(cluster) => {
-            Err(PlanFault::UnknownCluster(cluster.clone()))
+/// The table without what a route takes. A route is known by its number.
+pub(crate) fn router(plan: &Plan) -> Result<Router<()>, PlanFault> {
+    let mut builder = Router::builder();
+    for route in &plan.routes {
+        builder.add(route.matches.clone(), ())?;
+    }
+    Ok(builder.build()?)
+}
+
+/// Finds what is wrong with routes by themselves, with one another and with the clusters that they name.
+pub(crate) fn check(plan: &Plan) -> Result<Router<()>, PlanFault> {
+    for route in &plan.routes {
+        let mirror = route.mirror.as_ref().map(|mirror| mirror.cluster.as_str());
+        for name in route.action.clusters().chain(mirror) {
+            let known = plan.clusters.iter().find(|cluster| cluster.name == name);
+            let known = known.ok_or_else(|| PlanFault::UnknownCluster(name.to_owned()))?;
+            if route.upstream_host == UpstreamHost::Endpoint && mirror != Some(name) {
+                one_endpoint(name, Some(known))?;
+            }
         }
-        _ => Ok(()),
+        rewrite(route)?;
+        match &route.action {
+            RouteAction::Split { clusters } => {
+                Split::new(clusters.iter().map(|(name, weight)| (*weight, name)))?;
+            }
+            RouteAction::Redirect { to, keep_query, .. } => {
+                RedirectTarget::new(to, *keep_query, &route.matches.path)?;
+            }
+            _ => {}
+        }
+    }
+    router(plan)
+}
+
+fn rewrite(route: &RoutePlan) -> Result<Option<Rewrite>, RewriteError> {
+    let path = &route.matches.path;
+    Ok(match &route.rewrite {
+        None => None,
+        Some(RewritePlan::Template(text)) => Some(Rewrite::template(text, path)?),
+        Some(RewritePlan::Prefix { from, to }) => {
+            let from = match (from, path) {
+                (Some(from), _) => from,
+                (None, PathMatch::Prefix(prefix)) => prefix,
+                (None, other) => return Err(RewriteError::NotBelow(other.to_string())),
+            };
+            Some(Rewrite::replace_prefix(from, to, path)?)
+        }
     })
+}
+
+/// The name of a cluster's one endpoint as a `Host`.
+fn one_endpoint(name: &str, cluster: Option<&ClusterPlan>) -> Result<HeaderValue, PlanFault> {
+    let fault = || PlanFault::HostOfEndpoints(name.to_owned());
+    let cluster = cluster.ok_or_else(fault)?;
+    let [endpoint] = &*cluster.endpoints else { return Err(fault()) };
+    let address = &*endpoint.address;
+    if address.starts_with("unix:") {
+        return Err(fault());
+    }
+    // the default port of its scheme is left out (RFC 9110 section 4.2.3)
+    let port = if cluster.tls.is_some() { ":443" } else { ":80" };
+    HeaderValue::from_str(address.strip_suffix(port).unwrap_or(address)).map_err(|_| fault())
+}
+
+/// The mirrors of a plan's routes, by their numbers. All workers count in the same ones.
+pub(crate) fn mirrors(plan: &Plan) -> HashMap<usize, Mirror> {
+    let mirror = |(number, route): (usize, &RoutePlan)| {
+        route.mirror.as_ref().map(|mirror| (number, Mirror::new(mirror.options)))
+    };
+    plan.routes.iter().enumerate().filter_map(mirror).collect()
 }
 
 /// The table of one worker: each cluster gets a client, and so a pool, of the worker's own. The clients' upkeep runs
 /// on the runtime this is called on, until it ends.
-pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
-    let mut proxies = std::collections::HashMap::new();
-    let options = ProxyOptions::new(shared.tunnels.clone()).with_trust(Arc::clone(&shared.trust));
+pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
+    let mut clusters = HashMap::new();
     for (name, part) in &shared.clusters {
         let client =
             part.cluster.client_with(part.connector.clone()).with_endpoint_names(shared.log_sink.is_some());
@@ -40,23 +113,89 @@ pub(crate) fn table(shared: &Shared) -> Result<Router<Target>, PlanFault> {
         });
         tokio::spawn(make_room(shared.limits.clone(), client.clone()));
         let per_client = part.cluster.options().connection_per_client;
-        let upstream = ToCluster::new(client, per_client);
-        proxies.insert(name.as_str(), ReverseProxy::new(options.clone(), upstream));
+        clusters.insert(name.as_str(), ToCluster::new(client, per_client));
     }
-    build(&shared.plan, |route| {
+    let options = ProxyOptions::new(shared.tunnels.clone()).with_trust(Arc::clone(&shared.trust));
+    let plain = |(name, cluster): (&&'_ str, &ToCluster)| {
+        let upstream = ToRoute::new(cluster.clone(), Changes::default());
+        ((*name).to_owned(), ReverseProxy::new(options.clone(), upstream))
+    };
+    let plain = clusters.iter().map(plain).collect();
+    let worker = Worker { shared, clusters, plain, options };
+    let targets = shared.plan.routes.iter().enumerate();
+    let targets = targets.map(|(number, route)| worker.target(number, route)).collect::<Result<_, _>>()?;
+    // a clone of its own: what regular expressions remember is not shared with other workers
+    Ok(Routes { router: shared.router.clone(), targets })
+}
+
+struct Worker<'s> {
+    shared: &'s Shared,
+    clusters: HashMap<&'s str, ToCluster>,
+    /// What routes that change nothing have in common, by the clusters' names.
+    plain: HashMap<String, ReverseProxy<ToRoute>>,
+    options: ProxyOptions,
+}
+
+impl Worker<'_> {
+    fn cluster(&self, name: &str) -> Result<ToCluster, PlanFault> {
+        self.clusters.get(name).cloned().ok_or_else(|| PlanFault::UnknownCluster(name.to_owned()))
+    }
+
+    fn proxy(
+        &self,
+        number: usize,
+        route: &RoutePlan,
+        cluster: &str,
+    ) -> Result<ReverseProxy<ToRoute>, PlanFault> {
+        let host = match &route.upstream_host {
+            UpstreamHost::Keep => None,
+            UpstreamHost::Value(host) => Some(host.clone()),
+            UpstreamHost::Endpoint => {
+                let known = self.shared.plan.clusters.iter().find(|known| known.name == cluster);
+                Some(one_endpoint(cluster, known)?)
+            }
+        };
+        let mirror = match (&route.mirror, self.shared.mirrors.get(&number)) {
+            (Some(plan), Some(mirror)) => Some((mirror.clone(), self.cluster(&plan.cluster)?)),
+            _ => None,
+        };
+        let changes = Changes {
+            rewrite: rewrite(route)?,
+            host,
+            request: route.request_fields.clone(),
+            response: route.response_fields.clone(),
+            mirror,
+        };
+        if changes.is_empty()
+            && let Some(plain) = self.plain.get(cluster)
+        {
+            return Ok(plain.clone());
+        }
+        let upstream = ToRoute::new(self.cluster(cluster)?, changes);
+        Ok(ReverseProxy::new(self.options.clone(), upstream))
+    }
+
+    fn target(&self, number: usize, route: &RoutePlan) -> Result<Target, PlanFault> {
+        let edits = || (!route.response_fields.is_empty()).then(|| Box::new(route.response_fields.clone()));
         Ok(match &route.action {
-            RouteAction::Forward { cluster } => Target::Forward(
-                proxies
-                    .get(cluster.as_str())
-                    .cloned()
-                    .ok_or_else(|| PlanFault::UnknownCluster(cluster.clone()))?,
-            ),
-            RouteAction::Redirect { to, status } => Target::Redirect { to: to.clone(), status: *status },
+            RouteAction::Forward { cluster } => Target::Forward(self.proxy(number, route, cluster)?),
+            RouteAction::Split { clusters } => {
+                let shares = clusters
+                    .iter()
+                    .map(|(name, weight)| Ok((*weight, self.proxy(number, route, name)?)))
+                    .collect::<Result<Vec<_>, PlanFault>>()?;
+                Target::Split(Split::new(shares)?)
+            }
+            RouteAction::Redirect { to, status, keep_query } => {
+                let to = RedirectTarget::new(to, *keep_query, &route.matches.path)?;
+                Target::Answer { action: Action::Redirect { to, status: *status }, edits: edits() }
+            }
             RouteAction::Respond { status, body } => {
-                Target::Respond { status: *status, body: body.as_str().into() }
+                let body = body.clone().into();
+                Target::Answer { action: Action::Respond { status: *status, body }, edits: edits() }
             }
         })
-    })
+    }
 }
 
 /// Gives descriptors back while accepting rests for want of them: idle connections to upstreams must not keep clients out.
@@ -75,17 +214,30 @@ async fn make_room(limits: Limits, client: Client<ToEndpoint>) {
 /// As long as a pause of accepting.
 const LOOK_FOR_SHORTAGE: Duration = Duration::from_millis(500);
 
+/// What the connection says of a request, for those routes that ask: who the client is, as trusted proxies tell, and whether it
+/// came encrypted.
+pub(crate) fn connection(extensions: &http::Extensions) -> (Option<IpAddr>, bool) {
+    let info = extensions.get::<Arc<ConnInfo>>();
+    let told = extensions.get::<ClientIp>().map(|ClientIp(ip)| *ip);
+    (told.or_else(|| info.map(|info| info.client_ip())), info.is_some_and(|info| info.is_secure()))
+}
+
 /// What happens to requests in early data: as their route says.
 pub(crate) fn early_data(shared: &Shared, listener: &ListenerPlan) -> EarlyDataLayer {
     let layer = EarlyDataLayer::new().with_wait(listener.http.handshake_timeout);
     if shared.plan.routes.iter().all(|route| route.early_data == EarlyPlan::ByMethod) {
         return layer;
     }
-    // the plan was checked: it has no route that can't be
-    let Ok(routes) = build(&shared.plan, |route| Ok(route.early_data)) else { return layer };
-    layer.with_policy(move |request| {
-        let host = host::of_parts(request).unwrap_or_default();
-        match routes.find(host, request.uri.path()).copied().unwrap_or_default() {
+    let routes = shared.router.clone();
+    let plans: Vec<EarlyPlan> = shared.plan.routes.iter().map(|route| route.early_data).collect();
+    layer.with_policy(move |request: &request::Parts| {
+        let (client, secure) = connection(&request.extensions);
+        let asked = Asked::of_parts(request).with_connection(client, secure);
+        let plan = match routes.lookup(&asked) {
+            Lookup::Found(found) => plans.get(found.number).copied().unwrap_or_default(),
+            _ => EarlyPlan::default(),
+        };
+        match plan {
             EarlyPlan::ByMethod => EarlyPolicy::by_method(request),
             EarlyPlan::Serve => EarlyPolicy::Serve,
             EarlyPlan::Hold => EarlyPolicy::Hold,
@@ -94,14 +246,37 @@ pub(crate) fn early_data(shared: &Shared, listener: &ListenerPlan) -> EarlyDataL
     })
 }
 
-fn build<T>(
-    plan: &Plan,
-    mut target: impl FnMut(&RoutePlan) -> Result<T, PlanFault>,
-) -> Result<Router<T>, PlanFault> {
-    let mut builder: RouterBuilder<T> = Router::builder();
-    for route in &plan.routes {
-        let target = target(route)?;
-        builder = builder.route(route.host.as_deref(), &route.path, target)?;
+/// Why [`Plan::explain`] says nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExplainError {
+    /// The routes are not sound.
+    #[error("the routes are not sound")]
+    Plan(#[from] PlanFault),
+    /// [`Plan::paths`] refuse the path.
+    #[error("the path is refused")]
+    Path(#[from] portcullis_proxy::path::PathError),
+    /// The URI has a host.
+    #[error("the URI has no host")]
+    NoHost,
+}
+
+impl Plan {
+    /// Which route a request without fields has, and why: its method, an absolute URI, and the client's address if that matters.
+    pub fn explain(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        client: Option<IpAddr>,
+    ) -> Result<Explanation, ExplainError> {
+        let host = uri.authority().ok_or(ExplainError::NoHost)?.as_str();
+        let router = router(self)?;
+        let target = uri.path_and_query().map(|target| self.paths.apply(target)).transpose()?;
+        let target = target.as_deref();
+        let asked = Asked::new(host, target.map_or("/", |target| target.path()))
+            .with_query(target.and_then(|target| target.query()))
+            .with_method(method)
+            .with_connection(client, uri.scheme_str() == Some("https"));
+        Ok(router.explain(&asked))
     }
-    Ok(builder.build())
 }

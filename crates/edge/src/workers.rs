@@ -15,7 +15,6 @@ use portcullis_middleware::{
     access_log::AccessLogLayer, alt_svc::AltSvcLayer, header_limits::HeaderLimitsLayer, health::HealthLayer,
     misdirected::MisdirectedLayer, redirect::RedirectToHttps,
 };
-use portcullis_proxy::Router;
 use portcullis_server::{HttpOptions, Plain};
 use tokio::{
     net::TcpListener,
@@ -28,9 +27,10 @@ use tracing::error;
 use crate::{
     EdgeError,
     certs::Tls,
-    dispatch::{Dispatch, Insecure, Target},
+    dispatch::{Dispatch, Insecure, Routes},
     edge::{Shared, TIDY_EVERY},
     order::Order,
+    paths::PathsLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
     service::{EdgeService, FromProtocol},
     sockets::Sockets,
@@ -206,7 +206,7 @@ async fn all(serving: &mut JoinSet<()>, shared: &Shared) -> Result<(), EdgeError
 fn serve_streams(
     shared: &Arc<Shared>,
     at: usize,
-    routes: &Arc<Router<Target>>,
+    routes: &Arc<Routes>,
     plan: &ListenerPlan,
     address: &ListenAddr,
     socket: StreamSocket,
@@ -269,13 +269,7 @@ fn serve_quic(
 }
 
 /// The service of one listener on one worker.
-fn service(
-    shared: &Shared,
-    at: usize,
-    routes: &Arc<Router<Target>>,
-    plan: &ListenerPlan,
-    port: u16,
-) -> EdgeService {
+fn service(shared: &Shared, at: usize, routes: &Arc<Routes>, plan: &ListenerPlan, port: u16) -> EdgeService {
     let insecure = match plan.mode {
         ListenerMode::Https { plain_http: PlainHttp::Serve, .. } => Insecure::Route,
         ListenerMode::Https { .. } => Insecure::Redirect(RedirectToHttps::new(port)),
@@ -293,6 +287,7 @@ fn service(
         access_log: shared.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
         header_limits: HeaderLimitsLayer::new(plan.http.max_headers),
         alt_svc: http3.then(|| AltSvcLayer::new(port)),
+        paths: PathsLayer::new(shared.plan.paths),
         early_data: shared
             .tls
             .listener(at)

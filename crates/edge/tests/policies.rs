@@ -30,7 +30,7 @@ fn hosts() -> Vec<String> {
 fn routes_and_policies_agree_on_patterns() {
     for pattern in ["a.example.com", "*.example.com", "*.a.example.com", "example.com", "*.com", "*.b.a.com"]
     {
-        let routes = Router::builder().route(Some(pattern), "/", ()).unwrap().build();
+        let routes = Router::builder().route(Some(pattern), "/", ()).unwrap().build().unwrap();
         let options = ServerOptions::default().with_host(HostPolicy::new([pattern], ClientAuth::None));
         let tls = ServerTls::new(Arc::new(CertStore::new()), &options).unwrap();
         for host in hosts() {

@@ -256,7 +256,7 @@ fn check_target(head: Head<'_>, limits: &FramingLimits) -> Result<(), FramingErr
 }
 
 /// Whether some segment is `.` or `..` in any spelling that a server behind may resolve.
-fn has_dot_segment(path: &[u8]) -> bool {
+pub(crate) fn has_dot_segment(path: &[u8]) -> bool {
     // how many dots the segment has so far; `None` once it has anything else
     let mut dots = Some(0_u32);
     let mut rest = path;

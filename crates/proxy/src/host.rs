@@ -23,25 +23,9 @@ pub struct HostPort<'a> {
 impl<'a> HostPort<'a> {
     /// Reads `uri-host [ ":" port ]` (RFC 9110 section 7.2). `None` is for everything else.
     pub fn parse(value: &'a [u8]) -> Option<Self> {
-        let split = match value.first()? {
-            b'[' => value.iter().position(|&b| b == b']')? + 1,
-            _ => value.iter().position(|&b| b == b':').unwrap_or(value.len()),
-        };
-        let (host, port) = value.split_at(split);
-        let valid = if host.starts_with(b"[") { ipv6(host).is_some() } else { is_name(host) };
-        if !valid {
-            return None;
-        }
-        let port = match port {
-            [] | [b':'] => None,
-            [b':', digits @ ..] if digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) => {
-                let port = digits.iter().fold(0_u32, |sum, &b| sum * 10 + u32::from(b - b'0'));
-                Some(u16::try_from(port).ok()?)
-            }
-            _ => return None,
-        };
-        // checked above: only ASCII
-        Some(Self { host: std::str::from_utf8(host).ok()?, port })
+        let (end, port) = split(value)?;
+        // checked: only ASCII
+        Some(Self { host: std::str::from_utf8(&value[..end]).ok()?, port })
     }
 
     /// Whether both name the same host and port, with the default port of `scheme` filled in
@@ -56,6 +40,28 @@ impl<'a> HostPort<'a> {
             || matches!((canonical(self.host), canonical(other.host)), (Some(a), Some(b)) if *a == *b);
         hosts && self.port.or(default) == other.port.or(default)
     }
+}
+
+/// Where the host of an authority ends, and its port. The host is ASCII.
+fn split(value: &[u8]) -> Option<(usize, Option<u16>)> {
+    let split = match value.first()? {
+        b'[' => value.iter().position(|&b| b == b']')? + 1,
+        _ => value.iter().position(|&b| b == b':').unwrap_or(value.len()),
+    };
+    let (host, port) = value.split_at(split);
+    let valid = if host.starts_with(b"[") { ipv6(host).is_some() } else { is_name(host) };
+    if !valid {
+        return None;
+    }
+    let port = match port {
+        [] | [b':'] => None,
+        [b':', digits @ ..] if digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) => {
+            let port = digits.iter().fold(0_u32, |sum, &b| sum * 10 + u32::from(b - b'0'));
+            Some(u16::try_from(port).ok()?)
+        }
+        _ => return None,
+    };
+    Some((split, port))
 }
 
 /// Labels of letters, digits, `-`, `_` and `~`, joined by single dots, one dot at the end allowed.
@@ -113,7 +119,7 @@ impl fmt::Debug for CanonicalHost<'_> {
 /// The one form of a host, given with or without a port. `None` for what is no host ([`HostPort::parse`]). Allocates
 /// nothing.
 pub fn canonical(authority: &str) -> Option<CanonicalHost<'_>> {
-    let host = HostPort::parse(authority.as_bytes())?.host;
+    let host = &authority[..split(authority.as_bytes())?.0];
     let mut bytes = [0; MAX_HOST];
     if host.starts_with('[') {
         let address = ipv6(host.as_bytes())?;

@@ -7,7 +7,13 @@
 //! - [`forwarded`]: who the client is, and the fields that tell the upstream.
 //! - [`target`]: the request target and the `Host` that the upstream sees.
 //! - [`host`]: what a host name is and when two are the same.
-//! - [`router`]: which of many routes a host and path belong to; it knows no requests.
+//! - [`path`]: the one form of a path, and what an edge makes of paths before anything looks at them.
+//! - [`matcher`]: what a route asks of a request.
+//! - [`router`]: which of many routes a request belongs to, and why.
+//! - [`rewrite`]: what a route makes of the target, with captures.
+//! - [`edits`]: fields that a route sets, adds and removes.
+//! - [`split`]: shares of requests among several.
+//! - [`mirror`]: a copy of some requests to another place.
 //! - [`upgrade`]: whether a request asks for another protocol, and whether the upstream agreed.
 //! - [`tunnel`]: what happens after it agreed: bytes both ways, counted, bounded and drained.
 //! - [`fault`]: who is at fault, and the one table from fault to status.
@@ -36,22 +42,31 @@
 //! # });
 //! ```
 
+pub mod edits;
 pub mod fault;
 mod fields;
 pub mod forwarded;
 pub mod framing;
 pub mod hop;
 pub mod host;
+pub mod matcher;
+pub mod mirror;
+pub mod path;
+pub mod rewrite;
 pub mod router;
 pub mod service;
+pub mod split;
 pub mod target;
 pub mod tunnel;
 pub mod upgrade;
 
+pub use edits::{EditError, FieldEdits};
 pub use fault::{ClientFault, Fault, InternalFault, Kind, UpstreamFault};
 pub use forwarded::{Downstream, Trust, client_ip};
 pub use framing::{AnswerError, Dots, FramingError, FramingLimits};
-pub use router::{RouteError, Router, RouterBuilder};
+pub use matcher::{Asked, PathMatch, RouteMatch, ValueMatch};
+pub use path::{EncodedSlash, PathRules};
+pub use router::{Lookup, RouteError, Router, RouterBuilder};
 pub use service::{ProxyFuture, ProxyOptions, ReverseProxy};
 pub use tunnel::{RelayEnd, RelayOptions, RelayStats, TunnelGuard, Tunnels, UpstreamTunnel, relay};
 pub use upgrade::{UpgradeProtocols, UpgradeRequest};

@@ -1,8 +1,13 @@
-//! Which of many routes a host and a path belong to.
+//! Which of many routes a request belongs to.
 //!
-//! A route is a host pattern and a path prefix. Of all routes that match a request the one with the most specific host
-//! wins: the exact name, then the wildcard with the most labels, then any host. Of several with that host the one with
-//! the longest prefix wins. So a host's own routes may leave paths to a less specific host.
+//! **Precedence**, whatever the order in which routes were added. Of all routes that match a request the one with the most
+//! specific host wins: the exact name, then the wildcard with the most labels, then any host. Of several with that host: an
+//! exact path, then a regular expression, then the path that is more specific segment by segment from the left, where a
+//! literal segment goes before `{name}` and that before everything below (`{*rest}`, a prefix), so that a longer prefix goes
+//! before a shorter one. Of several with that path: the higher `priority`, then those with a method, with more fields, with
+//! more query parameters, with more of client, protocol and scheme. Two that are equal in all of that and could both
+//! match are an error when the router is made. A route whose conditions do not hold leaves the request to the next.
+//! When there is none left, and some route would have taken the request with another method, the answer is 405.
 //!
 //! - A host is compared in its one form ([`crate::host::canonical`]): no case, port or trailing dot.
 //! - `*.example.com` matches every name below `example.com`, at any depth, and not `example.com`.
@@ -11,118 +16,194 @@
 //! - Percent-encoded unreserved characters are compared as what they stand for (RFC 3986 section 6.2.2.2): `/%61pi` is
 //!   `/api`. `%2F` is not a segment border. Case counts in a path, as do empty segments.
 //!
-//! A lookup costs a hash of the host, one more per label that some wildcard could match, and a binary search over the
-//! prefixes of a host: neither depends on how many hosts there are. It allocates nothing, but for a path with encoded
-//! unreserved characters.
+//! A lookup costs a hash of the host, one more per label that some wildcard could match, and a hash of each segment that
+//! some route has at that place: none depends on how many routes there are. Regular expressions of one host are tried
+//! together, and only where there are some. It allocates nothing, but for a path with encoded unreserved characters, for a
+//! host with more than one regular expression, and for fields and parameters that a condition has to decode.
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hasher},
 };
 
-use crate::host;
+use http::Method;
+
+use crate::{
+    host,
+    matcher::{Asked, Conditions, Miss, RouteMatch},
+    path::decode_unreserved,
+};
+
+mod build;
+mod explain;
+mod pattern;
+mod table;
+
+pub use build::{MAX_DEPTH, MAX_REGEXES, RouteError, RouterBuilder};
+pub use explain::{Considered, Explanation};
+pub(crate) use pattern::{Segment, canonical_path, segments};
+
+use table::{Group, Table};
 
 /// Routes, ready to be asked. Made by [`Router::builder`]; changing routes means building another.
 #[derive(Clone)]
 pub struct Router<T> {
-    exact: HostMap<PathTable<T>>,
+    exact: HostMap<Table>,
     // by what follows the `*.`
-    wildcard: HostMap<PathTable<T>>,
+    wildcard: HostMap<Table>,
     // the most labels that follow a `*.`
     wildcard_labels: usize,
-    any: PathTable<T>,
+    any: Table,
+    // those of one host and path stand together, in the order in which they are asked
+    routes: Vec<Route<T>>,
+    looks_at_connection: bool,
 }
 
 type HostMap<V> = HashMap<Box<str>, V, BuildHasherDefault<Fnv>>;
 
-/// The route that was found, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
+struct Route<T> {
+    conditions: Option<Box<Conditions>>,
+    value: T,
+    matches: Box<RouteMatch>,
+    number: usize,
+}
+
+/// The route that was found.
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Found<'r, T> {
-    /// The host pattern, in its one form.
-    pub host: HostPattern<'r>,
-    /// The path prefix.
-    pub prefix: &'r str,
+    /// What it matches, as it was added; the host in its one form.
+    pub matches: &'r RouteMatch,
+    /// How many routes were added before it.
+    pub number: usize,
     /// What the route holds.
     pub value: &'r T,
 }
 
-/// A host pattern, from the most to the least specific kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum HostPattern<'r> {
-    /// This name.
-    Exact(&'r str),
-    /// Every name below this one.
-    Below(&'r str),
-    /// Every host.
-    Any,
-}
-
-impl fmt::Display for HostPattern<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(host) => f.write_str(host),
-            Self::Below(parent) => write!(f, "*.{parent}"),
-            Self::Any => f.write_str("*"),
-        }
+impl<'r, T> Found<'r, T> {
+    fn new(route: &'r Route<T>) -> Self {
+        Self { matches: &route.matches, number: route.number, value: &route.value }
     }
 }
 
-/// Why a route can't be added.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// What a router says.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum RouteError {
-    /// A host is a name or an address, without port, with at most one `*.` before it.
-    #[error("the host pattern {0:?} is not valid")]
-    BadHost(String),
-    /// A prefix begins with `/`, has no query and no dot segments.
-    #[error("the path prefix {0:?} is not valid")]
-    BadPrefix(String),
-    /// The same host and prefix again.
-    #[error("host {host:?} and path {prefix:?} are routed already")]
-    Duplicate {
-        /// The host pattern, `*` for any.
-        host: String,
-        /// The path prefix.
-        prefix: String,
-    },
+pub enum Lookup<'r, T> {
+    /// This route.
+    Found(Found<'r, T>),
+    /// There is a route for everything but the method; these would do (405, RFC 9110 section 15.5.6).
+    MethodNotAllowed(Vec<Method>),
+    /// No route (404).
+    NotFound,
 }
 
 impl<T> Router<T> {
     /// A router without routes, to add some.
     pub fn builder() -> RouterBuilder<T> {
-        RouterBuilder { exact: BTreeMap::new(), wildcard: BTreeMap::new(), any: BTreeMap::new() }
+        RouterBuilder::default()
     }
 
-    /// What a host (with or without port, as received) and a path are routed to. A path that does not begin with `/`
-    /// (`*`) counts as `/`.
+    /// What a GET without fields for a host (with or without port, as received) and a path is routed to.
     pub fn find(&self, host: &str, path: &str) -> Option<&T> {
-        Some(self.explain(host, path)?.value)
+        match self.lookup(&Asked::new(host, path)) {
+            Lookup::Found(found) => Some(found.value),
+            _ => None,
+        }
     }
 
-    /// As [`Self::find`], with the pattern and the prefix that matched.
-    pub fn explain(&self, host: &str, path: &str) -> Option<Found<'_, T>> {
-        let path = decode_unreserved(path);
+    /// The route of a request.
+    pub fn lookup(&self, asked: &Asked<'_>) -> Lookup<'_, T> {
+        let mut method_missed = false;
+        let found = self.search(asked, &mut |route| match &route.conditions {
+            None => true,
+            Some(conditions) => match conditions.test(asked) {
+                None => true,
+                Some(miss) => {
+                    method_missed |= miss == Miss::Method;
+                    false
+                }
+            },
+        });
+        match found {
+            Some(route) => Lookup::Found(Found::new(route)),
+            None if method_missed => Lookup::MethodNotAllowed(self.allowed(asked)),
+            None => Lookup::NotFound,
+        }
+    }
+
+    /// Whether some route asks for the client's address or whether its connection is encrypted. If not, [`Asked`] may go
+    /// without.
+    pub fn looks_at_connection(&self) -> bool {
+        self.looks_at_connection
+    }
+
+    /// How many routes there are.
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// Every route, in no particular order of hosts.
+    pub fn iter(&self) -> impl Iterator<Item = Found<'_, T>> {
+        self.routes.iter().map(Found::new)
+    }
+
+    #[cold]
+    fn allowed(&self, asked: &Asked<'_>) -> Vec<Method> {
+        let mut allowed = Vec::new();
+        self.search(asked, &mut |route| {
+            if let Some(conditions) = &route.conditions
+                && conditions.test(asked) == Some(Miss::Method)
+            {
+                for method in conditions.methods() {
+                    if !allowed.contains(method) {
+                        allowed.push(method.clone());
+                    }
+                }
+            }
+            false
+        });
+        allowed
+    }
+
+    /// Shows the routes whose host and path match, the most specific first, until one is accepted.
+    fn search<'r>(
+        &'r self,
+        asked: &Asked<'_>,
+        accept: &mut impl FnMut(&'r Route<T>) -> bool,
+    ) -> Option<&'r Route<T>> {
+        let path = decode_unreserved(asked.path);
         let path = if path.starts_with('/') { &path } else { "/" };
+        let mut accept = |group: Group| self.routes[group.range()].iter().find(|route| accept(route));
         if !(self.exact.is_empty() && self.wildcard.is_empty())
-            && let Some(host) = host::canonical(host)
+            && let Some(host) = host::canonical(asked.host)
         {
-            if let Some((name, table)) = self.exact.get_key_value(&*host)
-                && let Some(found) = table.find(path, HostPattern::Exact(name))
+            if let Some(table) = self.exact.get(&*host)
+                && let Some(found) = table.search(path, &mut accept)
             {
                 return Some(found);
             }
-            if let Some(found) = self.find_below(&host, path) {
+            if let Some(found) = self.search_below(&host, path, &mut accept) {
                 return Some(found);
             }
         }
-        self.any.find(path, HostPattern::Any)
+        self.any.search(path, &mut accept)
     }
 
-    fn find_below(&self, host: &str, path: &str) -> Option<Found<'_, T>> {
+    fn search_below<R>(
+        &self,
+        host: &str,
+        path: &str,
+        accept: &mut impl FnMut(Group) -> Option<R>,
+    ) -> Option<R> {
         if self.wildcard.is_empty() || host.starts_with('[') {
             return None;
         }
@@ -132,193 +213,24 @@ impl<T> Router<T> {
         for left in (1..labels).rev() {
             parent = parent.split_once('.')?.1;
             if left <= self.wildcard_labels
-                && let Some((name, table)) = self.wildcard.get_key_value(parent)
-                && let Some(found) = table.find(path, HostPattern::Below(name))
+                && let Some(table) = self.wildcard.get(parent)
+                && let Some(found) = table.search(path, accept)
             {
                 return Some(found);
             }
         }
         None
     }
-
-    /// Every route, in no particular order of hosts, the prefixes of a host in order.
-    pub fn iter(&self) -> impl Iterator<Item = Found<'_, T>> {
-        let exact = self.exact.iter().map(|(name, table)| (HostPattern::Exact(name), table));
-        let below = self.wildcard.iter().map(|(name, table)| (HostPattern::Below(name), table));
-        exact
-            .chain(below)
-            .chain([(HostPattern::Any, &self.any)])
-            .flat_map(|(host, table)| table.entries.iter().map(move |entry| entry.found(host)))
-    }
 }
 
 impl<T> fmt::Debug for Router<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter().map(|found| format!("{} {}", found.host, found.prefix))).finish()
+        f.debug_list().entries(self.iter().map(|found| explain::name(found.matches))).finish()
     }
 }
 
-/// Collects routes.
-#[derive(Debug)]
-pub struct RouterBuilder<T> {
-    exact: BTreeMap<String, BTreeMap<String, T>>,
-    wildcard: BTreeMap<String, BTreeMap<String, T>>,
-    any: BTreeMap<String, T>,
-}
-
-impl<T> RouterBuilder<T> {
-    /// Adds a route. `None` and `*` are any host.
-    pub fn route(mut self, host: Option<&str>, prefix: &str, value: T) -> Result<Self, RouteError> {
-        let canonical_prefix = canonical_prefix(prefix)?;
-        let pattern = host.filter(|host| *host != "*");
-        let prefixes = match pattern.map(|pattern| (pattern, pattern.strip_prefix("*."))) {
-            None => &mut self.any,
-            Some((pattern, Some(parent))) => {
-                let parent = canonical_pattern(parent, pattern)?;
-                if parent.starts_with('[') {
-                    return Err(RouteError::BadHost(pattern.to_owned()));
-                }
-                self.wildcard.entry(parent).or_default()
-            }
-            Some((pattern, None)) => self.exact.entry(canonical_pattern(pattern, pattern)?).or_default(),
-        };
-        if prefixes.contains_key(&canonical_prefix) {
-            let host = pattern.unwrap_or("*").to_owned();
-            return Err(RouteError::Duplicate { host, prefix: prefix.to_owned() });
-        }
-        prefixes.insert(canonical_prefix, value);
-        Ok(self)
-    }
-
-    /// Makes the router.
-    pub fn build(self) -> Router<T> {
-        let tables = |hosts: BTreeMap<String, BTreeMap<String, T>>| -> HostMap<PathTable<T>> {
-            hosts.into_iter().map(|(host, paths)| (host.into(), PathTable::new(paths))).collect()
-        };
-        let labels = |parent: &String| parent.split('.').count();
-        Router {
-            wildcard_labels: self.wildcard.keys().map(labels).max().unwrap_or(0),
-            exact: tables(self.exact),
-            wildcard: tables(self.wildcard),
-            any: PathTable::new(self.any),
-        }
-    }
-}
-
-fn canonical_pattern(host: &str, pattern: &str) -> Result<String, RouteError> {
-    let bad = || RouteError::BadHost(pattern.to_owned());
-    // without a port, an address in brackets or bare
-    let host = match host.parse::<std::net::Ipv6Addr>() {
-        Ok(address) => Cow::Owned(format!("[{address}]")),
-        Err(_) if host::HostPort::parse(host.as_bytes()).is_some_and(|parsed| parsed.host == host) => {
-            Cow::Borrowed(host)
-        }
-        Err(_) => return Err(bad()),
-    };
-    Ok(host::canonical(&host).ok_or_else(bad)?.to_owned())
-}
-
-fn canonical_prefix(prefix: &str) -> Result<String, RouteError> {
-    let decoded = decode_unreserved(prefix);
-    let dots = decoded.split('/').any(|segment| matches!(segment, "." | ".."));
-    if !decoded.starts_with('/') || decoded.contains(['?', '#', ' ']) || dots {
-        return Err(RouteError::BadPrefix(prefix.to_owned()));
-    }
-    Ok(decoded.into_owned())
-}
-
-/// The prefixes of one host, sorted by their bytes.
-///
-/// Every prefix that matches a path is at or before the path in that order, and whatever stands between it and the path
-/// begins with it. So the search goes to the last prefix that is not after the path, and from there only through the
-/// prefixes that it begins with.
-#[derive(Clone)]
-struct PathTable<T> {
-    entries: Vec<Entry<T>>,
-}
-
-#[derive(Clone)]
-struct Entry<T> {
-    prefix: Box<str>,
-    // the longest other entry that this one begins with
-    parent: Option<usize>,
-    value: T,
-}
-
-impl<T> Entry<T> {
-    fn found<'r>(&'r self, host: HostPattern<'r>) -> Found<'r, T> {
-        Found { host, prefix: &self.prefix, value: &self.value }
-    }
-}
-
-impl<T> PathTable<T> {
-    fn new(paths: BTreeMap<String, T>) -> Self {
-        let mut entries: Vec<Entry<T>> = Vec::with_capacity(paths.len());
-        for (prefix, value) in paths {
-            // the entry before, or one that it begins with
-            let mut parent = entries.len().checked_sub(1);
-            while let Some(index) = parent
-                && !prefix.starts_with(&*entries[index].prefix)
-            {
-                parent = entries[index].parent;
-            }
-            entries.push(Entry { prefix: prefix.into(), parent, value });
-        }
-        Self { entries }
-    }
-
-    fn find<'r>(&'r self, path: &str, host: HostPattern<'r>) -> Option<Found<'r, T>> {
-        let after = self.entries.partition_point(|entry| *entry.prefix <= *path);
-        let mut candidate = after.checked_sub(1);
-        while let Some(index) = candidate {
-            let entry = &self.entries[index];
-            if covers(&entry.prefix, path) {
-                return Some(entry.found(host));
-            }
-            candidate = entry.parent;
-        }
-        None
-    }
-}
-
-/// Whether a path is at or below a prefix.
-fn covers(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
-}
-
-/// The path with `%XX` of unreserved characters (RFC 3986 section 2.3) decoded and all else as it is.
-fn decode_unreserved(path: &str) -> Cow<'_, str> {
-    let Some(first) = path.find('%') else { return Cow::Borrowed(path) };
-    let mut decoded = Vec::new();
-    let (mut done, mut at) = (0, first);
-    let bytes = path.as_bytes();
-    while let Some(offset) = bytes[at..].iter().position(|&b| b == b'%') {
-        at += offset;
-        match bytes.get(at + 1..at + 3).and_then(unreserved) {
-            Some(byte) => {
-                decoded.extend_from_slice(&bytes[done..at]);
-                decoded.push(byte);
-                at += 3;
-                done = at;
-            }
-            None => at += 1,
-        }
-    }
-    if done == 0 {
-        return Cow::Borrowed(path);
-    }
-    decoded.extend_from_slice(&bytes[done..]);
-    Cow::Owned(String::from_utf8(decoded).expect("ascii replaced whole ascii sequences of a str"))
-}
-
-fn unreserved(hex: &[u8]) -> Option<u8> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let byte = digit(hex[0])? << 4 | digit(hex[1])?;
-    (byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)).then_some(byte)
-}
-
-/// FNV-1a, 64 bits. Only configured hosts are in the maps, so nobody can fill a bucket by asking.
+/// FNV-1a, 64 bits. Only configured names are in the maps, so nobody can fill a bucket by asking.
+#[derive(Clone, Copy)]
 struct Fnv(u64);
 
 impl Default for Fnv {

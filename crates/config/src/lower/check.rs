@@ -164,33 +164,20 @@ pub(crate) fn routes(sink: &Sink, lines: &Lines<'_>, routes: &[Route], clusters:
         }
     }
 
-    let mut seen: HashMap<String, usize> = HashMap::new();
+    ambiguous(sink, lines, routes);
     for route in routes {
-        if route.matches {
-            let host = route.host.as_ref().map(|host| host.get_ref().as_str());
-            let path = route.path.as_ref().map_or("/", |path| path.get_ref());
-            match one_form(host, path) {
-                Ok(form) => match seen.entry(form) {
-                    Entry::Occupied(first) => {
-                        let wrong = Wrong::new(format!("two routes match the same, {}", escape(first.key())));
-                        sink.error(route.span.clone(), wrong.hint(first_on(lines, *first.get())));
-                    }
-                    Entry::Vacant(entry) => {
-                        entry.insert(route.span.start);
-                    }
-                },
-                Err(error) => sink.error(route.span.clone(), Wrong::new(escape(&error.to_string()))),
+        for cluster in &route.clusters {
+            if !names.contains_key(cluster.get_ref().as_str()) {
+                unknown_cluster(sink, cluster.span(), cluster.get_ref(), clusters);
             }
         }
-        if let Some(cluster) = &route.cluster
-            && !names.contains_key(cluster.get_ref().as_str())
-        {
-            unknown_cluster(sink, cluster.span(), cluster.get_ref(), clusters);
+        if let Some((at, own)) = &route.endpoint_host {
+            one_endpoint_each(sink, at, &route.clusters[..*own], clusters);
         }
     }
 
     let used: HashSet<_> =
-        routes.iter().filter_map(|route| Some(route.cluster.as_ref()?.get_ref())).collect();
+        routes.iter().flat_map(|route| &route.clusters).map(|cluster| cluster.get_ref()).collect();
     for cluster in clusters {
         let Some(name) = &cluster.name else { continue };
         if !used.contains(name.get_ref()) {
@@ -200,10 +187,48 @@ pub(crate) fn routes(sink: &Sink, lines: &Lines<'_>, routes: &[Route], clusters:
     }
 }
 
-/// Host and path as the router compares them.
-fn one_form(host: Option<&str>, path: &str) -> Result<String, RouteError> {
-    let router = Router::builder().route(host, path, ())?.build();
-    Ok(router.iter().map(|found| format!("{}{}", found.host, found.prefix)).collect())
+/// Routes that can't be, or of which nothing says which one goes first.
+fn ambiguous(sink: &Sink, lines: &Lines<'_>, routes: &[Route]) {
+    let mut builder = Router::<()>::builder();
+    let mut added = Vec::new();
+    for route in routes {
+        let Some(matches) = &route.matches else { continue };
+        match builder.add(matches.clone(), ()) {
+            Ok(()) => added.push(route.span.start),
+            Err(RouteError::Ambiguous { other, route: name, .. }) => {
+                let wrong = Wrong::new(format!("two routes match the same, {}", escape(&name)));
+                let first = first_on(lines, added[other]);
+                let hint = format!("{first}; where both are meant, give one of them a `priority`");
+                sink.error(route.span.clone(), wrong.hint(hint));
+            }
+            Err(error) => sink.error(route.span.clone(), Wrong::new(escape(&error.to_string()))),
+        }
+    }
+    if let Err(error) = builder.build()
+        && let Some(first) = routes.first()
+    {
+        sink.error(first.span.clone(), Wrong::new(escape(&error.to_string())));
+    }
+}
+
+/// `upstream_host = "endpoint"` needs clusters of one endpoint.
+fn one_endpoint_each(
+    sink: &Sink,
+    at: &std::ops::Range<usize>,
+    named: &[crate::reader::Spanned<String>],
+    clusters: &[Cluster],
+) {
+    let several = |name: &str| {
+        let plan = clusters.iter().filter_map(|cluster| cluster.plan.as_ref());
+        plan.into_iter().any(|plan| plan.name == name && plan.endpoints.len() > 1)
+    };
+    for name in named.iter().filter(|name| several(name.get_ref())) {
+        let wrong = Wrong::new(format!(
+            "`upstream_host` can not be \"endpoint\": the cluster \"{}\" has several",
+            escape(name.get_ref())
+        ));
+        sink.error(at.clone(), wrong.hint("name the host that they all answer for"));
+    }
 }
 
 fn unknown_cluster(sink: &Sink, span: std::ops::Range<usize>, name: &str, clusters: &[Cluster]) {

@@ -1,61 +1,74 @@
-//! `[[route]]`.
+//! `[[route]]`, and `[paths]` before all of them.
+
+mod changes;
+mod matches;
 
 use std::ops::Range;
 
-use http::StatusCode;
-use portcullis_edge::plan::{EarlyPlan, RouteAction, RoutePlan};
+use http::{HeaderValue, StatusCode, header};
+use portcullis_edge::{
+    plan::{EarlyPlan, RouteAction, RoutePlan, UpstreamHost},
+    proxy::{EncodedSlash, FieldEdits, PathRules, RouteMatch, rewrite::RedirectTarget},
+};
 use toml::de::DeValue;
 
 use crate::{
-    net::{final_status, host_pattern, path, redirect_status, redirect_target},
+    errors::escape,
+    net::{final_status, redirect_status, redirect_target},
     reader::{Read, Spanned, Table, Wrong},
-    values::{choice, text},
+    values::{boolean, choice, integer, text},
 };
 
 /// A route with what the checks point at.
 pub(crate) struct Route {
-    pub(crate) host: Option<Spanned<String>>,
-    pub(crate) path: Option<Spanned<String>>,
-    pub(crate) cluster: Option<Spanned<String>>,
+    /// Every cluster that it names.
+    pub(crate) clusters: Vec<Spanned<String>>,
     pub(crate) span: Range<usize>,
-    /// Whether host and path were read without an error.
-    pub(crate) matches: bool,
+    /// `None` when it was not read without an error.
+    pub(crate) matches: Option<RouteMatch>,
+    /// Where it asks for the endpoint's own name, with the number of its own clusters among those above.
+    pub(crate) endpoint_host: Option<(Range<usize>, usize)>,
     pub(crate) plan: Option<RoutePlan>,
 }
 
-/// The three actions, each by its key.
-const ACTIONS: &[&str] = &["cluster", "redirect", "respond"];
+/// The actions, each by its key.
+const ACTIONS: &[&str] = &["cluster", "clusters", "redirect", "respond"];
+
+/// What goes with forwarding alone.
+const FORWARDING: &[&str] = &[
+    "strip_prefix",
+    "replace_prefix",
+    "rewrite",
+    "upstream_host",
+    "mirror",
+    "set_request_headers",
+    "add_request_headers",
+    "remove_request_headers",
+];
 
 /// The most bytes of a fixed answer. It is held in memory once and goes out in one write.
 const LONGEST_ANSWER: usize = 64 << 10;
 
+pub(crate) fn paths(root: &mut Table<'_, '_>) -> PathRules {
+    let mut rules = PathRules::default();
+    let Some(mut table) = root.table("paths", "`[paths]`") else { return rules };
+    table.set("normalise", &mut rules.normalise, boolean);
+    table.set("merge_slashes", &mut rules.merge_slashes, boolean);
+    let slashes = [("keep", EncodedSlash::Keep), ("reject", EncodedSlash::Reject)];
+    table.set("encoded_slash", &mut rules.encoded_slash, choice(&slashes));
+    table.finish();
+    rules
+}
+
 pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
     let span = table.span();
-    let asked = ["host", "path"].map(|key| table.key_span(key).is_some());
-    let host = table.get("host", host_pattern);
-    let path = table.get("path", path);
-    let matches = asked == [host.is_some(), path.is_some()];
+    let matches = matches::read(&mut table);
+    let first = one_action(&mut table);
+    misplaced(&mut table, first);
 
-    let actions: Vec<_> = ACTIONS.iter().filter_map(|key| Some((*key, table.key_span(key)?))).collect();
-    match &actions[..] {
-        [] => {
-            let wrong = Wrong::new("the `[[route]]` does nothing").hint(
-                "add `cluster = \"app\"`, `redirect = \"https://example.com\"` or `respond = \"text\"`",
-            );
-            table.sink().absent(span.clone(), wrong);
-        }
-        [(first, _), rest @ ..] => {
-            for (key, at) in rest {
-                let wrong = Wrong::new(format!("`{key}` does not go with `{first}`"));
-                table.sink().error(at.clone(), wrong.hint("a route does one thing"));
-            }
-        }
-    }
-    let first = actions.first().map(|(key, _)| *key);
-    let cluster = table.get("cluster", |value| text(value).map(str::to_owned));
-    let redirect = table.get("redirect", redirect_target);
-    let respond = table.get("respond", answer);
-    let status = status(&mut table, first, respond.as_ref());
+    let mut clusters = Vec::new();
+    let action = action(&mut table, first, matches.as_ref(), &mut clusters);
+    let own = clusters.len();
     let mut early_data = EarlyPlan::default();
     let early = [
         ("by-method", EarlyPlan::ByMethod),
@@ -64,31 +77,138 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         ("refuse", EarlyPlan::Refuse),
     ];
     table.set("early_data", &mut early_data, choice(&early));
+    let rewrite = changes::rewrite(&mut table, matches.as_ref().map(|matches| &matches.path));
+    let host = table.get("upstream_host", changes::upstream_host);
+    let endpoint_host =
+        host.as_ref().filter(|host| *host.get_ref() == UpstreamHost::Endpoint).map(|host| (host.span(), own));
+    let request_fields = changes::edits(&mut table, &changes::REQUEST);
+    let response_fields = changes::edits(&mut table, &changes::RESPONSE);
+    let content_type = table.get("content_type", changes::field_value).map(Spanned::into_inner);
+    let mirror = changes::mirror(&mut table).map(|(cluster, mirror)| {
+        clusters.push(cluster);
+        mirror
+    });
     table.finish();
 
-    let action = match first {
-        Some("cluster") => {
-            cluster.as_ref().map(|name| RouteAction::Forward { cluster: name.get_ref().clone() })
+    let plan = matches.clone().zip(action).map(|(matches, action)| {
+        let mut plan = RoutePlan::matching(matches, action);
+        plan.early_data = early_data;
+        plan.rewrite = rewrite;
+        plan.upstream_host = host.map(Spanned::into_inner).unwrap_or_default();
+        plan.request_fields = request_fields;
+        plan.response_fields = with_content_type(response_fields, content_type);
+        plan.mirror = mirror;
+        plan
+    });
+    Route { clusters, span, matches, endpoint_host, plan }
+}
+
+fn with_content_type(edits: FieldEdits, content_type: Option<HeaderValue>) -> FieldEdits {
+    match content_type {
+        Some(value) => edits.clone().set(header::CONTENT_TYPE, value).unwrap_or(edits),
+        None => edits,
+    }
+}
+
+/// The key of the one thing that a route does.
+fn one_action(table: &mut Table<'_, '_>) -> Option<&'static str> {
+    let actions: Vec<_> = ACTIONS.iter().filter_map(|key| Some((*key, table.key_span(key)?))).collect();
+    match &actions[..] {
+        [] => {
+            let wrong = Wrong::new("the `[[route]]` does nothing").hint(
+                "add `cluster = \"app\"`, `redirect = \"https://example.com\"` or `respond = \"text\"`",
+            );
+            table.sink().absent(table.span(), wrong);
         }
-        Some("redirect") => redirect.map(|to| RouteAction::Redirect {
-            to: to.into_inner(),
-            status: status.unwrap_or(StatusCode::PERMANENT_REDIRECT),
-        }),
-        Some("respond") => respond.map(|body| RouteAction::Respond {
+        [(first, _), rest @ ..] => {
+            for (key, at) in rest {
+                let wrong = Wrong::new(format!("`{key}` does not go with `{first}`"));
+                table.sink().error(at.clone(), wrong.hint("a route does one thing"));
+            }
+        }
+    }
+    actions.first().map(|(key, _)| *key)
+}
+
+/// Keys that mean nothing with what the route does.
+fn misplaced(table: &mut Table<'_, '_>, action: Option<&str>) {
+    let forwards = matches!(action, Some("cluster" | "clusters"));
+    let wrong = |key: &str, with: &str| Wrong::new(format!("`{key}` goes only with {with}"));
+    if action.is_some() && !forwards {
+        for key in FORWARDING {
+            if let Some(at) = table.key_span(key) {
+                table.sink().error(at, wrong(key, "`cluster` and `clusters`"));
+            }
+        }
+    }
+    for (key, with) in [("content_type", "respond"), ("keep_query", "redirect")] {
+        if let Some(at) = table.key_span(key)
+            && action.is_some_and(|action| action != with)
+        {
+            table.sink().error(at, wrong(key, &format!("`{with}`")));
+        }
+    }
+}
+
+fn action(
+    table: &mut Table<'_, '_>,
+    first: Option<&str>,
+    matches: Option<&RouteMatch>,
+    clusters: &mut Vec<Spanned<String>>,
+) -> Option<RouteAction> {
+    let cluster = table.get("cluster", |value| text(value).map(str::to_owned));
+    let split = split(table, clusters);
+    let redirect = table.get("redirect", redirect_target);
+    let keep_query = table.get("keep_query", boolean).map(Spanned::into_inner);
+    let respond = table.get("respond", answer);
+    let status = status(table, first, respond.as_ref());
+    let action = match first? {
+        "cluster" => cluster.as_ref().map(|name| RouteAction::Forward { cluster: name.get_ref().clone() }),
+        "clusters" => split.map(|clusters| RouteAction::Split { clusters }),
+        "redirect" => {
+            let redirect = redirect?;
+            if let Some(matches) = matches
+                && let Err(error) = RedirectTarget::new(redirect.get_ref(), keep_query, &matches.path)
+            {
+                let wrong = Wrong::new(escape(&error.to_string())).hint(changes::hint(&error));
+                table.sink().error(redirect.span(), wrong);
+            }
+            let status = status.unwrap_or(StatusCode::PERMANENT_REDIRECT);
+            Some(RouteAction::Redirect { to: redirect.into_inner(), status, keep_query })
+        }
+        "respond" => respond.map(|body| RouteAction::Respond {
             status: status.unwrap_or(StatusCode::OK),
             body: body.into_inner(),
         }),
         _ => None,
     };
-    let plan = action.map(|action| {
-        let mut plan = RoutePlan::new(host.as_ref().map(|host| host.get_ref().as_str()), action);
-        plan.early_data = early_data;
-        match &path {
-            Some(path) => plan.with_path(path.get_ref()),
-            None => plan,
+    clusters.extend(cluster);
+    action
+}
+
+/// `clusters = [{ name = "a", weight = 9 }, …]`.
+fn split(table: &mut Table<'_, '_>, clusters: &mut Vec<Spanned<String>>) -> Option<Vec<(String, u32)>> {
+    const MOST: usize = 100;
+    let at = table.key_span("clusters");
+    let mut shares = Vec::new();
+    for mut share in table.tables("clusters", "`clusters`") {
+        let name = share.need("name", "\"app\"", |value| text(value).map(str::to_owned));
+        let mut weight = 1_u32;
+        share.set("weight", &mut weight, integer(0..=10_000));
+        share.finish();
+        if let Some(name) = name {
+            shares.push((name.get_ref().clone(), weight));
+            clusters.push(name);
         }
-    });
-    Route { host, path, cluster, span, matches, plan }
+    }
+    let at = at?;
+    if shares.len() > MOST || shares.iter().all(|(_, weight)| *weight == 0) {
+        let wrong =
+            Wrong::new(format!("`clusters` wants 1 to {MOST} clusters, one of them with a weight above 0"));
+        table.sink().error(at, wrong.hint("for example `[{ name = \"a\", weight = 9 }, { name = \"b\" }]`"));
+        return None;
+    }
+    Some(shares)
 }
 
 fn answer(value: &DeValue<'_>) -> Read<String> {
@@ -107,7 +227,7 @@ fn status(
 ) -> Option<StatusCode> {
     match action {
         Some("redirect") => table.get("status", redirect_status).map(Spanned::into_inner),
-        Some("cluster") => {
+        Some("cluster" | "clusters") => {
             if let Some(at) = table.key_span("status") {
                 let wrong = Wrong::new("`status` goes only with `redirect` and `respond`");
                 table.sink().error(at, wrong.hint("a cluster's endpoints choose the status"));

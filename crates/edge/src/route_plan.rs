@@ -1,0 +1,160 @@
+//! What a plan says of routes.
+
+use http::{HeaderValue, StatusCode, Uri};
+use portcullis_proxy::{FieldEdits, PathMatch, RouteMatch, mirror::MirrorOptions};
+
+/// One route.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RoutePlan {
+    /// What requests it is for.
+    pub matches: RouteMatch,
+    /// What to do with the request.
+    pub action: RouteAction,
+    /// What happens to a request in early data. Default [`EarlyPlan::ByMethod`]. Without a meaning where no listener accepts early data.
+    pub early_data: EarlyPlan,
+    /// What becomes of the target on its way to a cluster; `None` (the default) leaves it as it was routed.
+    pub rewrite: Option<RewritePlan>,
+    /// The `Host` that a cluster sees. `X-Forwarded-Host` keeps the client's. Default [`UpstreamHost::Keep`].
+    pub upstream_host: UpstreamHost,
+    /// Changes to the fields of the request, after all that the edge does to them by itself.
+    pub request_fields: FieldEdits,
+    /// Changes to the fields of the response, whoever made it.
+    pub response_fields: FieldEdits,
+    /// Sends copies of some requests to another cluster. Default `None`.
+    pub mirror: Option<MirrorPlan>,
+}
+
+/// What becomes of a target on its way to a cluster; see `portcullis_proxy::rewrite`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RewritePlan {
+    /// Puts another prefix in the place of one.
+    Prefix {
+        /// The prefix; `None` is the path of the route, which is a prefix then.
+        from: Option<String>,
+        /// What stands there instead; `/` takes it away.
+        to: String,
+    },
+    /// Puts a text with captures in the place of the path, and of the query if it has one.
+    Template(String),
+}
+
+/// The `Host` that a cluster sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UpstreamHost {
+    /// The client's.
+    #[default]
+    Keep,
+    /// The endpoint's own, as the cluster names it, without the port 80. The cluster must have one endpoint: which of several takes
+    /// a request is not known when it is made ready.
+    Endpoint,
+    /// This one.
+    Value(HeaderValue),
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MirrorPlan {
+    /// [`crate::plan::ClusterPlan::name`].
+    pub cluster: String,
+    /// How many, and how large.
+    pub options: MirrorOptions,
+}
+
+impl MirrorPlan {
+    /// Copies of every request, with the default bounds.
+    pub fn new(cluster: impl Into<String>) -> Self {
+        Self { cluster: cluster.into(), options: MirrorOptions::default() }
+    }
+}
+
+/// What a route does with a request that came in early data and may be a replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EarlyPlan {
+    /// GET, HEAD and OPTIONS go on at once, marked by `Early-Data: 1`; the rest is held until the handshake is complete.
+    #[default]
+    ByMethod,
+    /// Every request goes on at once: its handler must stand being called twice.
+    Serve,
+    /// Every request is held until the handshake is complete.
+    Hold,
+    /// Every request is answered 425, and the client comes again.
+    Refuse,
+}
+
+impl RoutePlan {
+    /// Every path of a host, or of every host.
+    pub fn new(host: Option<&str>, action: RouteAction) -> Self {
+        Self::matching(RouteMatch::new(host), action)
+    }
+
+    /// The requests that match.
+    pub fn matching(matches: RouteMatch, action: RouteAction) -> Self {
+        Self {
+            matches,
+            action,
+            early_data: EarlyPlan::default(),
+            rewrite: None,
+            upstream_host: UpstreamHost::default(),
+            request_fields: FieldEdits::default(),
+            response_fields: FieldEdits::default(),
+            mirror: None,
+        }
+    }
+
+    /// Narrows it to a path prefix, on segment borders: `/api` is `/api` and `/api/x`, not `/apix`.
+    #[must_use]
+    pub fn with_path(mut self, path: impl Into<String>) -> Self {
+        self.matches.path = PathMatch::Prefix(path.into());
+        self
+    }
+}
+
+/// What a route does.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RouteAction {
+    /// Forwards to the cluster of this name.
+    Forward {
+        /// [`crate::plan::ClusterPlan::name`].
+        cluster: String,
+    },
+    /// Forwards to several clusters, each with its share.
+    Split {
+        /// Names and weights. A weight of 0 gets nothing.
+        clusters: Vec<(String, u32)>,
+    },
+    /// Redirects to this URI, path and query appended when the URI has none. Its path may have captures of the route's path in
+    /// it, see `portcullis_proxy::rewrite`.
+    Redirect {
+        /// The target.
+        to: Uri,
+        /// 301, 302, 307 or 308.
+        status: StatusCode,
+        /// Whether the request's query is kept; `None` keeps it where the path is kept.
+        keep_query: Option<bool>,
+    },
+    /// Answers by itself.
+    Respond {
+        /// The status.
+        status: StatusCode,
+        /// The body, sent as `text/plain; charset=utf-8` where [`RoutePlan::response_fields`] say nothing else.
+        body: String,
+    },
+}
+
+impl RouteAction {
+    /// The clusters that requests may go to.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        let (one, several) = match self {
+            Self::Forward { cluster } => (Some(cluster.as_str()), [].as_slice()),
+            Self::Split { clusters } => (None, clusters.as_slice()),
+            _ => (None, [].as_slice()),
+        };
+        one.into_iter().chain(several.iter().map(|(name, _)| name.as_str()))
+    }
+}
