@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::{StatusCode, Uri};
 use ipnet::IpNet;
-use portcullis_edge::{listener::ListenAddr, plan::ListenOn};
+use portcullis_edge::{
+    listener::ListenAddr,
+    plan::{EndpointPlan, ListenOn},
+};
 use toml::de::DeValue;
 
 use crate::{
@@ -162,15 +165,45 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Where requests are sent: `host:port`.
-pub(crate) fn endpoint(value: &DeValue<'_>) -> Read<String> {
+/// Where requests are sent: `host:port` or `unix:/path`, and behind it what is special about it.
+pub(crate) fn endpoint(value: &DeValue<'_>) -> Read<EndpointPlan> {
     let text = word(value, "an endpoint", "127.0.0.1:3000")?;
+    let mut words = text.split_ascii_whitespace();
+    let address = words.next().unwrap_or_default();
+    endpoint_address(address)?;
+    let mut plan = EndpointPlan::from(address);
+    for word in words {
+        let wrong = || {
+            Wrong::new(format!("\"{}\" is nothing that an endpoint has", escape(word)))
+                .hint("`weight=1` to 1000, `priority=0` to 255, `zone=NAME`")
+        };
+        let (key, value) = word.split_once('=').ok_or_else(wrong)?;
+        match key {
+            "weight" => {
+                let weight = value.parse().ok().filter(|weight| (1..=1000).contains(weight));
+                plan.weight = weight.ok_or_else(wrong)?;
+            }
+            "priority" => plan.priority = value.parse().map_err(|_| wrong())?,
+            "zone" if (1..=64).contains(&value.len()) => plan.zone = Some(value.to_owned()),
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(plan)
+}
+
+fn endpoint_address(text: &str) -> Read<()> {
     let wrong = || not("an endpoint", text);
+    if let Some(path) = text.strip_prefix("unix:") {
+        if !path.starts_with('/') || path.len() >= 108 {
+            return Err(wrong().hint("an absolute path of at most 107 bytes: \"unix:/run/app.sock\""));
+        }
+        return Ok(());
+    }
     if let Some((scheme, rest)) = text.split_once("://") {
         let hint = if scheme.eq_ignore_ascii_case("http") {
             format!("leave the scheme out: \"{}\"", escape(rest.trim_end_matches('/')))
         } else {
-            "a host and a port; endpoints are spoken to in plain HTTP".to_owned()
+            "a host and a port; TLS is `tls = true` of the cluster".to_owned()
         };
         return Err(wrong().hint(hint));
     }
@@ -185,10 +218,9 @@ pub(crate) fn endpoint(value: &DeValue<'_>) -> Read<String> {
     }
     if let Some(inner) = host.strip_prefix('[') {
         let ip = inner.strip_suffix(']').and_then(|ip| ip.parse::<Ipv6Addr>().ok());
-        return ip.map(|_| text.to_owned()).ok_or_else(|| wrong().hint("in brackets stands an IPv6 address"));
+        return ip.map(|_| ()).ok_or_else(|| wrong().hint("in brackets stands an IPv6 address"));
     }
-    check_name(host).map_err(|hint| wrong().hint(hint))?;
-    Ok(text.to_owned())
+    check_name(host).map_err(|hint| wrong().hint(hint))
 }
 
 /// A path to begin with `/`, without query.
@@ -367,7 +399,7 @@ mod tests {
                 ("app.internal:80", Ok("app.internal:80")),
                 ("[::1]:3000", Ok("[::1]:3000")),
                 ("http://app:80/", Err("leave the scheme out: \"app:80\"")),
-                ("https://app:80", Err("plain HTTP")),
+                ("https://app:80", Err("TLS is")),
                 ("app", Err("add the port: \"app:3000\"")),
                 ("[::1]", Err("add the port: \"[::1]:3000\"")),
                 ("::1", Err("\"[::1]:3000\"")),
@@ -386,7 +418,7 @@ mod tests {
         #[test]
         fn what_is_an_endpoint_here_is_one_upstream(text in "(\\[[0-9a-f:]{0,6}\\]|[a-z0-9._-]{0,12})(:[0-9]{0,5})?") {
             if let Ok(found) = endpoint(&DeValue::String(text.into())) {
-                prop_assert!(found.parse::<portcullis_edge::upstream::Endpoint>().is_ok(), "{}", found);
+                prop_assert!(found.address.parse::<portcullis_edge::upstream::Endpoint>().is_ok(), "{found:?}");
             }
         }
     }

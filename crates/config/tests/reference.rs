@@ -34,6 +34,7 @@ cluster = "app"
 [[cluster]]
 name = "app"
 endpoints = ["app:80"]
+[cluster.health]
 [security_headers]
 [rate_limit]
 requests = 100

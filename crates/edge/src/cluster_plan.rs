@@ -1,11 +1,12 @@
 //! The plan of a cluster: where its endpoints are, how they are spoken to, and who watches over them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use portcullis_tls::{
     Versions,
     client::{ClientConfigError, Roots},
 };
+use portcullis_upstream::health::HealthOptions;
 use portcullis_upstream::{ClusterOptions, Endpoint, InvalidEndpoint, Protocol};
 
 /// A cluster of upstream endpoints.
@@ -20,7 +21,11 @@ pub struct ClusterPlan {
     pub tls: Option<UpstreamTlsPlan>,
     /// A header of the PROXY protocol before each connection, which is then for one client alone. Default `None`.
     pub proxy_header: Option<ProxyHeader>,
-    /// Protocol, timeouts, bounds, retries and failure handling.
+    /// Checks that the edge makes of them. Default `None`: only requests tell.
+    pub health: Option<HealthOptions>,
+    /// A cookie that keeps a session at its endpoint. Default `None`.
+    pub sticky: Option<StickyPlan>,
+    /// Protocol, timeouts, bounds, balancing, retries and failure handling.
     pub options: ClusterOptions,
 }
 
@@ -35,6 +40,8 @@ impl ClusterPlan {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             tls: None,
             proxy_header: None,
+            health: None,
+            sticky: None,
             options: ClusterOptions::default(),
         }
     }
@@ -90,6 +97,42 @@ impl EndpointPlan {
             .with_weight(self.weight)
             .with_priority(self.priority)
             .with_zone(self.zone.as_deref().map(Arc::from)))
+    }
+}
+
+/// A cookie that keeps a session at its endpoint. What it holds is sealed.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct StickyPlan {
+    /// Its name. Default `portcullis_sticky`.
+    pub name: Option<String>,
+    /// The key that seals it: the same one for all instances that share clients. Default `None`: a random one, so that a restart moves sessions.
+    pub key: Option<[u8; 32]>,
+    /// Whether clients send it over TLS alone. Default `false`.
+    pub secure: bool,
+    /// How long clients keep it. Default `None`: until they are closed.
+    pub max_age: Option<Duration>,
+}
+
+impl StickyPlan {
+    /// A cookie with the defaults.
+    pub fn new() -> Self {
+        Self { name: None, key: None, secure: false, max_age: None }
+    }
+}
+
+impl Default for StickyPlan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for StickyPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StickyPlan")
+            .field("name", &self.name)
+            .field("secure", &self.secure)
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use portcullis_proxy_protocol::Header;
 use portcullis_tls::client::{self, Connector as TlsConnector, ServerName, TlsStream};
+use portcullis_upstream::health::Check;
 use portcullis_upstream::{Address, ConnectError, Connector, Destination, Stream, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tower_service::Service;
@@ -35,9 +36,18 @@ struct Extra {
 impl ToEndpoint {
     /// Reads the files that the cluster's TLS names. Blocks.
     pub(crate) fn new(plan: &ClusterPlan) -> Result<Self, PlanFault> {
+        Self::with_alpn(plan, plan.alpn())
+    }
+
+    /// The same for checks, which speak what they speak.
+    pub(crate) fn for_checks(plan: &ClusterPlan, check: &Check) -> Result<Self, PlanFault> {
+        Self::with_alpn(plan, if matches!(check, Check::Grpc(_)) { &[b"h2"] } else { &[b"http/1.1"] })
+    }
+
+    fn with_alpn(plan: &ClusterPlan, alpn: &[&'static [u8]]) -> Result<Self, PlanFault> {
         let tls = match &plan.tls {
             None => None,
-            Some(tls) => Some(tls_of(plan, tls)?),
+            Some(tls) => Some(tls_of(plan, tls, alpn)?),
         };
         let connector = Connector::default().with_timeout(plan.options.connect_timeout);
         let extra = (tls.is_some() || plan.proxy_header.is_some())
@@ -69,12 +79,13 @@ impl ToEndpoint {
 fn tls_of(
     plan: &ClusterPlan,
     tls: &crate::plan::UpstreamTlsPlan,
+    alpn: &[&'static [u8]],
 ) -> Result<(TlsConnector, Option<ServerName<'static>>), PlanFault> {
     let fault = |source| PlanFault::UpstreamTls { cluster: plan.name.clone(), source };
     let mut options = client::ClientOptions::default()
         .with_roots(tls.roots.load().map_err(fault)?)
         .with_versions(tls.versions)
-        .with_alpn(plan.alpn().iter().copied());
+        .with_alpn(alpn.iter().copied());
     if let Some((chain, key)) = &tls.identity {
         options = options.with_identity_files(chain, key).map_err(fault)?;
     }

@@ -110,6 +110,22 @@ pub enum PlanFault {
         /// What is wrong with it.
         source: portcullis_upstream::InvalidEndpoint,
     },
+    /// Health checks that can not be.
+    #[error("the health checks of cluster `{cluster}` can not be made")]
+    Health {
+        /// The cluster.
+        cluster: String,
+        /// Why.
+        source: portcullis_upstream::health::InvalidHealthOptions,
+    },
+    /// A sticky cookie that can not be.
+    #[error("the sticky cookie of cluster `{cluster}` can not be made")]
+    Sticky {
+        /// The cluster.
+        cluster: String,
+        /// Why.
+        source: portcullis_upstream::StickyError,
+    },
     /// TLS towards a cluster that can not be.
     #[error("TLS to cluster `{cluster}` can not be set up")]
     UpstreamTls {

@@ -6,15 +6,19 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::access_log::UpstreamName;
 use portcullis_proxy::{ClientFault, Fault, InternalFault, Kind, UpstreamFault, UpstreamTunnel};
-use portcullis_upstream::{Client, ClientAddresses, EndpointName, Error, UpgradedSlot};
+use portcullis_upstream::{
+    Client, ClientAddresses, ClientIp, EndpointName, Error, HashKey, PreferEndpoint, StickyCookie,
+    UpgradedSlot,
+};
 use tower_service::Service;
 
 use crate::{
     Body,
+    clusters::ClusterPart,
     connect::{ToEndpoint, UpstreamIo},
 };
 
@@ -23,13 +27,53 @@ use crate::{
 pub(crate) struct ToCluster {
     /// One reference, and one that no other worker counts: it is cloned for every request.
     client: Arc<Client<ToEndpoint>>,
-    /// Whether connections are told whose request they carry.
-    per_client: bool,
+    extras: Extras,
+}
+
+/// What some clusters want to know of a request and others do not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extras {
+    /// Connections are told whose request they carry.
+    pub(crate) per_client: bool,
+    /// The client's address is hashed.
+    pub(crate) by_client: bool,
+    /// Sessions stay where they are.
+    pub(crate) sticky: Option<Arc<StickyCookie>>,
+}
+
+impl Extras {
+    pub(crate) fn of(part: &ClusterPart) -> Self {
+        let options = part.cluster.options();
+        Self {
+            per_client: options.connection_per_client,
+            by_client: options.balance.hash_on.contains(&HashKey::ClientIp),
+            sticky: part.sticky.clone(),
+        }
+    }
+
+    /// Puts it among the extensions. Gives back the endpoint that the session's cookie names.
+    fn add(&self, request: &mut Request<Body>) -> Option<u64> {
+        if self.per_client
+            && let Some(info) = request.extensions().get::<Arc<ConnInfo>>()
+        {
+            let addresses = ClientAddresses { peer: info.peer, local: info.local };
+            request.extensions_mut().insert(addresses);
+        }
+        if self.by_client
+            && let Some(client) = request.extensions().get::<portcullis_middleware::ClientIp>()
+        {
+            let client = ClientIp(client.0);
+            request.extensions_mut().insert(client);
+        }
+        let identity = self.sticky.as_ref()?.read(request.headers())?;
+        request.extensions_mut().insert(PreferEndpoint(identity));
+        Some(identity)
+    }
 }
 
 impl ToCluster {
-    pub(crate) fn new(client: Client<ToEndpoint>, per_client: bool) -> Self {
-        Self { client: Arc::new(client), per_client }
+    pub(crate) fn new(client: Client<ToEndpoint>, extras: Extras) -> Self {
+        Self { client: Arc::new(client), extras }
     }
 }
 
@@ -44,12 +88,8 @@ impl Service<Request<Body>> for ToCluster {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let client = Arc::clone(&self.client);
-        if self.per_client
-            && let Some(info) = request.extensions().get::<Arc<ConnInfo>>()
-        {
-            let addresses = ClientAddresses { peer: info.peer, local: info.local };
-            request.extensions_mut().insert(addresses);
-        }
+        let at = self.extras.add(&mut request);
+        let sticky = self.extras.sticky.clone();
         Box::pin(async move {
             let response = client.send(request).await.map_err(to_fault)?;
             let (mut parts, body) = response.into_parts();
@@ -60,6 +100,12 @@ impl Service<Request<Body>> for ToCluster {
                 parts.extensions.insert(UpstreamTunnel::new(stream));
             }
             if let Some(EndpointName(name)) = parts.extensions.remove::<EndpointName>() {
+                if let Some(sticky) = sticky
+                    && at != Some(StickyCookie::identity(&name))
+                    && let Some(cookie) = sticky.write(&name)
+                {
+                    parts.headers.append(header::SET_COOKIE, cookie);
+                }
                 parts.extensions.insert(UpstreamName(name));
             }
             Ok(Response::from_parts(parts, Body::from(body)))

@@ -311,12 +311,26 @@ impl Telemetry {
 
     fn bind_clusters(&self, shared: &Shared) -> Result<(), MetricError> {
         type Read = fn(&portcullis_upstream::ClusterStats) -> u64;
-        let counters: [(&str, &str, Read); 3] = [
+        let counters: [(&str, &str, Read); 7] = [
             ("portcullis_upstream_requests_total", "Requests sent to a cluster", |stats| stats.requests),
             ("portcullis_upstream_retries_total", "Attempts beyond the first", |stats| stats.retries),
             ("portcullis_upstream_errors_total", "Requests to a cluster that ended in an error", |stats| {
                 stats.errors
             }),
+            ("portcullis_upstream_hedges_total", "Attempts beside a slow one", |stats| stats.hedges),
+            (
+                "portcullis_upstream_overloads_total",
+                "Requests that a limit of their cluster ended",
+                |stats| stats.overloads,
+            ),
+            ("portcullis_upstream_ejections_total", "Endpoints left alone for their failures", |stats| {
+                stats.ejections
+            }),
+            (
+                "portcullis_upstream_panics_total",
+                "Picks among all endpoints since too few were available",
+                |stats| stats.panics,
+            ),
         ];
         for (name, help, read) in counters {
             let clusters: Vec<_> = shared.clusters.values().map(|part| part.cluster.clone()).collect();

@@ -23,7 +23,7 @@ use crate::{
     connect::ToEndpoint,
     dispatch::{Action, Routes, Target},
     edge::Shared,
-    forward::ToCluster,
+    forward::{Extras, ToCluster},
     plan::{ClusterPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan, UpstreamHost},
     to_route::{Changes, ToRoute},
 };
@@ -105,15 +105,16 @@ pub(crate) fn mirrors(plan: &Plan) -> HashMap<usize, Mirror> {
 pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
     let mut clusters = HashMap::new();
     for (name, part) in &shared.clusters {
-        let client =
-            part.cluster.client_with(part.connector.clone()).with_endpoint_names(shared.log_sink.is_some());
+        let client = part
+            .cluster
+            .client_with(part.connector.clone())
+            .with_endpoint_names(shared.log_sink.is_some() || part.sticky.is_some());
         tokio::spawn({
             let client = client.clone();
             async move { client.maintain().await }
         });
         tokio::spawn(make_room(shared.limits.clone(), client.clone()));
-        let per_client = part.cluster.options().connection_per_client;
-        clusters.insert(name.as_str(), ToCluster::new(client, per_client));
+        clusters.insert(name.as_str(), ToCluster::new(client, Extras::of(part)));
     }
     let options = ProxyOptions::new(shared.tunnels.clone()).with_trust(Arc::clone(&shared.trust));
     let plain = |(name, cluster): (&&'_ str, &ToCluster)| {

@@ -170,6 +170,9 @@ async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
     if share.index == 0 {
         Tls::follow(&shared, &mut serving);
         tidy(&shared, &mut serving);
+        for part in shared.clusters.values() {
+            part.watch(&shared.stop, &mut serving)?;
+        }
     }
     let deadline = async {
         shared.stop.cancelled().await;
