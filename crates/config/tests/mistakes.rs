@@ -167,28 +167,8 @@ fn one_mistake_is_one_error_in_tables() {
 }
 
 #[test]
-fn one_mistake_is_one_error_in_lists_of_tables() {
+fn one_mistake_of_a_cluster_is_one_error() {
     one_error_each(&[
-        ("[[certificate]]", 1, 1, "has no source", "self_signed"),
-        ("[[certificate]]\ncert = \"a.pem\"", 1, 1, "`key` is missing", "privkey.pem"),
-        ("[[certificate]]\nkey = \"a.pem\"", 1, 1, "`cert` is missing", "fullchain.pem"),
-        ("[[certificate]]\ndirectory = \"a\"\nkey = \"a.pem\"", 3, 1, "`key` goes only with `cert`", ""),
-        (
-            "[[certificate]]\ndirectory = \"a\"\nself_signed = [\"a\"]",
-            3,
-            1,
-            "does not go with `directory`",
-            "own",
-        ),
-        ("[[certificate]]\ndirectory = \"\"", 2, 13, "is an empty path", ""),
-        (
-            "[[cluster]]\nname = \"app\"\nendpoints = [\"b:1\"]",
-            8,
-            8,
-            "two clusters are called \"app\"",
-            "line 1",
-        ),
-        ("[[cluster]]\nname = \"a b\"\nendpoints = [\"b:1\"]", 2, 8, "wants a name", "1 to 64"),
         (
             "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1 weight=0\"]",
             3,
@@ -231,6 +211,12 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "go together",
             "",
         ),
+    ]);
+}
+
+#[test]
+fn one_mistake_of_balancing_retrying_or_checking_is_one_error() {
+    one_error_each(&[
         (
             "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nbalance = \"maglev\"",
             4,
@@ -294,6 +280,32 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "HEAD has no body",
             "",
         ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_lists_of_tables() {
+    one_error_each(&[
+        ("[[certificate]]", 1, 1, "has no source", "self_signed"),
+        ("[[certificate]]\ncert = \"a.pem\"", 1, 1, "`key` is missing", "privkey.pem"),
+        ("[[certificate]]\nkey = \"a.pem\"", 1, 1, "`cert` is missing", "fullchain.pem"),
+        ("[[certificate]]\ndirectory = \"a\"\nkey = \"a.pem\"", 3, 1, "`key` goes only with `cert`", ""),
+        (
+            "[[certificate]]\ndirectory = \"a\"\nself_signed = [\"a\"]",
+            3,
+            1,
+            "does not go with `directory`",
+            "own",
+        ),
+        ("[[certificate]]\ndirectory = \"\"", 2, 13, "is an empty path", ""),
+        (
+            "[[cluster]]\nname = \"app\"\nendpoints = [\"b:1\"]",
+            8,
+            8,
+            "two clusters are called \"app\"",
+            "line 1",
+        ),
+        ("[[cluster]]\nname = \"a b\"\nendpoints = [\"b:1\"]", 2, 8, "wants a name", "1 to 64"),
         ("[[cluster]]\nname = \"b\"", 1, 1, "`endpoints` is missing", "add `endpoints"),
         ("[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", \"b:1\"]", 3, 21, "listed twice", "remove"),
         (

@@ -115,6 +115,7 @@ fn the_reference_names_every_key_and_no_other() {
         match *section {
             "[listener.tls]" => told.push("host"),
             "[acme]" => told.push("on_demand"),
+            "[[cluster]]" => told.push("health"),
             _ => {}
         }
         known.sort();
@@ -141,6 +142,9 @@ fn the_full_example_shows_every_key() {
         };
         // what does not go with the rest stands in comments
         let (part, key) = match section {
+            "[cluster.health]" if ["send", "expect", "service"].contains(&key) => {
+                (part.as_str(), format!("# {key}"))
+            }
             "[acme.on_demand]" => (FULL.split_once("\n# [acme.on_demand]").unwrap().1, format!("# {key}")),
             _ => (part.as_str(), key.to_owned()),
         };
@@ -169,6 +173,12 @@ fn the_defaults_of_the_reference_are_those_of_the_code() {
                 text.replacen("[listener.tls]\n", "[listener.tls]\nresumption = \"zero-rtt\"\n", 1)
             };
             (text, without) = (zero(&text), zero(&without));
+        }
+        for (prefix, needs) in [("tls_", "tls = true"), ("sticky_", "sticky_cookie = \"at\"")] {
+            if section == "[[cluster]]" && key.starts_with(prefix) && key != "tls_timeout" {
+                let more = |text: &str| text.replacen("[[cluster]]\n", &format!("[[cluster]]\n{needs}\n"), 1);
+                (text, without) = (more(&text), more(&without));
+            }
         }
         if key.starts_with("dns_") {
             let by_dns = |text: &str| {
