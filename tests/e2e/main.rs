@@ -22,6 +22,7 @@ mod layers;
 mod listeners;
 mod nginx;
 mod proxy;
+mod raw_http1;
 mod smuggling;
 mod tls;
 mod torture;
