@@ -23,6 +23,7 @@ mod listeners;
 mod nginx;
 mod proxy;
 mod raw_http1;
+mod raw_http2;
 mod smuggling;
 mod tls;
 mod torture;

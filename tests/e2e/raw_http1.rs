@@ -107,7 +107,7 @@ fn check(cases: Vec<Case>) {
 
 /// What the origin got, once nothing more comes: a client may be told of a refusal before the origin has read what had
 /// gone on until then.
-async fn settled(origin: &RawOrigin) -> Vec<Vec<u8>> {
+pub(crate) async fn settled(origin: &RawOrigin) -> Vec<Vec<u8>> {
     let mut before = origin.received();
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -120,7 +120,7 @@ async fn settled(origin: &RawOrigin) -> Vec<Vec<u8>> {
 }
 
 /// What each connection got since.
-fn news(before: &[Vec<u8>], after: &[Vec<u8>]) -> Vec<Vec<u8>> {
+pub(crate) fn news(before: &[Vec<u8>], after: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let seen = |at: usize| before.get(at).map_or(0, Vec::len);
     let new = after.iter().enumerate().map(|(at, got)| got[seen(at)..].to_vec());
     new.filter(|got| !got.is_empty()).collect()
