@@ -9,6 +9,7 @@
 mod support;
 
 mod acme;
+mod answers;
 mod bodies;
 mod bounds;
 mod certificates;

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri};
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::redirect::RedirectToHttps;
-use portcullis_proxy::{Fault, ReverseProxy, Router, host};
+use portcullis_proxy::{AnswerOptions, Asker, Fault, ReverseProxy, Router, host};
 use tower_service::Service;
 use tracing::{debug, warn};
 
@@ -38,6 +38,8 @@ pub(crate) enum Target {
 pub(crate) struct Dispatch {
     pub(crate) routes: Arc<Router<Target>>,
     pub(crate) insecure: Insecure,
+    /// How faults are told.
+    pub(crate) errors: Arc<AnswerOptions>,
 }
 
 impl Service<Request<Body>> for Dispatch {
@@ -59,9 +61,9 @@ impl Service<Request<Body>> for Dispatch {
         let response = match self.routes.find(host, request.uri().path()) {
             None => respond(StatusCode::NOT_FOUND),
             Some(Target::Forward(proxy)) => {
-                let version = request.version();
+                let (asker, errors) = (Asker::of(&request), Arc::clone(&self.errors));
                 // a route's proxy is always ready; its clone is a few references
-                return DispatchFuture::Forward { future: proxy.clone().call(request), version };
+                return DispatchFuture::Forward { future: proxy.clone().call(request), asker, errors };
             }
             Some(Target::Redirect { to, status }) => redirect(to, *status, request.uri()),
             Some(Target::Respond { status, body }) => {
@@ -96,7 +98,11 @@ pin_project_lite::pin_project! {
     #[project = DispatchProj]
     pub(crate) enum DispatchFuture {
         Ready { response: Option<Response<Body>> },
-        Forward { #[pin] future: <ReverseProxy<ToCluster> as Service<Request<Body>>>::Future, version: http::Version },
+        Forward {
+            #[pin] future: <ReverseProxy<ToCluster> as Service<Request<Body>>>::Future,
+            asker: Asker,
+            errors: Arc<AnswerOptions>,
+        },
     }
 }
 
@@ -110,21 +116,22 @@ impl Future for DispatchFuture {
                 // it was ready before: nobody may ask again
                 None => Poll::Pending,
             },
-            DispatchProj::Forward { future, version } => {
-                future.poll(cx).map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, *version))))
+            DispatchProj::Forward { future, asker, errors } => {
+                future.poll(cx).map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors))))
             }
         }
     }
 }
 
-/// The fault in the log, with its causes; its status and no more to the client.
-fn answer(fault: &Fault, version: http::Version) -> Response<Body> {
-    let status = fault.status();
+/// The fault in the log, with its causes and the request's id; its status and the id, and no more, to the client.
+fn answer(fault: &Fault, asker: &Asker, errors: &AnswerOptions) -> Response<Body> {
+    let (status, reason, id) = (fault.log_status(), fault.reason(), asker.request_id());
+    let request = id.to_str().unwrap_or_default();
     let cause = Causes(std::error::Error::source(fault));
-    if status.is_server_error() {
-        warn!(status = status.as_u16(), %fault, %cause, "request failed");
+    if fault.status().is_server_error() {
+        warn!(status, reason, request, %fault, %cause, "request failed");
     } else {
-        debug!(status = status.as_u16(), %fault, %cause, "request refused");
+        debug!(status, reason, request, %fault, %cause, "request refused");
     }
-    fault.respond(version).map(Body::new)
+    fault.answer(asker, &id, errors).map(Body::new)
 }

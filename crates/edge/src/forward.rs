@@ -63,7 +63,8 @@ fn to_fault(error: Error) -> Fault {
         Error::Overloaded { .. } => Kind::Upstream(UpstreamFault::Overloaded),
         Error::Connect { .. } => Kind::Upstream(UpstreamFault::ConnectFailed),
         Error::ConnectTimeout { .. } => Kind::Upstream(UpstreamFault::ConnectTimeout),
-        Error::ResponseTimeout { .. } | Error::ReadTimeout { .. } | Error::WriteTimeout { .. } => {
+        Error::ReadTimeout { .. } => Kind::Upstream(UpstreamFault::ReadTimeout),
+        Error::ResponseTimeout { .. } | Error::WriteTimeout { .. } => {
             Kind::Upstream(UpstreamFault::ResponseTimeout)
         }
         Error::Closed { .. } => Kind::Upstream(UpstreamFault::Closed),
