@@ -150,7 +150,7 @@ fn old_clients() {
         // RFC 9112 section 9.3: an old client may ask to stay
         let kept =
             raw::send(edge.http(), "GET /3 HTTP/1.0\r\nHost: a.test\r\nConnection: keep-alive\r\n\r\n").await;
-        assert_eq!(kept.statuses().len() + kept.text.matches("HTTP/1.0 200").count(), 1, "{kept:?}");
+        assert_eq!(kept.statuses(), [200], "{kept:?}");
     });
 }
 

@@ -9,6 +9,7 @@
 mod support;
 
 mod acme;
+mod answers;
 mod bodies;
 mod bounds;
 mod certificates;
@@ -22,6 +23,8 @@ mod layers;
 mod listeners;
 mod nginx;
 mod proxy;
+mod raw_http1;
+mod raw_http2;
 mod routes;
 mod smuggling;
 mod tls;

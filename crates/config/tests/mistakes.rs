@@ -125,6 +125,7 @@ fn one_mistake_is_one_error_in_tables() {
         ("[access_log]\noutput = \"stdot\"", 2, 10, "found \"stdot\"", "slash"),
         ("[forwarded]\ntrusted = \"10.0.0.0/8\"", 2, 11, "wants a list", "trusted = [\"10.0.0.0/8\"]"),
         ("[forwarded]", 1, 1, "`trusted` is missing", "add `trusted = [\"10.0.0.0/8\"]`"),
+        ("[errors]\nformat = \"jsn\"", 2, 10, "found \"jsn\"", "did you mean \"json\"?"),
         ("[rate_limit]\nper = \"1s\"", 1, 1, "`requests` is missing", "add `requests = 100`"),
         ("[rate_limit]\nrequests = 0", 2, 12, "must be from 1 to 1000000, found 0", ""),
         ("[filter]\ndeny = [\".git\"]", 2, 9, "`deny[0]` wants a path", "\"/.git\""),

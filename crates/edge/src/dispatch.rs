@@ -12,7 +12,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri}
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::redirect::RedirectToHttps;
 use portcullis_proxy::{
-    Asked, Fault, FieldEdits, Lookup, ReverseProxy, Router, rewrite::RedirectTarget, split::Split,
+    AnswerOptions, Asked, Asker, ClientFault, Fault, FieldEdits, Lookup, ReverseProxy, Router,
+    rewrite::RedirectTarget, split::Split,
 };
 use tower_service::Service;
 use tracing::{debug, warn};
@@ -60,6 +61,8 @@ pub(crate) enum Action {
 pub(crate) struct Dispatch {
     pub(crate) routes: Arc<Routes>,
     pub(crate) insecure: Insecure,
+    /// How faults are told.
+    pub(crate) errors: Arc<AnswerOptions>,
 }
 
 impl Service<Request<Body>> for Dispatch {
@@ -85,7 +88,8 @@ impl Service<Request<Body>> for Dispatch {
         let target = match self.routes.router.lookup(&asked) {
             Lookup::Found(found) => self.routes.targets.get(found.number),
             Lookup::MethodNotAllowed(methods) => {
-                return DispatchFuture::Ready { response: Some(not_allowed(&methods)) };
+                let response = self.refuse(&request, ClientFault::MethodNotAllowed);
+                return DispatchFuture::Ready { response: Some(allowing(response, &methods)) };
             }
             _ => None,
         };
@@ -99,11 +103,20 @@ impl Service<Request<Body>> for Dispatch {
                 }
                 return DispatchFuture::Ready { response: Some(response) };
             }
-            None => return DispatchFuture::Ready { response: Some(respond(StatusCode::NOT_FOUND)) },
+            None => {
+                let response = self.refuse(&request, ClientFault::NotFound);
+                return DispatchFuture::Ready { response: Some(response) };
+            }
         };
-        let version = request.version();
+        let (asker, errors) = (Asker::of(&request), Arc::clone(&self.errors));
         // a route's proxy is always ready; its clone is a few references
-        DispatchFuture::Forward { future: proxy.clone().call(request), version }
+        DispatchFuture::Forward { future: proxy.clone().call(request), asker, errors }
+    }
+}
+
+impl Dispatch {
+    fn refuse(&self, request: &Request<Body>, fault: ClientFault) -> Response<Body> {
+        answer(&Fault::client(fault), &Asker::of(request), &self.errors)
     }
 }
 
@@ -133,8 +146,7 @@ impl Action {
 }
 
 /// RFC 9110 section 15.5.6: with the methods that would do.
-fn not_allowed(methods: &[Method]) -> Response<Body> {
-    let mut response = respond(StatusCode::METHOD_NOT_ALLOWED);
+fn allowing(mut response: Response<Body>, methods: &[Method]) -> Response<Body> {
     let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
     if let Ok(allow) = HeaderValue::try_from(methods.join(", ")) {
         response.headers_mut().insert(header::ALLOW, allow);
@@ -147,7 +159,11 @@ pin_project_lite::pin_project! {
     #[project = DispatchProj]
     pub(crate) enum DispatchFuture {
         Ready { response: Option<Response<Body>> },
-        Forward { #[pin] future: <ReverseProxy<ToRoute> as Service<Request<Body>>>::Future, version: http::Version },
+        Forward {
+            #[pin] future: <ReverseProxy<ToRoute> as Service<Request<Body>>>::Future,
+            asker: Asker,
+            errors: Arc<AnswerOptions>,
+        },
     }
 }
 
@@ -161,21 +177,22 @@ impl Future for DispatchFuture {
                 // it was ready before: nobody may ask again
                 None => Poll::Pending,
             },
-            DispatchProj::Forward { future, version } => {
-                future.poll(cx).map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, *version))))
+            DispatchProj::Forward { future, asker, errors } => {
+                future.poll(cx).map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors))))
             }
         }
     }
 }
 
-/// The fault in the log, with its causes; its status and no more to the client.
-fn answer(fault: &Fault, version: http::Version) -> Response<Body> {
-    let status = fault.status();
+/// The fault in the log, with its causes and the request's id; its status and the id, and no more, to the client.
+fn answer(fault: &Fault, asker: &Asker, errors: &AnswerOptions) -> Response<Body> {
+    let (status, reason, id) = (fault.log_status(), fault.reason(), asker.request_id());
+    let request = id.to_str().unwrap_or_default();
     let cause = Causes(std::error::Error::source(fault));
-    if status.is_server_error() {
-        warn!(status = status.as_u16(), %fault, %cause, "request failed");
+    if fault.status().is_server_error() {
+        warn!(status, reason, request, %fault, %cause, "request failed");
     } else {
-        debug!(status = status.as_u16(), %fault, %cause, "request refused");
+        debug!(status, reason, request, %fault, %cause, "request refused");
     }
-    fault.respond(version).map(Body::new)
+    fault.answer(asker, &id, errors).map(Body::new)
 }

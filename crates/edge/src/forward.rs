@@ -117,17 +117,18 @@ impl Service<Request<Body>> for ToCluster {
 fn to_fault(error: Error) -> Fault {
     let kind = match &error {
         Error::NoEndpoint => Kind::Upstream(UpstreamFault::NoEndpoint),
-        Error::Overloaded { .. } | Error::QueueTimeout { .. } => Kind::Upstream(UpstreamFault::Overloaded),
-        Error::Resolve { .. } | Error::Connect { .. } | Error::Tls { .. } => {
-            Kind::Upstream(UpstreamFault::ConnectFailed)
+        Error::QueueTimeout { .. } => Kind::Upstream(UpstreamFault::QueueTimeout),
+        Error::Overloaded { .. } => Kind::Upstream(UpstreamFault::Overloaded),
+        Error::Resolve { .. } => Kind::Upstream(UpstreamFault::Dns),
+        Error::Tls { .. } => Kind::Upstream(UpstreamFault::TlsFailed),
+        Error::TlsTimeout { .. } => Kind::Upstream(UpstreamFault::TlsTimeout),
+        Error::Connect { .. } => Kind::Upstream(UpstreamFault::ConnectFailed),
+        Error::ConnectTimeout { .. } => Kind::Upstream(UpstreamFault::ConnectTimeout),
+        Error::ReadTimeout { .. } => Kind::Upstream(UpstreamFault::ReadTimeout),
+        Error::TotalTimeout => Kind::Upstream(UpstreamFault::TotalTimeout),
+        Error::ResponseTimeout { .. } | Error::WriteTimeout { .. } => {
+            Kind::Upstream(UpstreamFault::ResponseTimeout)
         }
-        Error::ConnectTimeout { .. } | Error::TlsTimeout { .. } => {
-            Kind::Upstream(UpstreamFault::ConnectTimeout)
-        }
-        Error::ResponseTimeout { .. }
-        | Error::ReadTimeout { .. }
-        | Error::WriteTimeout { .. }
-        | Error::TotalTimeout => Kind::Upstream(UpstreamFault::ResponseTimeout),
         Error::Closed { .. } | Error::Reset { .. } => Kind::Upstream(UpstreamFault::Closed),
         Error::Protocol { .. } | Error::NoExtendedConnect { .. } => Kind::Upstream(UpstreamFault::Protocol),
         Error::RequestTimeout => Kind::Client(ClientFault::Timeout),

@@ -56,6 +56,8 @@ pub struct Plan {
     pub access_log: AccessLogPlan,
     /// Peers whose `X-Forwarded-*` and `Forwarded` fields are believed. Default empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+    /// How a request that could not be forwarded is answered. Default: text, JSON or HTML by its `Accept`.
+    pub errors: portcullis_proxy::AnswerOptions,
     /// Limits over all listeners.
     pub limits: Limits,
     /// How long a drain may take before what is left is aborted. Default 10 s.
@@ -91,6 +93,7 @@ impl Default for Plan {
             admin: None,
             access_log: AccessLogPlan::Off,
             trusted_proxies: Vec::new(),
+            errors: portcullis_proxy::AnswerOptions::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,

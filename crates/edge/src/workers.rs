@@ -305,7 +305,11 @@ fn service(shared: &Shared, at: usize, routes: &Arc<Routes>, plan: &ListenerPlan
         cache: shared.cache.clone(),
         layers: shared.layers.clone(),
     };
-    order.around(Dispatch { routes: Arc::clone(routes), insecure })
+    order.around(Dispatch {
+        routes: Arc::clone(routes),
+        insecure,
+        errors: Arc::new(shared.plan.errors.clone()),
+    })
 }
 
 fn serve_admin(

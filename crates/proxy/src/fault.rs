@@ -6,6 +6,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, Version, header};
 use http_body_util::Full;
 
+mod answer;
+
+pub use answer::{AnswerOptions, Asker, Format, ProxyName};
+
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Why a request got no answer from the upstream. Its `Display` names the fault for the log, its `source` the cause;
@@ -82,6 +86,20 @@ pub enum UpstreamFault {
     NoEndpoint,
     /// All endpoints are at their limits: 503.
     Overloaded,
+    /// The endpoint's name could not be resolved: 502.
+    Dns,
+    /// The TLS handshake with the upstream failed: 502.
+    TlsFailed,
+    /// The TLS handshake with the upstream was not complete in time: 504.
+    TlsTimeout,
+    /// The answer paused for too long between two bytes: 504.
+    ReadTimeout,
+    /// The whole exchange took longer than it may: 504.
+    TotalTimeout,
+    /// No connection or place became free while the request was queued: 503.
+    QueueTimeout,
+    /// The upstream failed too often of late and is not asked for now: 503.
+    CircuitOpen,
 }
 
 /// What this edge did.
@@ -129,11 +147,11 @@ impl Fault {
 
     /// Whether something took too long, at either end.
     pub fn is_timeout(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::Client(ClientFault::Timeout)
-                | Kind::Upstream(UpstreamFault::ConnectTimeout | UpstreamFault::ResponseTimeout)
-        )
+        match self.kind {
+            Kind::Client(fault) => fault == ClientFault::Timeout,
+            Kind::Upstream(fault) => fault.is_timeout() || fault == UpstreamFault::QueueTimeout,
+            Kind::Internal(_) => false,
+        }
     }
 
     /// Whether an HTTP/1 connection must be closed after the answer: what follows on it can't be told apart from the
@@ -173,11 +191,13 @@ impl Fault {
                 ClientFault::HopsSpent => StatusCode::OK,
             },
             Kind::Upstream(fault) => match fault {
-                UpstreamFault::ConnectFailed | UpstreamFault::Closed | UpstreamFault::Protocol => {
-                    StatusCode::BAD_GATEWAY
-                }
-                UpstreamFault::ConnectTimeout | UpstreamFault::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
-                UpstreamFault::NoEndpoint | UpstreamFault::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+                UpstreamFault::ConnectFailed
+                | UpstreamFault::Dns
+                | UpstreamFault::TlsFailed
+                | UpstreamFault::Closed
+                | UpstreamFault::Protocol => StatusCode::BAD_GATEWAY,
+                fault if fault.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
             },
             Kind::Internal(InternalFault::Failed) => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Internal(InternalFault::TunnelsFull) => StatusCode::SERVICE_UNAVAILABLE,
@@ -248,6 +268,18 @@ impl ClientFault {
 }
 
 impl UpstreamFault {
+    /// Whether the upstream itself took too long.
+    fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout
+                | Self::TlsTimeout
+                | Self::ResponseTimeout
+                | Self::ReadTimeout
+                | Self::TotalTimeout
+        )
+    }
+
     fn reason(self) -> &'static str {
         match self {
             Self::ConnectFailed => "connect_failed",
@@ -257,6 +289,13 @@ impl UpstreamFault {
             Self::Protocol => "upstream_protocol",
             Self::NoEndpoint => "no_endpoint",
             Self::Overloaded => "overloaded",
+            Self::Dns => "dns",
+            Self::TlsFailed => "upstream_tls_failed",
+            Self::TlsTimeout => "upstream_tls_timeout",
+            Self::ReadTimeout => "read_timeout",
+            Self::TotalTimeout => "total_timeout",
+            Self::QueueTimeout => "queue_timeout",
+            Self::CircuitOpen => "circuit_open",
         }
     }
 }
@@ -288,6 +327,13 @@ impl fmt::Display for Kind {
                 UpstreamFault::Protocol => "the upstream's answer breaks the protocol",
                 UpstreamFault::NoEndpoint => "no upstream endpoint is available",
                 UpstreamFault::Overloaded => "the upstream is at its limits",
+                UpstreamFault::Dns => "the upstream's name could not be resolved",
+                UpstreamFault::TlsFailed => "the upstream's tls handshake failed",
+                UpstreamFault::TlsTimeout => "the upstream's tls handshake took too long",
+                UpstreamFault::ReadTimeout => "the upstream paused for too long inside its answer",
+                UpstreamFault::TotalTimeout => "the exchange with the upstream took too long",
+                UpstreamFault::QueueTimeout => "no place at the upstream became free in time",
+                UpstreamFault::CircuitOpen => "the upstream is not asked for now",
             },
             Self::Internal(InternalFault::Failed) => "the edge failed",
             Self::Internal(InternalFault::TunnelsFull) => "too many tunnels are open",
@@ -323,6 +369,13 @@ mod tests {
             (Kind::Upstream(U::NoEndpoint), 503),
             (Kind::Upstream(U::Overloaded), 503),
             (Kind::Upstream(U::ConnectTimeout), 504),
+            (Kind::Upstream(U::Dns), 502),
+            (Kind::Upstream(U::TlsFailed), 502),
+            (Kind::Upstream(U::TlsTimeout), 504),
+            (Kind::Upstream(U::ReadTimeout), 504),
+            (Kind::Upstream(U::TotalTimeout), 504),
+            (Kind::Upstream(U::QueueTimeout), 503),
+            (Kind::Upstream(U::CircuitOpen), 503),
             (Kind::Upstream(U::ResponseTimeout), 504),
             (Kind::Internal(InternalFault::Failed), 500),
             (Kind::Internal(InternalFault::TunnelsFull), 503),

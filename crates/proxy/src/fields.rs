@@ -27,7 +27,8 @@ impl Seen {
     pub(crate) const X_FORWARDED_OTHER: Self = Self(1 << 13);
     pub(crate) const X_REAL_IP: Self = Self(1 << 14);
     pub(crate) const FORWARDED: Self = Self(1 << 15);
-    /// An asserted name written with `_` for `-`.
+    /// An asserted name written with `_` for `-`, or `Content-Length` or `Transfer-Encoding` so: to a backend that reads one for
+    /// the other the message would have another end.
     pub(crate) const UNDERSCORED: Self = Self(1 << 16);
     /// Some field has more than one line.
     pub(crate) const REPEATED: Self = Self(1 << 17);
@@ -72,11 +73,13 @@ fn classify(name: &[u8]) -> Seen {
         (12, b"max-forwards") => Seen::MAX_FORWARDS,
         (14, b"content-length") => Seen::CONTENT_LENGTH,
         (14, b"http2-settings") => Seen::RARE_HOP,
+        (14, _) if dashed_eq(name, b"content-length") => Seen::UNDERSCORED,
         (15, b"x-forwarded-for") => Seen::X_FORWARDED_FOR,
         (16, b"x-forwarded-host") => Seen::X_FORWARDED_HOST,
         (16, b"proxy-connection") => Seen::OLD_HOP,
         (17, b"x-forwarded-proto") => Seen::X_FORWARDED_PROTO,
         (17, b"transfer-encoding") => Seen::TRANSFER_ENCODING,
+        (17, _) if dashed_eq(name, b"transfer-encoding") => Seen::UNDERSCORED,
         (18, b"proxy-authenticate") | (19, b"proxy-authorization") | (25, b"proxy-authentication-info") => {
             Seen::RARE_HOP
         }
@@ -140,14 +143,30 @@ mod tests {
 
     #[test]
     fn spellings_of_asserted_names() {
-        for name in ["x_forwarded_for", "x-forwarded_for", "x_real_ip", "x-real_ip", "x_forwarded_user"] {
+        for name in [
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "x_real_ip",
+            "x-real_ip",
+            "x_forwarded_user",
+            "content_length",
+            "transfer_encoding",
+        ] {
             assert!(is_underscored(name.as_bytes()), "{name}");
             assert!(is_asserted(name.as_bytes()), "{name}");
         }
         for name in ["x-forwarded-for", "x-forwarded-user", "forwarded", "x-real-ip"] {
             assert!(is_asserted(name.as_bytes()) && !is_underscored(name.as_bytes()), "{name}");
         }
-        for name in ["x-forwarded", "x-real-ips", "user_agent", "x_custom_id", "xx-forwarded-for"] {
+        for name in [
+            "content-length",
+            "transfer-encoding",
+            "x-forwarded",
+            "x-real-ips",
+            "user_agent",
+            "x_custom_id",
+            "xx-forwarded-for",
+        ] {
             assert!(!is_asserted(name.as_bytes()), "{name}");
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! One rule: what says who the client is, is believed only from a peer in [`Trust`]; from anybody else it is dropped,
 //! `_` spellings included, and what this edge saw by itself takes its place. The `_` spellings are dropped from
-//! trusted peers too: no proxy sends them, and a backend may not tell them from the real ones.
+//! trusted peers too: no proxy sends them, and a backend may not tell them from the real ones. `Content_Length` and
+//! `Transfer_Encoding` go with them.
 //!
 //! | field | from a trusted peer | from anybody else |
 //! |---|---|---|

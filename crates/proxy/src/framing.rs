@@ -244,9 +244,10 @@ fn check_target(head: Head<'_>, limits: &FramingLimits) -> Result<(), FramingErr
     match path_and_query.as_bytes() {
         // RFC 9112 section 3.2.4, RFC 9113 section 8.3.1
         b"*" if head.method == Method::OPTIONS => Ok(()),
-        // an absolute form may have an empty path before its query (RFC 9110 section 4.2.3)
         [b'/', ..] => Ok(()),
-        [] | [b'?', ..] if head.uri.scheme().is_some() => Ok(()),
+        // an absolute form may have an empty path before its query (RFC 9110 section 4.2.3); `:path` begins with a slash
+        // (RFC 9113 section 8.3.1)
+        [] | [b'?', ..] if head.uri.scheme().is_some() && head.version <= Version::HTTP_11 => Ok(()),
         _ => Err(FramingError::BadTarget),
     }?;
     if limits.dots == Dots::Refuse && has_dot_segment(head.uri.path().as_bytes()) {

@@ -61,7 +61,9 @@ pub mod tunnel;
 pub mod upgrade;
 
 pub use edits::{EditError, FieldEdits};
-pub use fault::{ClientFault, Fault, InternalFault, Kind, UpstreamFault};
+pub use fault::{
+    AnswerOptions, Asker, ClientFault, Fault, Format, InternalFault, Kind, ProxyName, UpstreamFault,
+};
 pub use forwarded::{Downstream, Trust, client_ip};
 pub use framing::{AnswerError, Dots, FramingError, FramingLimits};
 pub use matcher::{Asked, PathMatch, RouteMatch, ValueMatch};

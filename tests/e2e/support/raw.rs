@@ -22,8 +22,8 @@ impl Answered {
     /// The statuses of all responses, in their order.
     pub(crate) fn statuses(&self) -> Vec<u16> {
         self.text
-            .match_indices("HTTP/1.1 ")
-            .filter_map(|(at, version)| self.text[at + version.len()..].get(..3)?.parse().ok())
+            .match_indices("HTTP/1.")
+            .filter_map(|(at, _)| self.text.get(at + "HTTP/1.1 ".len()..)?.get(..3)?.parse().ok())
             .collect()
     }
 }

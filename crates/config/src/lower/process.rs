@@ -6,6 +6,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use portcullis_edge::{
     listener::{ClientLimit, OverClient, OverLimit},
     plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, Workers},
+    proxy::{Format, ProxyName},
 };
 use toml::de::DeValue;
 
@@ -13,7 +14,7 @@ use crate::{
     errors::escape,
     net::{self, network, socket_address},
     reader::{Read, Table, Wrong},
-    values::{choice, duration, integer, ms, secs, word},
+    values::{boolean, choice, duration, integer, ms, secs, word},
 };
 
 /// The most connections, QUIC connections or tunnels that can be asked for.
@@ -61,6 +62,15 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     }
     if let Some(forwarded) = root.table("forwarded", "`[forwarded]`") {
         trusted_proxies(forwarded, plan);
+    }
+    if let Some(mut errors) = root.table("errors", "`[errors]`") {
+        let formats =
+            [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json), ("html", Format::Html)];
+        errors.set("format", &mut plan.errors.format, choice(&formats));
+        let mut proxy_status = false;
+        errors.set("proxy_status", &mut proxy_status, boolean);
+        plan.errors.proxy_status = proxy_status.then(|| ProxyName::new("portcullis")).flatten();
+        errors.finish();
     }
 }
 

@@ -256,6 +256,7 @@ fn hosts_after_http1() {
                 ("a comma in :authority", "GET", "https://a,b/", &[], Err(E::BadHost)),
                 ("host alone", "GET", "/", &[HOST], Ok(())),
                 ("neither", "GET", "/", &[], Err(E::NoHost)),
+                ("RFC 9113 8.3.1: a path begins so", "GET", "https://a.example?x", &[], Err(E::BadTarget)),
             ],
         );
     }
