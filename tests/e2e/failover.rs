@@ -228,7 +228,7 @@ fn endpoints_come_back() {
         })
         .await;
         let origin = Origin::start(|_| async { Response::new(full("other")) }).await;
-        let config = cluster(&[ill.addr(), origin.addr()], "fail_timeout = \"500ms\"\n");
+        let config = cluster(&[ill.addr(), origin.addr()], "max_fails = 1\nfail_timeout = \"500ms\"\n");
         let edge = Edge::run(&config).await;
         let mut client = Client::connect(Protocol::H2, edge.https(), "localhost").await;
         for _ in 0..20 {
