@@ -7,11 +7,11 @@ use std::{
 
 use http::{StatusCode, Version};
 use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
+use portcullis_server::CloseReason;
 use portcullis_telemetry::{
     admin::AdminService,
     metrics::{HistogramReading, MAX_SERIES, MetricError, Metrics},
 };
-use portcullis_server::CloseReason;
 use portcullis_tls::{CertSummary, FailureReason, HandshakeStats};
 
 use crate::{

@@ -65,7 +65,7 @@ pub struct HttpOptions {
     /// HTTP/2 by ALPN is the TLS side's choice.
     pub h2c: bool,
     /// HTTP/2: offer extended CONNECT (RFC 8441, SETTINGS_ENABLE_CONNECT_PROTOCOL), by which browsers open WebSockets.
-    /// Default `true`. The service finds the protocol as a [`hyper::ext::Protocol`] among the extensions.
+    /// Default `false`: browsers that see it open every WebSocket so, and a service must know how to answer. It finds the protocol as a [`hyper::ext::Protocol`] among the extensions.
     pub h2_extended_connect: bool,
     /// HTTP/2: streams a client may have open (SETTINGS_MAX_CONCURRENT_STREAMS). Default 100.
     pub h2_max_streams: u32,
@@ -132,7 +132,7 @@ impl Default for HttpOptions {
             preserve_header_case: false,
             title_case_headers: false,
             h2c: true,
-            h2_extended_connect: true,
+            h2_extended_connect: false,
             h2_max_streams: 100,
             h2_stream_window: 64 << 10,
             h2_connection_window: 1 << 20,
