@@ -132,7 +132,8 @@ fn assert_in_time(took: Duration, what: &str) {
 fn a_slow_head_is_not_waited_for() {
     run(async {
         let origin = Origin::text("ok").await;
-        let edge = Edge::run(&format!("[timeouts]\nheader = \"300ms\"\n{}", plain(origin.addr()))).await;
+        let timeouts = "[timeouts]\nheader = \"300ms\"\nidle = \"1s\"\n";
+        let edge = Edge::run(&format!("{timeouts}{}", plain(origin.addr()))).await;
         for begin in ["", "G", "GET / HTTP/1.1\r\nHost: a\r\nX-Slow: "] {
             let mut stream = TcpStream::connect(edge.http()).await.unwrap();
             // with nothing sent it is the handshake's time or this one; both are set here only for the head
@@ -158,7 +159,7 @@ fn a_slow_head_is_not_waited_for() {
         };
         within(SOON, "the connection is closed", drip).await;
         assert_in_time(begin.elapsed(), "a byte every 50 ms");
-        // and an idle connection is kept for that long, too
+        // and an idle connection is kept for its own time
         let mut stream = TcpStream::connect(edge.http()).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert!(raw::head(&mut stream).await.starts_with("HTTP/1.1 200"));

@@ -141,6 +141,8 @@ fn every_key_of_a_listener() {
         assert_eq!(listener.http.handshake_timeout, secs(5));
         assert_eq!(listener.quic.handshake_timeout, secs(5));
         assert_eq!(listener.http.header_timeout, secs(20));
+        assert_eq!(listener.http.first_request_timeout, secs(20));
+        assert_eq!(listener.http.idle_timeout, secs(60));
         assert_eq!(listener.quic.header_timeout, secs(10));
         assert_eq!(listener.quic.max_idle_timeout, secs(60));
     }

@@ -18,7 +18,7 @@ pub struct Body(Kind);
 
 enum Kind {
     Bytes(Option<Bytes>),
-    Hyper(hyper::body::Incoming),
+    Http(portcullis_server::RequestBody),
     Quic(Box<portcullis_h3::RecvBody>),
     Upstream(portcullis_upstream::Body<Body, UpstreamIo>),
     Boxed(UnsyncBoxBody<Bytes, BoxError>),
@@ -64,9 +64,9 @@ impl From<String> for Body {
     }
 }
 
-impl From<hyper::body::Incoming> for Body {
-    fn from(body: hyper::body::Incoming) -> Self {
-        Self(Kind::Hyper(body))
+impl From<portcullis_server::RequestBody> for Body {
+    fn from(body: portcullis_server::RequestBody) -> Self {
+        Self(Kind::Http(body))
     }
 }
 
@@ -92,7 +92,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
             Kind::Bytes(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Http(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Quic(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
@@ -102,7 +102,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Bytes(bytes) => bytes.is_none(),
-            Kind::Hyper(body) => body.is_end_stream(),
+            Kind::Http(body) => body.is_end_stream(),
             Kind::Quic(body) => body.is_end_stream(),
             Kind::Upstream(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
@@ -112,7 +112,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Bytes(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Hyper(body) => body.size_hint(),
+            Kind::Http(body) => body.size_hint(),
             Kind::Quic(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
@@ -124,7 +124,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             Kind::Bytes(_) => "Body::Bytes",
-            Kind::Hyper(_) => "Body::Hyper",
+            Kind::Http(_) => "Body::Http",
             Kind::Quic(_) => "Body::Quic",
             Kind::Upstream(_) => "Body::Upstream",
             Kind::Boxed(_) => "Body::Boxed",

@@ -132,8 +132,21 @@ fn to_fault(error: Error) -> Fault {
         Error::Closed { .. } | Error::Reset { .. } => Kind::Upstream(UpstreamFault::Closed),
         Error::Protocol { .. } | Error::NoExtendedConnect { .. } => Kind::Upstream(UpstreamFault::Protocol),
         Error::RequestTimeout => Kind::Client(ClientFault::Timeout),
+        error if is_slow_body(error) => Kind::Client(ClientFault::Timeout),
         Error::RequestBody { .. } | Error::InvalidRequest { .. } => Kind::Client(ClientFault::Malformed),
         _ => Kind::Internal(InternalFault::Failed),
     };
     Fault::new(kind).with_source(error)
+}
+
+/// Whether it is the client's body that came too slowly.
+fn is_slow_body(error: &Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<portcullis_server::BodyError>().is_some_and(|error| error.is_timeout()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -8,6 +8,7 @@ use std::{
 use http::{StatusCode, Version};
 use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
 use portcullis_proxy::mirror::{Mirror, MirrorStats};
+use portcullis_server::CloseReason;
 use portcullis_telemetry::{
     admin::AdminService,
     metrics::{HistogramReading, MAX_SERIES, MetricError, Metrics},
@@ -127,6 +128,18 @@ impl Telemetry {
                 let stats = http.stats();
                 series.push("http1", to_f64(stats.http1_open));
                 series.push("http2", to_f64(stats.http2_open));
+            },
+        )?;
+        let http = Arc::clone(&shared.http);
+        self.metrics.register_counter_series(
+            "portcullis_http_connections_closed_total",
+            "HTTP/1 and 2 connections that ended, by reason",
+            "reason",
+            move |series| {
+                let stats = http.stats();
+                for reason in CloseReason::ALL {
+                    series.push(reason.as_str(), stats.closed(reason));
+                }
             },
         )?;
         let http = Arc::clone(&shared.http);

@@ -1,35 +1,36 @@
 //! One connection, from its handshake to its end.
 
 use std::{
+    error::Error as StdError,
+    hash::{BuildHasher, Hasher, RandomState},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-};
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use portcullis_conn::{Conn, ConnId, ConnInfo, FirstBytes};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, error::Elapsed},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    time::{Sleep, error::Elapsed},
 };
 use tower_service::Service;
 use tracing::debug;
 
 use crate::{
-    BoxError, HttpOptions,
+    BoxError, CloseReason, HttpOptions, RequestBody,
     activity::Activity,
     drain::Drain,
+    frames::FrameGuard,
+    idle::Idle,
     service::ConnService,
-    stall::Stall,
+    state::{ConnState, ConnTimer},
     stats::{ServerCounters, count},
-    timer::ConnTimer,
+    wire::Wire,
 };
 
 /// How long an HTTP/2 client without open streams may take to answer a GOAWAY.
@@ -59,7 +60,7 @@ impl Driver {
         H: Service<Conn<Io>, Response = Conn<Io2>>,
         H::Error: Into<BoxError>,
         Io2: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -68,24 +69,52 @@ impl Driver {
         let Some(conn) = self.shake_hands(conn, handshake).await else { return };
         let id = conn.info.id;
         let info = Arc::new(conn.info);
-        let io = TokioIo::new(Stall::new(conn.io, self.options.send_timeout));
-        let http2 = speaks_http2(&info);
-        let result = if http2 {
+        let state = Arc::new(ConnState::new(&self.options));
+        let http2 = speaks_http2(&info) && (self.options.h2c || info.tls.is_some());
+        let frames =
+            http2.then(|| FrameGuard::new(self.options.h2_max_resets, self.options.h2_max_control_frames));
+        let io = Wire::new(conn.io, &self.options, Arc::clone(&state), frames);
+        let activity = http2.then(|| Arc::new(Activity::new(self.options.h2_max_streams)));
+        let service = ConnService {
+            service,
+            info: Arc::clone(&info),
+            activity: activity.clone(),
+            state: Arc::clone(&state),
+            max_requests: self.options.max_requests,
+            on_disconnect: self.options.on_disconnect,
+            counters: Arc::clone(&self.counters),
+        };
+        let result = if let Some(activity) = activity {
             let _open = self.counters.http2.enter();
-            let activity = Arc::new(Activity::new(self.options.h2_max_streams));
-            let service = ConnService { service, info, activity: Some(Arc::clone(&activity)) };
-            let conn = self.http2.serve_connection(io, service);
-            let idle = Idle::new(activity, self.options.header_timeout, self.options.send_timeout);
-            self.run(pin!(conn), http2::Connection::graceful_shutdown, Some(idle)).await
+            let conn = self.http2.serve_connection(TokioIo::new(io), service);
+            let idle = Idle::new(activity, &self.options);
+            self.run(pin!(conn), http2::Connection::graceful_shutdown, Some(idle), &state).await
         } else {
             let _open = self.counters.http1.enter();
-            let service = ConnService { service, info, activity: None };
-            let conn = http1_builder(&self.options).serve_connection(io, service).with_upgrades();
-            self.run(pin!(conn), http1::UpgradeableConnection::graceful_shutdown, None).await
+            if info.tls.is_none() && info.first_bytes == Some(FirstBytes::Http2Preface) {
+                debug!(conn = %id, "HTTP/2 by prior knowledge is off here");
+                self.counters.on_closed(CloseReason::ProtocolError);
+                return last_word(io, BAD_REQUEST, self.options.send_timeout).await;
+            }
+            let mut conn = http1_builder(&self.options, &state)
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades();
+            let finish = http1::UpgradeableConnection::graceful_shutdown;
+            let result = self.run(Pin::new(&mut conn), finish, None, &state).await;
+            if result.is_err()
+                && state.reason() == Some(CloseReason::HeaderTimeout)
+                && let Some(parts) = conn.into_parts()
+            {
+                last_word(parts.io.into_inner(), REQUEST_TIMEOUT, self.options.send_timeout).await;
+            }
+            result
         };
+        let reason = state.reason().or_else(|| result.as_ref().err().map(reason_of));
+        let reason = reason.unwrap_or(CloseReason::Client);
+        self.counters.on_closed(reason);
         if let Err(error) = result {
             count(&self.counters.connection_errors);
-            debug!(conn = %id, %error, "connection ended in an error");
+            debug!(conn = %id, reason = reason.as_str(), %error, "connection ended in an error");
         }
     }
 
@@ -131,18 +160,25 @@ impl Driver {
         }
     }
 
-    /// Polls the connection to its end; once the drain begins, or an HTTP/2 connection has been idle for long, it is
-    /// told to finish. An HTTP/2 connection that is idle and does not finish, for its client says nothing, is dropped.
+    /// Polls the connection to its end; once the drain begins, or it is old enough, or an HTTP/2 connection has been idle
+    /// for long, it is told to finish. An HTTP/2 connection that is idle and does not finish, for its client says
+    /// nothing, is dropped.
+    ///
+    /// To finish is, in HTTP/1, to close at once if no request is in flight, and else to say `Connection: close` and
+    /// close after it; in HTTP/2, two GOAWAYs (RFC 9113 section 6.8): one that names no last stream, and a PING; when that
+    /// is answered, one that does, so that a request on its way is served and not lost.
     async fn run<C, E>(
         &self,
         mut conn: Pin<&mut C>,
         finish: fn(Pin<&mut C>),
         mut idle: Option<Idle>,
+        state: &ConnState,
     ) -> Result<(), E>
     where
         C: Future<Output = Result<(), E>>,
     {
         let mut drained = pin!(self.drain.notified());
+        let mut age = self.options.max_age.map(|age| Box::pin(tokio::time::sleep(with_jitter(age))));
         let mut listening = false;
         let mut finishing = false;
         std::future::poll_fn(|cx| {
@@ -152,6 +188,7 @@ impl Driver {
                 }
                 if idle.as_mut().is_some_and(|idle| idle.poll_stalled(cx).is_ready()) {
                     // its streams can't be reset from here; a client like this does not get to keep its connection
+                    state.close_for(CloseReason::ClientStoppedReading);
                     return Poll::Ready(Ok(()));
                 }
                 if finishing {
@@ -166,22 +203,94 @@ impl Driver {
                     let _ = drained.as_mut().poll(cx);
                 }
                 let is_idle = idle.as_mut().is_some_and(|idle| idle.poll(cx).is_ready());
-                if is_idle && idle.as_ref().is_some_and(Idle::is_unused) {
+                let is_unused = idle.as_ref().is_some_and(Idle::is_unused);
+                if is_idle {
+                    state.close_for(if is_unused {
+                        CloseReason::FirstRequestTimeout
+                    } else {
+                        CloseReason::Idle
+                    });
+                }
+                if is_idle && is_unused {
                     // it may not even have begun to speak HTTP/2: there is nobody to say goodbye to
                     return Poll::Ready(Ok(()));
                 }
-                if !is_idle && !self.drain.has_begun() {
+                if self.drain.has_begun() {
+                    state.finish_for(CloseReason::Drained);
+                }
+                if is_old(&mut age, cx) {
+                    state.finish_for(CloseReason::MaxAge);
+                }
+                if !is_idle && !state.must_finish() {
                     return Poll::Pending;
                 }
                 finishing = true;
                 finish(conn.as_mut());
                 if let Some(idle) = &mut idle {
-                    idle.restart(if idle.is_unused() { FINISH_UNUSED } else { FINISH_TIMEOUT });
+                    idle.restart(if is_unused { FINISH_UNUSED } else { FINISH_TIMEOUT });
                 }
             }
         })
         .await
     }
+}
+
+fn is_old(age: &mut Option<Pin<Box<Sleep>>>, cx: &mut std::task::Context<'_>) -> bool {
+    age.as_mut().is_some_and(|age| age.as_mut().poll(cx).is_ready())
+}
+
+/// Up to a tenth more or less.
+fn with_jitter(age: Duration) -> Duration {
+    // keyed anew for every call, from a random seed of the process
+    let chance = RandomState::new().build_hasher().finish() % 2001;
+    let thousandths = u32::try_from(chance).unwrap_or_default();
+    (age.min(FOREVER) / 10_000).saturating_mul(9_000 + thousandths)
+}
+
+const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// What the protocol's driver does not say by itself. Nobody waits for it: a failure is the client's loss.
+async fn last_word(mut io: impl AsyncWrite + Unpin, word: &[u8], within: Duration) {
+    let say = async {
+        io.write_all(word).await?;
+        io.shutdown().await
+    };
+    let _ = tokio::time::timeout(within.min(FOREVER), say).await;
+}
+
+/// What an error of hyper's says of why the connection ended.
+fn reason_of(error: &hyper::Error) -> CloseReason {
+    if let Some(error) = h2_error(error) {
+        return match error.reason() {
+            // by this side: what the client says of itself is an end like any other
+            Some(h2::Reason::ENHANCE_YOUR_CALM) if !error.is_remote() => CloseReason::Flood,
+            Some(_) if !error.is_remote() => CloseReason::ProtocolError,
+            Some(h2::Reason::NO_ERROR) => CloseReason::Client,
+            _ => CloseReason::Aborted,
+        };
+    }
+    if error.is_parse() || error.is_parse_too_large() {
+        CloseReason::ProtocolError
+    } else if error.is_timeout() {
+        CloseReason::Idle
+    } else if error.is_user() {
+        CloseReason::ServiceError
+    } else {
+        CloseReason::Aborted
+    }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// By ALPN (RFC 9113 section 3.2) under TLS; by the preface (section 3.3) without.
@@ -193,15 +302,17 @@ fn speaks_http2(info: &ConnInfo) -> bool {
 }
 
 /// One per connection, for the timer is one connection's.
-fn http1_builder(options: &HttpOptions) -> http1::Builder {
+fn http1_builder(options: &HttpOptions, state: &Arc<ConnState>) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(ConnTimer::default())
-        .header_read_timeout(options.header_timeout.min(FOREVER))
+        .timer(ConnTimer(Arc::clone(state)))
+        // the timer has the deadlines; without one here hyper would not ask it
+        .header_read_timeout(FOREVER)
         .max_headers(options.max_headers)
         .max_header_size(options.max_header_bytes)
         .max_buf_size(options.max_read_buffer.max(options.max_header_bytes).max(8 << 10))
         .preserve_header_case(options.preserve_header_case)
+        .title_case_headers(options.title_case_headers)
         .half_close(false)
         .keep_alive(true);
     builder
@@ -221,65 +332,11 @@ fn http2_builder(options: &HttpOptions) -> http2::Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(options.h2_max_pending_resets)
         .max_local_error_reset_streams(options.h2_max_local_resets)
         .keep_alive_interval(options.h2_ping_interval)
-        .keep_alive_timeout(options.h2_ping_timeout);
+        .keep_alive_timeout(options.h2_ping_timeout)
+        // RFC 9113 section 6.5.2: what both sides begin with
+        .header_table_size(4096);
+    if options.h2_extended_connect {
+        builder.enable_connect_protocol();
+    }
     builder
-}
-
-/// Ready once a connection has had no open stream for a whole timeout. It looks when the timer fires and not at
-/// every request, so it may take up to twice the timeout.
-struct Idle {
-    activity: Arc<Activity>,
-    timeout: Duration,
-    seen: u64,
-    sleep: Pin<Box<Sleep>>,
-    send_timeout: Duration,
-    send_tick: Pin<Box<Sleep>>,
-}
-
-impl Idle {
-    fn new(activity: Arc<Activity>, timeout: Duration, send_timeout: Duration) -> Self {
-        let (timeout, send_timeout) = (timeout.min(FOREVER), send_timeout.min(FOREVER));
-        Self {
-            activity,
-            timeout,
-            seen: 0,
-            sleep: Box::pin(tokio::time::sleep(timeout)),
-            send_timeout,
-            send_tick: Box::pin(tokio::time::sleep(send_timeout)),
-        }
-    }
-
-    /// Ready once a response has waited for its client for `send_timeout`, or for up to twice that.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.send_tick.as_mut().poll(cx).is_ready() {
-            if self.activity.tick() {
-                return Poll::Ready(());
-            }
-            self.send_tick.as_mut().reset(Instant::now() + self.send_timeout);
-        }
-        Poll::Pending
-    }
-
-    /// Whether no request has come yet.
-    fn is_unused(&self) -> bool {
-        self.activity.total() == 0
-    }
-
-    fn restart(&mut self, timeout: Duration) {
-        self.timeout = timeout;
-        self.seen = self.activity.total();
-        self.sleep.as_mut().reset(Instant::now() + timeout);
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            let total = self.activity.total();
-            if self.activity.is_idle() && total == self.seen {
-                return Poll::Ready(());
-            }
-            self.seen = total;
-            self.sleep.as_mut().reset(Instant::now() + self.timeout);
-        }
-        Poll::Pending
-    }
 }

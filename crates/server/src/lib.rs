@@ -3,7 +3,9 @@
 //! [`serve`] takes connections from a `Stream`, gives each a task of its own, and in that task: lets a handshake (TLS,
 //! a PROXY header, or none: [`Plain`]) turn it into the connection that carries HTTP, picks the protocol by ALPN or by
 //! the first bytes that a listener saw, and drives hyper with every bound and deadline of [`HttpOptions`] set. Requests
-//! carry an `Arc<`[`ConnInfo`](portcullis_conn::ConnInfo)`>` among their extensions. Upgrades work on HTTP/1.1.
+//! carry an `Arc<`[`ConnInfo`](portcullis_conn::ConnInfo)`>` among their extensions, and a [`RequestBody`] that fails if its client
+//! is too slow. Upgrades work on HTTP/1.1, and extended CONNECT (RFC 8441) on HTTP/2. Why each connection ended is counted, by
+//! [`CloseReason`].
 //!
 //! Shutdown is an argument. When it resolves no more connections are taken, HTTP/2 clients get a GOAWAY, HTTP/1.1
 //! responses a `Connection: close`, idle connections close; `serve` returns when the last one has ended. Connections
@@ -11,20 +13,23 @@
 //! a deadline is `tokio::time::timeout` around it.
 
 mod activity;
+mod body;
 mod connection;
 mod drain;
+mod frames;
+mod idle;
 mod options;
+mod reason;
 mod service;
-mod stall;
+mod state;
 mod stats;
-mod timer;
+mod wire;
 
 use std::{convert::Infallible, future::Ready, pin::pin, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use futures_core::Stream;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use portcullis_conn::Conn;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -32,7 +37,9 @@ use tokio::{
 };
 use tower_service::Service;
 
-pub use options::HttpOptions;
+pub use body::{BodyError, RequestBody};
+pub use options::{HttpOptions, OnDisconnect};
+pub use reason::CloseReason;
 pub use stats::{ServerCounters, ServerStats};
 
 use connection::Driver;
@@ -81,7 +88,7 @@ pub async fn serve<L, Io, H, Io2, S, B>(
     H::Error: Into<BoxError> + Send,
     H::Future: Send,
     Io2: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -140,6 +147,7 @@ fn report(counters: &ServerCounters, ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         stats::count(&counters.connection_errors);
+        counters.on_closed(CloseReason::ServiceError);
         tracing::error!(%error, "a connection ended in a panic");
     }
 }

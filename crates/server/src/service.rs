@@ -2,78 +2,181 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use portcullis_conn::ConnInfo;
 use tower_service::Service;
 
-use crate::activity::{Activity, Open, Responding};
+use crate::{
+    CloseReason, OnDisconnect, RequestBody, ServerCounters,
+    activity::{Activity, Open, Responding},
+    state::ConnState,
+};
 
 /// One per connection: hands each request, with the connection's facts, to a clone of the service.
-#[derive(Debug)]
 pub(crate) struct ConnService<S> {
     pub(crate) service: S,
     pub(crate) info: Arc<ConnInfo>,
     /// Kept for HTTP/2 only; HTTP/1's driver knows by itself when it is idle.
     pub(crate) activity: Option<Arc<Activity>>,
+    pub(crate) state: Arc<ConnState>,
+    pub(crate) max_requests: u64,
+    pub(crate) on_disconnect: OnDisconnect,
+    pub(crate) counters: Arc<ServerCounters>,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for ConnService<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
 {
     type Response = Response<OpenBody<B>>;
     type Error = S::Error;
-    type Future = CallFuture<S>;
+    type Future = CallFuture<S, B>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let number = self.state.on_request();
+        let is_last = number >= self.max_requests && self.max_requests != 0;
+        if is_last {
+            self.state.finish_for(CloseReason::MaxRequests);
+        }
+        let connects = *request.method() == Method::CONNECT;
+        let mut request = request.map(|body| RequestBody::new(body, &self.state));
         request.extensions_mut().insert(Arc::clone(&self.info));
+        let state = State::NotReady { service: self.service.clone(), request: Some(request) };
+        let finish = match self.on_disconnect {
+            OnDisconnect::Cancel => None,
+            OnDisconnect::Finish { max, within } => {
+                Some(Finish { counters: Arc::clone(&self.counters), max: max as u64, within })
+            }
+        };
         CallFuture {
-            state: State::NotReady { service: self.service.clone(), request: Some(request) },
+            state,
             open: self.activity.as_ref().map(Open::new),
+            // HTTP/2 has no such field, and says it by GOAWAY
+            http1: self.activity.is_none().then(|| (Arc::clone(&self.state), is_last, connects)),
+            finish,
+        }
+    }
+}
+
+/// What it takes to go on without the client.
+struct Finish {
+    counters: Arc<ServerCounters>,
+    max: u64,
+    within: Duration,
+}
+
+impl Finish {
+    /// Runs what is left, if not too much is being finished already.
+    fn spawn(self, rest: impl Future<Output = ()> + Send + 'static) {
+        let Self { counters, max, within } = self;
+        if counters.finishing.fetch_add(1, Ordering::Relaxed) >= max {
+            counters.finishing.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        // counted out in its drop, also if it panics
+        let guard = Finishing(counters);
+        tokio::spawn(async move {
+            let _guard = guard;
+            let _ = tokio::time::timeout(within, rest).await;
+        });
+    }
+}
+
+struct Finishing(Arc<ServerCounters>);
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        self.0.finishing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Reads a body to its end for nobody.
+async fn drain<B: Body>(mut body: Pin<Box<B>>) {
+    while let Some(Ok(_)) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
+}
+
+pin_project_lite::pin_project! {
+    /// Waits until the service is ready, and then for its response.
+    pub(crate) struct CallFuture<S, B>
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>>,
+        S::Future: Send,
+        S::Future: 'static,
+        B: Body,
+        B: Send,
+        B: 'static,
+    {
+        #[pin]
+        state: State<S>,
+        open: Option<Open>,
+        // the connection, whether this is its last request, and whether it is a CONNECT.
+        http1: Option<(Arc<ConnState>, bool, bool)>,
+        finish: Option<Finish>,
+    }
+
+    impl<S, B> PinnedDrop for CallFuture<S, B>
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>>,
+        S::Future: Send,
+        S::Future: 'static,
+        B: Body,
+        B: Send,
+        B: 'static,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(finish) = this.finish.take()
+                && let StateProj::Boxed { future } = this.state.project()
+                && let Some(future) = future.take()
+            {
+                finish.spawn(async move {
+                    let body = future.await.ok().map(|response| Box::pin(response.into_body()));
+                    if let Some(body) = body {
+                        drain(body).await;
+                    }
+                });
+            }
         }
     }
 }
 
 pin_project_lite::pin_project! {
-    /// Waits until the service is ready, and then for its response.
-    pub(crate) struct CallFuture<S: Service<Request<Incoming>>> {
-        #[pin]
-        state: State<S>,
-        open: Option<Open>,
-    }
-}
-
-pin_project_lite::pin_project! {
     #[project = StateProj]
-    enum State<S: Service<Request<Incoming>>> {
-        NotReady { service: S, request: Option<Request<Incoming>> },
+    enum State<S: Service<Request<RequestBody>>> {
+        NotReady { service: S, request: Option<Request<RequestBody>> },
         Called { #[pin] future: S::Future },
+        // may outlive its client
+        Boxed { future: Option<Pin<Box<S::Future>>> },
     }
 }
 
-impl<S, B> Future for CallFuture<S>
+impl<S, B> Future for CallFuture<S, B>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<RequestBody>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
 {
     type Output = Result<Response<OpenBody<B>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut state = this.state;
-        loop {
+        let response = loop {
             let future = match state.as_mut().project() {
-                StateProj::Called { future } => {
-                    let response = ready!(future.poll(cx))?;
-                    let responding = this.open.take().map(Open::respond);
-                    return Poll::Ready(Ok(response.map(|body| OpenBody { body, responding })));
-                }
+                StateProj::Called { future } => break ready!(future.poll(cx))?,
+                StateProj::Boxed { future: Some(future) } => break ready!(future.as_mut().poll(cx))?,
+                // it was taken when this was dropped
+                StateProj::Boxed { future: None } => return Poll::Pending,
                 StateProj::NotReady { service, request } => {
                     ready!(service.poll_ready(cx))?;
                     match request.take() {
@@ -83,21 +186,76 @@ where
                     }
                 }
             };
-            state.set(State::Called { future });
+            state.set(match this.finish {
+                None => State::Called { future },
+                Some(_) => State::Boxed { future: Some(Box::pin(future)) },
+            });
+        };
+        let responding = this.open.take().map(Open::respond);
+        let finish = this.finish.take();
+        let mut response = response.map(|body| OpenBody {
+            kind: match finish {
+                None => Kind::Plain { body },
+                Some(_) => Kind::Boxed { body: Some(Box::pin(body)) },
+            },
+            responding,
+            finish,
+        });
+        if let Some((state, is_last, connects)) = this.http1.take() {
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS || (connects && status.is_success()) {
+                state.on_upgrade();
+            } else if is_last {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
         }
+        Poll::Ready(Ok(response))
     }
 }
 
 pin_project_lite::pin_project! {
     /// A response body that counts as an open stream until it is dropped.
-    pub(crate) struct OpenBody<B> {
+    pub(crate) struct OpenBody<B>
+    where
+        B: Body,
+        B: Send,
+        B: 'static,
+    {
         #[pin]
-        body: B,
+        kind: Kind<B>,
         responding: Option<Responding>,
+        finish: Option<Finish>,
+    }
+
+    impl<B> PinnedDrop for OpenBody<B>
+    where
+        B: Body,
+        B: Send,
+        B: 'static,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(finish) = this.finish.take()
+                && let KindProj::Boxed { body } = this.kind.project()
+                && let Some(body) = body.take()
+                && !body.is_end_stream()
+            {
+                finish.spawn(drain(body));
+            }
+        }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for OpenBody<B> {
+pin_project_lite::pin_project! {
+    #[project = KindProj]
+    enum Kind<B> {
+        Plain { #[pin] body: B },
+        // may outlive its client `None` once it is at its end.
+        Boxed { body: Option<Pin<Box<B>>> },
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send> Body for OpenBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -106,18 +264,37 @@ impl<B: Body<Data = Bytes>> Body for OpenBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let Some(responding) = this.responding else { return this.body.poll_frame(cx) };
-        responding.asked();
-        let frame = ready!(this.body.poll_frame(cx));
-        responding.handed();
+        if let Some(responding) = this.responding {
+            responding.asked();
+        }
+        let frame = match this.kind.project() {
+            KindProj::Plain { body } => ready!(body.poll_frame(cx)),
+            KindProj::Boxed { body: Some(inner) } => {
+                let frame = ready!(inner.as_mut().poll_frame(cx));
+                if !matches!(frame, Some(Ok(_))) {
+                    this.finish.take();
+                }
+                frame
+            }
+            KindProj::Boxed { body: None } => None,
+        };
+        if let Some(responding) = this.responding {
+            responding.handed();
+        }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.kind {
+            Kind::Plain { body } => body.is_end_stream(),
+            Kind::Boxed { body } => body.as_ref().is_none_or(|body| body.is_end_stream()),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.kind {
+            Kind::Plain { body } => body.size_hint(),
+            Kind::Boxed { body } => body.as_ref().map_or(SizeHint::with_exact(0), |body| body.size_hint()),
+        }
     }
 }

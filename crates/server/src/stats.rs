@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::CloseReason;
+
 /// Where [`crate::serve`] counts.
 #[derive(Debug, Default)]
 pub struct ServerCounters {
@@ -10,6 +12,8 @@ pub struct ServerCounters {
     pub(crate) handshake_failures: AtomicU64,
     pub(crate) handshake_timeouts: AtomicU64,
     pub(crate) connection_errors: AtomicU64,
+    pub(crate) finishing: AtomicU64,
+    closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
 /// What [`ServerCounters`] hold at one moment.
@@ -30,6 +34,14 @@ pub struct ServerStats {
     pub handshake_timeouts: u64,
     /// Connections that ended in an error.
     pub connection_errors: u64,
+    closed: [u64; CloseReason::ALL.len()],
+}
+
+impl ServerStats {
+    /// HTTP connections that ended for this reason. One whose handshake failed was none.
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason.index()]
+    }
 }
 
 impl ServerCounters {
@@ -44,7 +56,12 @@ impl ServerCounters {
             handshake_failures: load(&self.handshake_failures),
             handshake_timeouts: load(&self.handshake_timeouts),
             connection_errors: load(&self.connection_errors),
+            closed: std::array::from_fn(|place| load(&self.closed[place])),
         }
+    }
+
+    pub(crate) fn on_closed(&self, reason: CloseReason) {
+        count(&self.closed[reason.index()]);
     }
 }
 

@@ -165,10 +165,12 @@ fn options(table: &mut Table<'_, '_>, plan: &mut ListenerPlan, timeouts: &Timeou
     }
     if let Some(header) = timeouts.header {
         plan.http.header_timeout = header;
+        plan.http.first_request_timeout = header;
         // there it is the head alone, without the wait for it: longer than the default helps nobody but an attacker
         plan.quic.header_timeout = plan.quic.header_timeout.min(header);
     }
     if let Some(idle) = timeouts.idle {
+        plan.http.idle_timeout = idle;
         plan.quic.max_idle_timeout = idle;
     }
 }
