@@ -134,13 +134,6 @@ impl Default for RetryOptions {
 }
 
 impl RetryOptions {
-    /// Sets [`RetryOptions::attempts`].
-    #[must_use]
-    pub fn with_attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts;
-        self
-    }
-
     /// Sets [`RetryOptions::statuses`].
     #[must_use]
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = RangeInclusive<u16>>) -> Self {
@@ -237,10 +230,10 @@ impl Default for ClusterOptions {
 }
 
 macro_rules! with {
-    ($($name:ident => $field:ident: $type:ty),* $(,)?) => {
-        impl ClusterOptions {
+    ($of:ident: $($name:ident => $field:ident: $type:ty),* $(,)?) => {
+        impl $of {
             $(
-                #[doc = concat!("Sets [`ClusterOptions::", stringify!($field), "`].")]
+                #[doc = concat!("Sets [`", stringify!($of), "::", stringify!($field), "`].")]
                 #[must_use]
                 pub fn $name(mut self, value: $type) -> Self {
                     self.$field = value;
@@ -252,6 +245,7 @@ macro_rules! with {
 }
 
 with! {
+    ClusterOptions:
     with_protocol => protocol: Protocol,
     with_connect_timeout => connect_timeout: Duration,
     with_tls_timeout => tls_timeout: Duration,
@@ -278,4 +272,24 @@ with! {
     with_hedge => hedge: Option<HedgeOptions>,
     with_http2 => http2: Http2Options,
     with_max_head_bytes => max_head_bytes: usize,
+}
+
+with! {
+    RetryOptions:
+    with_attempts => attempts: u32,
+    with_on_timeout => on_timeout: bool,
+    with_replay_bytes => replay_bytes: usize,
+    with_budget_percent => budget_percent: u32,
+    with_budget_min => budget_min: u32,
+    with_backoff => backoff: Duration,
+}
+
+with! {
+    Http2Options:
+    with_max_streams => max_streams: usize,
+    with_stream_window => stream_window: u32,
+    with_connection_window => connection_window: u32,
+    with_send_buffer => send_buffer: usize,
+    with_ping_interval => ping_interval: Duration,
+    with_ping_timeout => ping_timeout: Duration,
 }

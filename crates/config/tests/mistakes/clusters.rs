@@ -1,0 +1,120 @@
+//! Mistakes in `[[cluster]]` and below it.
+
+use super::one_error_each;
+
+#[test]
+fn one_mistake_of_a_cluster_is_one_error() {
+    one_error_each(&[
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1 weight=0\"]",
+            3,
+            14,
+            "nothing that an endpoint has",
+            "weight=1",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"unix:app.sock\"]",
+            3,
+            14,
+            "wants an endpoint",
+            "absolute",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nprotocol = \"auto\"",
+            4,
+            1,
+            "decided in the TLS handshake",
+            "tls = true",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\ntls_ca = \"x\"",
+            4,
+            1,
+            "goes only with `tls = true`",
+            "",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\ntls = true\ntls_ca = \"x\"\ntls_verify = false",
+            5,
+            1,
+            "does not go with `tls_verify",
+            "remove one",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\ntls = true\ntls_key = \"x\"",
+            5,
+            1,
+            "go together",
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn one_mistake_of_balancing_retrying_or_checking_is_one_error() {
+    one_error_each(&[
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nbalance = \"maglev\"",
+            4,
+            1,
+            "nothing is hashed",
+            "client-ip",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nbalance = \"roundrobin\"",
+            4,
+            11,
+            "must be one of",
+            "round-robin",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nhash_on = [\"path\"]",
+            4,
+            1,
+            "goes only with `balance",
+            "",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nbalance = \"maglev\"\nhash_on = [\"ip\"]",
+            5,
+            12,
+            "nothing that can be hashed",
+            "client-ip",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nsticky_secure = true",
+            4,
+            1,
+            "goes only with `sticky_cookie`",
+            "",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nsticky_cookie = \"a\"\nsticky_key = \"12\"",
+            5,
+            14,
+            "64 hexadecimal digits",
+            "openssl rand",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nretry_statuses = [\"504-500\"]",
+            4,
+            19,
+            "wants a status or a range",
+            "503",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\n[cluster.health]\nservice = \"x\"",
+            5,
+            1,
+            "goes only with `check = \"grpc\"`",
+            "",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\n[cluster.health]\nmethod = \"HEAD\"\ncontains = \"x\"",
+            4,
+            1,
+            "HEAD has no body",
+            "",
+        ),
+    ]);
+}
