@@ -353,7 +353,8 @@ async fn a_connection_is_one_clients_where_it_must_be() {
 async fn what_went_wrong_while_connecting_is_told_apart() {
     let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
     let cluster = cluster(&[&origin], ClusterOptions::default());
-    let kinds: [(fn() -> ConnectError, fn(&Error) -> bool); 5] = [
+    type Kind = (fn() -> ConnectError, fn(&Error) -> bool);
+    let kinds: [Kind; 5] = [
         (
             || ConnectError::Resolve(std::io::ErrorKind::NotFound.into()),
             |error| matches!(error, Error::Resolve { .. }),
