@@ -4,6 +4,7 @@ mod acme;
 mod certificate;
 mod check;
 mod cluster;
+mod http;
 mod layers;
 mod listener;
 mod process;

@@ -19,6 +19,7 @@ use portcullis_edge::{
         EncodedSlash, FieldEdits, PathMatch, PathRules, RouteMatch, ValueMatch,
         matcher::{Protocol, Scheme},
     },
+    server::{HttpOptions, OnDisconnect},
     tls::{UnknownNames, Versions, ZeroRtt},
     upstream::{
         BalanceOptions, HashKey, HedgeOptions, OutlierOptions, Policy, Protocol as Spoken,
@@ -140,11 +141,14 @@ fn every_key_of_a_listener() {
     for listener in &plan.listeners {
         assert_eq!(listener.http.handshake_timeout, secs(5));
         assert_eq!(listener.quic.handshake_timeout, secs(5));
+        assert_eq!(listener.quic.header_timeout, secs(10));
+        assert_eq!(listener.quic.max_idle_timeout, secs(60));
+    }
+    // the first one has times of its own
+    for listener in &plan.listeners[1..] {
         assert_eq!(listener.http.header_timeout, secs(20));
         assert_eq!(listener.http.first_request_timeout, secs(20));
         assert_eq!(listener.http.idle_timeout, secs(60));
-        assert_eq!(listener.quic.header_timeout, secs(10));
-        assert_eq!(listener.quic.max_idle_timeout, secs(60));
     }
 }
 
@@ -163,6 +167,36 @@ fn values_of_a_listener_that_are_no_default() {
     assert_eq!((https.http.header_timeout, https.quic.header_timeout), (secs(3), secs(3)));
     assert_eq!((https.quic.max_field_section_size, https.quic.max_frame_size), (1 << 20, 1 << 20));
     assert_eq!(redirect.mode, ListenerMode::RedirectToHttps { port: 8443 });
+}
+
+#[test]
+fn every_key_of_http() {
+    let http = &plan(FULL).listeners[0].http;
+    let wanted = HttpOptions::default()
+        .with_handshake_timeout(http.handshake_timeout)
+        .with_max_headers(http.max_headers)
+        .with_max_header_bytes(http.max_header_bytes)
+        .with_h2_max_streams(http.h2_max_streams)
+        .with_first_request_timeout(secs(20))
+        .with_header_timeout(secs(15))
+        .with_idle_timeout(secs(70))
+        .with_send_timeout(secs(25))
+        .with_min_send_rate(1024)
+        .with_min_body_rate(2048)
+        .with_body_grace(secs(20))
+        .with_max_age(Some(secs(3600)))
+        .with_max_requests(100_000)
+        .with_linger(secs(1))
+        .with_on_disconnect(OnDisconnect::Finish { max: 500, within: secs(120) })
+        .with_title_case_headers(true)
+        .with_h2c(false)
+        .with_h2_stream_window(256 << 10)
+        .with_h2_connection_window(4 << 20)
+        .with_h2_max_resets(500)
+        .with_h2_max_control_frames(5000)
+        .with_h2_ping_interval(secs(60))
+        .with_h2_ping_timeout(secs(20));
+    assert_eq!(http, &wanted);
 }
 
 #[test]

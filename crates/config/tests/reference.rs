@@ -17,6 +17,7 @@ trusted = ["::1"]
 [[listener]]
 address = "[::]:443"
 protocol = "https"
+[listener.http]
 [listener.tcp]
 [listener.udp]
 [listener.proxy_protocol]
@@ -180,6 +181,12 @@ fn the_defaults_of_the_reference_are_those_of_the_code() {
                 let more = |text: &str| text.replacen("[[cluster]]\n", &format!("[[cluster]]\n{needs}\n"), 1);
                 (text, without) = (more(&text), more(&without));
             }
+        }
+        if key.starts_with("finish_") {
+            let more = |text: &str| {
+                text.replacen("[listener.http]\n", "[listener.http]\non_disconnect = \"finish\"\n", 1)
+            };
+            (text, without) = (more(&text), more(&without));
         }
         if key.starts_with("dns_") {
             let by_dns = |text: &str| {

@@ -38,8 +38,8 @@ pub struct HttpOptions {
     /// chance, so that many that came together do not come back together. Default `None`: as old as they like. With it
     /// clients spread over new endpoints of whatever balances in front.
     pub max_age: Option<Duration>,
-    /// Requests after which a connection is told to finish. Default 10,000: it bounds whatever a connection could make grow, and
-    /// costs a client one handshake in ten thousand requests. 0 is no bound.
+    /// Requests after which a connection is told to finish. Default 0, which is no bound: nothing here grows with them, and a client that
+    /// does not expect the end of its connection may count it as a failure.
     pub max_requests: u64,
     /// How long a client that is still sending when its connection is closed is read from (16 MiB at most), so that
     /// the last answer is not lost to a reset. Default 2 s. 0 closes at once.
@@ -123,7 +123,7 @@ impl Default for HttpOptions {
             min_body_rate: 256,
             body_grace: Duration::from_secs(10),
             max_age: None,
-            max_requests: 10_000,
+            max_requests: 0,
             linger: Duration::from_secs(2),
             on_disconnect: OnDisconnect::Cancel,
             max_headers: 100,

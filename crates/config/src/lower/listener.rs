@@ -8,6 +8,7 @@ use portcullis_edge::{
 };
 
 use super::{
+    http,
     process::{MOST_OPEN, Timeouts},
     socket, tls,
 };
@@ -114,6 +115,7 @@ pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
     table.set("shared", &mut plan.shared, boolean);
     let shared = plan.shared;
     options(&mut table, &mut plan, timeouts);
+    http::read(&mut table, &mut plan);
     tls::read(&mut table, &mut plan);
     socket::read(&mut table, &mut plan, address.as_ref());
     table.finish();
