@@ -15,7 +15,9 @@ use portcullis_proxy::{Asked, Lookup, PathMatch, RouteMatch, Router};
 
 type Table = (Router<usize>, Vec<(String, String)>);
 
-const KINDS: &[(&str, fn(usize) -> Table)] = &[
+type Make = fn(usize) -> Table;
+
+const KINDS: &[(&str, Make)] = &[
     ("hosts", |count| {
         table(count, |n| (Some(format!("h{n}.example.com")), prefix("/")), |n| (host(n), "/".to_owned()))
     }),
