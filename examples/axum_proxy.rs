@@ -9,7 +9,8 @@ use tower::ServiceBuilder;
 
 /// Who is at fault: 504 for what took too long, 502 for the rest.
 fn to_fault(error: Error) -> Fault {
-    let fault = if error.is_timeout() { UpstreamFault::ResponseTimeout } else { UpstreamFault::ConnectFailed };
+    let fault =
+        if error.is_timeout() { UpstreamFault::ResponseTimeout } else { UpstreamFault::ConnectFailed };
     Fault::upstream(fault).with_source(error)
 }
 

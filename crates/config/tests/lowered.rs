@@ -376,7 +376,7 @@ fn every_key_of_a_cluster() {
     assert_eq!(api.proxy_header, Some(ProxyHeader::V2));
     let ms = Duration::from_millis;
     let options = &api.options;
-    assert_eq!(options.protocol, Spoken::ByAlpn);
+    assert_eq!((options.protocol, options.title_case), (Spoken::ByAlpn, true));
     assert_eq!((options.connect_timeout, options.tls_timeout), (secs(2), secs(3)));
     assert_eq!((options.response_timeout, options.read_timeout), (secs(90), secs(30)));
     assert_eq!((options.write_timeout, options.request_timeout), (secs(45), secs(50)));

@@ -112,8 +112,13 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// The head of an answer, and what is behind it.
 pub(crate) enum Answer<Io> {
-    H1 { conn: Box<H1Conn<Io>>, head: ResponseHead, pump: Option<Pump> },
-    H2(H2Response),
+    H1 {
+        conn: Box<H1Conn<Io>>,
+        head: ResponseHead,
+        pump: Option<Pump>,
+    },
+    /// Boxed, so that the common case stays small.
+    H2(Box<H2Response>),
 }
 
 impl<Io> Answer<Io> {
@@ -369,8 +374,14 @@ where
         B::Error: Into<BoxError>,
     {
         conn.set_busy(true);
-        encode_head(&mut conn.write, call.parts, call.framing, authority(&conn.endpoint))
-            .map_err(|error| Miss::new(error, Why::Final))?;
+        encode_head(
+            &mut conn.write,
+            call.parts,
+            call.framing,
+            authority(&conn.endpoint),
+            self.shared.options.title_case,
+        )
+        .map_err(|error| Miss::new(error, Why::Final))?;
         let mut pump = Pump::new(call.framing, call.expects);
         let began = self.began();
         let exchanged = conn.exchange(&mut pump, upload, &call.parts.method, &self.shared.options).await;
@@ -431,7 +442,7 @@ where
                     observe(state, began);
                     self.shared.answered(state, response.head.status);
                 }
-                return Ok(Answer::H2(response));
+                return Ok(Answer::H2(Box::new(response)));
             }
             Err(error) => error,
         };

@@ -54,7 +54,7 @@ pub(crate) struct H1Source<B, Io> {
 
 /// The same over HTTP/2.
 pub(crate) struct H2Source<B> {
-    pub(crate) response: H2Response,
+    pub(crate) response: Box<H2Response>,
     pub(crate) rest: Option<Upload<B>>,
     pub(crate) left: Option<u64>,
     pub(crate) ticket: Ticket,
@@ -221,7 +221,7 @@ where
         if is_late(source.deadline) {
             return self.fail(true, Error::TotalTimeout);
         }
-        let H2Response { recv, pump, timer, .. } = &mut source.response;
+        let H2Response { recv, pump, timer, .. } = &mut *source.response;
         if let Some(upload) = &mut source.rest {
             let before = upload.taken();
             match pump.poll(upload, cx) {

@@ -176,10 +176,16 @@ where
             }
             _ => self.tries(&call, &mut upload, Tried::default()).await?,
         };
-        let rest = Rest { upload, ticket, deadline };
+        // moved only where there is something left to send
         match answer {
-            Answer::H1 { conn, head, pump } => self.respond_h1(conn, head, pump, &parts, rest),
-            Answer::H2(response) => Ok(self.respond_h2(response, &parts, rest)),
+            Answer::H1 { conn, head, pump } => {
+                let rest = pump.map(|pump| Box::new((pump, upload)));
+                self.respond_h1(conn, head, &parts, H1Rest { rest, ticket, deadline })
+            }
+            Answer::H2(response) => {
+                let rest = (!response.pump.is_done()).then_some(upload);
+                Ok(self.respond_h2(response, &parts, H2Rest { rest, ticket, deadline }))
+            }
         }
     }
 
@@ -295,9 +301,8 @@ where
         &self,
         conn: Box<H1Conn<C::Response>>,
         head: ResponseHead,
-        pump: Option<Pump>,
         request: &request::Parts,
-        rest: Rest<B>,
+        rest: H1Rest<B>,
     ) -> Result<Response<Body<B, C::Response>>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -307,7 +312,7 @@ where
         let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         // RFC 9110 section 15.2.2: the server switches to what the client asked for, and not unasked
         // nor before it has the whole request, or what is left of that would be taken for the new protocol
-        if switching && (pump.is_some() || !request.headers.contains_key(header::UPGRADE)) {
+        if switching && (rest.rest.is_some() || !request.headers.contains_key(header::UPGRADE)) {
             let endpoint = Arc::clone(&conn.endpoint.endpoint.name);
             return Err(Error::Protocol { endpoint, source: ProtocolError::UnexpectedUpgrade });
         }
@@ -317,15 +322,9 @@ where
             response.extensions_mut().insert(UpgradedSlot::new(Upgraded::h1(conn)));
             response
         } else {
-            let Rest { upload, ticket, deadline } = rest;
-            let source = H1Source {
-                conn,
-                pool: Arc::clone(&self.pool),
-                ticket,
-                rest: pump.map(|pump| Box::new((pump, upload))),
-                keep_alive,
-                deadline,
-            };
+            let H1Rest { rest, ticket, deadline } = rest;
+            let pool = Arc::clone(&self.pool);
+            let source = H1Source { conn, pool, ticket, rest, keep_alive, deadline };
             Response::from_parts(parts, Body::h1(source, decoder))
         };
         if let Some(name) = name {
@@ -336,9 +335,9 @@ where
 
     fn respond_h2<B>(
         &self,
-        mut answer: H2Response,
+        mut answer: Box<H2Response>,
         request: &request::Parts,
-        rest: Rest<B>,
+        rest: H2Rest<B>,
     ) -> Response<Body<B, C::Response>> {
         let mut parts = answer.take_head();
         let length = parts.headers.get(header::CONTENT_LENGTH);
@@ -352,14 +351,13 @@ where
                 parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 parts.headers.insert(header::UPGRADE, protocol.clone());
             }
-            parts.extensions.insert(UpgradedSlot::<C::Response>::new(Upgraded::h2(H2Upgraded::new(answer))));
+            parts.extensions.insert(UpgradedSlot::<C::Response>::new(Upgraded::h2(H2Upgraded::new(*answer))));
             return Response::from_parts(parts, Body::empty());
         }
         if answer.pump.is_done() && answer.recv.is_end_stream() {
             return Response::from_parts(parts, Body::empty());
         }
-        let Rest { upload, ticket, deadline } = rest;
-        let rest = (!answer.pump.is_done()).then_some(upload);
+        let H2Rest { rest, ticket, deadline } = rest;
         Response::from_parts(parts, Body::h2(H2Source { response: answer, rest, left, ticket, deadline }))
     }
 
@@ -368,9 +366,16 @@ where
     }
 }
 
-/// What goes on behind a response's head.
-struct Rest<B> {
-    upload: Upload<B>,
+/// What goes on behind a response's head over HTTP/1.1.
+struct H1Rest<B> {
+    rest: Option<Box<(Pump, Upload<B>)>>,
+    ticket: Ticket,
+    deadline: Option<Instant>,
+}
+
+/// The same over HTTP/2.
+struct H2Rest<B> {
+    rest: Option<Upload<B>>,
     ticket: Ticket,
     deadline: Option<Instant>,
 }

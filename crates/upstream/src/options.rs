@@ -12,6 +12,9 @@ use crate::{BalanceOptions, OutlierOptions};
 pub struct ClusterOptions {
     /// What is spoken to the endpoints. Default [`Protocol::Http1`].
     pub protocol: Protocol,
+    /// Whether field names are written as `Content-Length`, for endpoints that read no other (RFC 9110 section 5.1: names have no case).
+    /// Default `false`: as `content-length`. HTTP/1.1 only.
+    pub title_case: bool,
     /// From the beginning of a name's resolution to a connection. Default 5 s.
     pub connect_timeout: Duration,
     /// How long a TLS handshake may take, for connectors that do one. Default 5 s. A connector of the program's own has both
@@ -200,6 +203,7 @@ impl Default for ClusterOptions {
     fn default() -> Self {
         Self {
             protocol: Protocol::default(),
+            title_case: false,
             connect_timeout: Duration::from_secs(5),
             tls_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
@@ -247,6 +251,7 @@ macro_rules! with {
 with! {
     ClusterOptions:
     with_protocol => protocol: Protocol,
+    with_title_case => title_case: bool,
     with_connect_timeout => connect_timeout: Duration,
     with_tls_timeout => tls_timeout: Duration,
     with_response_timeout => response_timeout: Duration,

@@ -84,7 +84,17 @@ impl Asker {
     /// The asker of a request.
     pub fn of<B>(request: &Request<B>) -> Self {
         let headers = request.headers();
-        Self { version: request.version(), accept: accept(headers), id: headers.get(&X_REQUEST_ID).cloned() }
+        let mut asker = Self { version: request.version(), accept: None, id: None };
+        // one pass by length costs less than two look-ups, each with a hash
+        for (name, value) in headers {
+            match name.as_str().len() {
+                6 if *name == header::ACCEPT && asker.accept.is_none() => asker.accept = Some(value.clone()),
+                6 if *name == header::ACCEPT => asker.accept = accept(headers),
+                12 if asker.id.is_none() && *name == X_REQUEST_ID => asker.id = Some(value.clone()),
+                _ => {}
+            }
+        }
+        asker
     }
 
     /// The request's own id if it is one token of 128 bytes at most, else a fresh one.

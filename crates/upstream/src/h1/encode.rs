@@ -54,6 +54,7 @@ pub(crate) fn encode_head(
     parts: &request::Parts,
     framing: RequestFraming,
     endpoint: &str,
+    title: bool,
 ) -> Result<(), Error> {
     if parts.method == Method::CONNECT {
         return Err(Error::InvalidRequest { reason: "CONNECT has no response that this client could frame" });
@@ -71,6 +72,7 @@ pub(crate) fn encode_head(
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let start = out.len();
     // RFC 9112 section 3.2: a client sends Host in every request; first, as RFC 9110 section 7.2 recommends.
     match parts.headers.get(header::HOST) {
         Some(host) => put_field(out, "host", host.as_bytes()),
@@ -102,7 +104,23 @@ pub(crate) fn encode_head(
         RequestFraming::None => {}
     }
     out.extend_from_slice(b"\r\n");
+    if title {
+        title_case(&mut out[start..]);
+    }
     Ok(())
+}
+
+/// Turns `content-length: 3` into `Content-Length: 3`, in whole lines.
+fn title_case(lines: &mut [u8]) {
+    for line in lines.split_mut(|&b| b == b'\n') {
+        let mut first = true;
+        for byte in line.iter_mut().take_while(|byte| **byte != b':') {
+            if first {
+                byte.make_ascii_uppercase();
+            }
+            first = *byte == b'-';
+        }
+    }
 }
 
 /// Writes a trailer section, without the fields that have no place in one.
@@ -146,7 +164,7 @@ mod tests {
     fn head<B: Body>(request: Request<B>) -> Result<String, Error> {
         let (parts, body) = request.into_parts();
         let mut out = BytesMut::new();
-        encode_head(&mut out, &parts, framing_of(&parts.headers, &body)?, "10.0.0.1:80")?;
+        encode_head(&mut out, &parts, framing_of(&parts.headers, &body)?, "10.0.0.1:80", false)?;
         Ok(String::from_utf8(out.to_vec()).unwrap())
     }
 
@@ -174,6 +192,20 @@ mod tests {
         assert_eq!(head(post).unwrap(), "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\n");
         let empty_post = Request::post("/").header("host", "h").body(Empty::<Bytes>::new()).unwrap();
         assert_eq!(head(empty_post).unwrap(), "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn names_in_title_case_by_choice() {
+        let request = Request::post("/a-b")
+            .header("host", "h")
+            .header("x-a-b", "c-d: e")
+            .body(Full::new(Bytes::from("a")));
+        let (parts, body) = request.unwrap().into_parts();
+        let mut out = BytesMut::from("left: over\r\n");
+        encode_head(&mut out, &parts, framing_of(&parts.headers, &body).unwrap(), "e", true).unwrap();
+        let wanted =
+            "left: over\r\nPOST /a-b HTTP/1.1\r\nHost: h\r\nX-A-B: c-d: e\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(out, wanted);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, plan: &mut ClusterPlan) {
     let protocols = [("http1", Protocol::Http1), ("http2", Protocol::Http2), ("auto", Protocol::ByAlpn)];
     let protocol_at = table.key_span("protocol");
     table.set("protocol", &mut plan.options.protocol, choice(&protocols));
+    table.set("title_case", &mut plan.options.title_case, boolean);
     let headers = [("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)];
     plan.proxy_header = table.get("proxy_protocol", choice(&headers)).map(Spanned::into_inner);
     plan.tls = tls(table);
