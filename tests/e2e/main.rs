@@ -27,6 +27,7 @@ mod raw_http1;
 mod raw_http2;
 mod routes;
 mod smuggling;
+mod storms;
 mod tls;
 mod torture;
 mod upgrade;
