@@ -197,7 +197,11 @@ where
         let ready = match (found, state) {
             (Found::H1(conn), _) => Ready::H1(conn),
             (Found::H2(conn, lease), _) => Ready::H2(conn, lease),
-            (found, Some(state)) => Box::pin(self.ready(&state, found, call, same.is_some())).await?,
+            (found, Some(state)) => {
+                // it counts from here on: an endpoint that takes no connections is no idle one
+                let _approaching = state.approach();
+                Box::pin(self.ready(&state, found, call, same.is_some())).await?
+            }
             (_, None) => return Err(Miss::new(Error::NoEndpoint, Why::Final)),
         };
         match ready {
@@ -248,10 +252,14 @@ where
     ) -> Result<Ready<C::Response>, Miss> {
         let options = &self.shared.options;
         let gate = gate.then(|| Gate { pool: &self.pool, slot: state.slot });
-        if !state.take_place(options.max_connections)
-            && let Some(conn) = self.queue(state, call.client).await?
-        {
-            return Ok(Ready::H1(conn));
+        if !state.take_place(options.max_connections) {
+            // an idle one of another client's, or of another protocol, stands in the way
+            self.pool.evict(state.slot);
+            if !state.take_place(options.max_connections)
+                && let Some(ready) = self.queue(state, call.client).await?
+            {
+                return Ok(ready);
+            }
         }
         // from here on the place comes back with the guard, or with the connection that it becomes part of
         let place = Place::taken(Arc::clone(state));
@@ -286,8 +294,9 @@ where
             Err(_) => return Err(self.not_connected(state, ConnectError::Timeout)),
         }
         let lease = conn.lease();
-        if let Some(gate) = gate {
-            gate.open(Speaks::Http2, Some(conn.clone()));
+        match gate {
+            Some(gate) => gate.open(Speaks::Http2, Some(conn.clone())),
+            None => self.pool.connected(state.slot, Some(Speaks::Http2), Some(conn.clone())),
         }
         Ok(Ready::H2(conn, lease))
     }
@@ -339,21 +348,37 @@ where
         &self,
         state: &Arc<EndpointState>,
         client: Option<ClientAddresses>,
-    ) -> Result<Option<Box<H1Conn<C::Response>>>, Miss> {
+    ) -> Result<Option<Ready<C::Response>>, Miss> {
         let options = &self.shared.options;
         let Some(_waiting) = self.shared.wait() else {
             return Err(Miss::new(Error::Overloaded { limit: "waiting requests" }, Why::NotConnected));
         };
-        let mut handed = self.pool.wait(state.slot);
+        let _wanted = state.wait();
+        // a connection that is another client's is of no use
+        let mut handed = client.is_none().then(|| self.pool.wait(state.slot));
         let free = async {
             loop {
-                tokio::select! {
-                    biased;
-                    conn = &mut handed, if client.is_none() => if let Ok(conn) = conn { return Some(conn) },
-                    () = state.freed.notified() => {}
-                }
+                // registered before the look, so that no place that comes free in between is missed
+                let mut freed = std::pin::pin!(state.freed.notified());
+                freed.as_mut().enable();
                 if state.take_place(options.max_connections) {
                     return None;
+                }
+                if let Some((conn, lease)) = self.pool.find_http2(state.slot, client) {
+                    return Some(Ready::H2(conn, lease));
+                }
+                tokio::select! {
+                    biased;
+                    conn = async {
+                        match &mut handed {
+                            Some(handed) => handed.await.ok(),
+                            None => std::future::pending().await,
+                        }
+                    } => match conn {
+                        Some(conn) => return Some(Ready::H1(conn)),
+                        None => handed = None,
+                    },
+                    () = freed => {}
                 }
             }
         };
@@ -435,7 +460,7 @@ where
         let authority = state.as_ref().map_or("", |state| authority(state));
         let head = http2::head_of(call.parts, conn.is_secure(), authority)
             .map_err(|error| Miss::new(error, Why::Final))?;
-        let began = self.began();
+        let (began, reused) = (self.began(), conn.has_answered());
         let error = match http2::exchange(&conn, lease, head, upload, &self.shared.options).await {
             Ok(response) => {
                 if let Some(state) = &state {
@@ -453,13 +478,23 @@ where
             Failure::ResponseTimeout => (Why::TimedOut, Error::ResponseTimeout { endpoint }),
             Failure::Full => (Why::NotConnected, Error::QueueTimeout { endpoint }),
             Failure::NoExtendedConnect => (Why::Final, Error::NoExtendedConnect { endpoint }),
+            Failure::Gone(source) => {
+                // nothing of it was sent: that a connection lay here which had ended says nothing of the endpoint
+                conn.give_up();
+                let why = match &state {
+                    Some(state) if upload.can_rewind() => Why::Stale(Arc::clone(state)),
+                    _ => Why::Refused,
+                };
+                (why, Error::Reset { endpoint, source })
+            }
+            Failure::Invalid(source) => (Why::Final, Error::Reset { endpoint, source }),
             Failure::Reset { unprocessed, source } => {
                 // the stream is one thing, the connection another: no request is put on one that has ended
                 let ended = source.is_io() || source.is_go_away();
                 if ended {
                     conn.give_up();
                 }
-                let stale = ended && conn.is_reused() && call.idempotent && upload.can_rewind();
+                let stale = ended && reused && call.idempotent && upload.can_rewind();
                 let why = match &state {
                     _ if unprocessed => Why::Refused,
                     Some(state) if stale => Why::Stale(Arc::clone(state)),

@@ -143,7 +143,8 @@ where
         loop {
             let Source::H1(source, decoder) = &mut self.source else { return Poll::Ready(None) };
             if is_late(source.deadline) {
-                return self.fail(true, Error::TotalTimeout);
+                // it may be the client that does not read
+                return self.fail(false, Error::TotalTimeout);
             }
             if let Some(rest) = &mut source.rest {
                 let (pump, upload) = &mut **rest;
@@ -193,7 +194,7 @@ where
                     let error = Error::Closed { endpoint: source.name(), source: None };
                     return self.fail(true, error);
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => source.conn.timer.clear(),
                 Poll::Ready(Err(error)) => {
                     let error = Error::Closed { endpoint: source.name(), source: Some(error) };
                     return self.fail(true, error);
@@ -208,7 +209,9 @@ where
                             true => Error::TotalTimeout,
                             false => Error::ReadTimeout { endpoint: source.name() },
                         };
-                        return self.fail(true, error);
+                        // while the client still sends it may be its turn
+                        let theirs = source.rest.is_none();
+                        return self.fail(theirs, error);
                     }
                     return Poll::Pending;
                 }
@@ -219,7 +222,7 @@ where
     fn poll_h2(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Source::H2(source) = &mut self.source else { return Poll::Ready(None) };
         if is_late(source.deadline) {
-            return self.fail(true, Error::TotalTimeout);
+            return self.fail(false, Error::TotalTimeout);
         }
         let H2Response { recv, pump, timer, .. } = &mut *source.response;
         if let Some(upload) = &mut source.rest {
@@ -271,7 +274,8 @@ where
             true => Error::TotalTimeout,
             false => Error::ReadTimeout { endpoint: source.response.name() },
         };
-        self.fail(true, error)
+        let theirs = source.rest.is_none();
+        self.fail(theirs, error)
     }
 }
 

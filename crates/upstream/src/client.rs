@@ -95,7 +95,7 @@ where
         loop {
             let changed = self.shared.changed.notified();
             self.pool.sweep();
-            if options.min_idle > 0 && options.protocol == Protocol::Http1 {
+            if options.min_idle > 0 && options.protocol == Protocol::Http1 && !options.connection_per_client {
                 self.prewarm().await;
             }
             tokio::select! {
@@ -341,7 +341,13 @@ where
     ) -> Response<Body<B, C::Response>> {
         let mut parts = answer.take_head();
         let length = parts.headers.get(header::CONTENT_LENGTH);
-        let left = length.and_then(|length| crate::h1::parse_length(length.as_bytes()));
+        // RFC 9110 section 6.4.1: these have a length and no content
+        let bodiless = request.method == Method::HEAD
+            || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let left = match bodiless {
+            true => Some(0),
+            false => length.and_then(|length| crate::h1::parse_length(length.as_bytes())),
+        };
         if let Some(name) = answer.lease.endpoint().and_then(|state| self.name_of(state)) {
             parts.extensions.insert(name);
         }

@@ -174,9 +174,10 @@ pub struct Http2Options {
     /// Requests at a time on one connection, or fewer where the endpoint allows fewer (SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 section
     /// 6.5.2); past it another connection is made. Default 100.
     pub max_streams: usize,
-    /// Bytes that an endpoint may send on a stream ahead of their being read. Default 256 KiB.
+    /// Bytes that an endpoint may send on a stream ahead of their being read. Default 64 KiB.
     pub stream_window: u32,
-    /// The same for a whole connection, which is its worst-case memory. Default 1 MiB.
+    /// The same for a whole connection, which is its worst-case memory; raised to what all of its streams may take, so that one whose client reads slowly
+    /// keeps none of the others waiting. Default 1 MiB, and so 6.25 MiB with the other defaults.
     pub connection_window: u32,
     /// Bytes of requests buffered per stream. Default 64 KiB.
     pub send_buffer: usize,
@@ -190,7 +191,7 @@ impl Default for Http2Options {
     fn default() -> Self {
         Self {
             max_streams: 100,
-            stream_window: 256 << 10,
+            stream_window: 64 << 10,
             connection_window: 1 << 20,
             send_buffer: 64 << 10,
             ping_interval: Duration::from_secs(15),

@@ -90,7 +90,7 @@ impl<Io> Pool<Io> {
         if conn.life.is_over(conn.idle_since) || conn.endpoint.is_removed() {
             return;
         }
-        let full = conn.endpoint.is_full(self.max_connections);
+        let full = conn.endpoint.is_full(self.max_connections) || conn.endpoint.has_waiting();
         let slot = conn.endpoint.slot;
         // what is not kept is closed outside of the lock
         let closed = self.with(slot, move |slot| {
@@ -126,7 +126,8 @@ impl<Io> Pool<Io> {
     /// An HTTP/2 connection, or one that turned out not to be one, was made or was not.
     pub(crate) fn connected(&self, slot: usize, speaks: Option<Speaks>, conn: Option<H2Conn>) {
         self.with(slot, |slot| {
-            if slot.speaks == Speaks::Unknown
+            // an endpoint may change its mind, or another one stand behind the same name
+            if self.speaks == Speaks::Unknown
                 && let Some(speaks) = speaks
             {
                 slot.speaks = speaks;
@@ -155,6 +156,27 @@ impl<Io> Pool<Io> {
     /// Connections that lie here, those of HTTP/2 among them.
     pub(crate) fn len(&self) -> usize {
         self.slots.lock().iter().map(|slot| slot.idle.len() + slot.http2.len()).sum()
+    }
+
+    /// A place on an HTTP/2 connection to an endpoint, if there is one.
+    pub(crate) fn find_http2(
+        &self,
+        slot: usize,
+        client: Option<ClientAddresses>,
+    ) -> Option<(H2Conn, H2Lease)> {
+        self.with(slot, |slot| slot.http2_with_room(client, self.max_streams))
+    }
+
+    /// Closes a connection to an endpoint that nobody uses, the one that was used the longest ago, to make room for another.
+    pub(crate) fn evict(&self, slot: usize) {
+        let closed = self.with(slot, |slot| {
+            if slot.idle.is_empty() {
+                let at = slot.http2.iter().position(|conn| conn.streams() == 0);
+                return (None, at.map(|at| slot.http2.remove(at)));
+            }
+            (Some(slot.idle.remove(0)), None)
+        });
+        drop(closed);
     }
 
     /// Idle connections to an endpoint.
@@ -200,24 +222,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pool<Io> {
     ) -> Found<Io> {
         loop {
             let taken = self.with(state.slot, |slot| {
-                if slot.speaks != Speaks::Http2 && !fresh {
-                    let conn = match client {
-                        None => slot.idle.pop(),
-                        Some(_) => slot
-                            .idle
-                            .iter()
-                            .rposition(|conn| conn.client == client)
-                            .map(|at| slot.idle.remove(at)),
-                    };
-                    if let Some(conn) = conn {
-                        return Err(conn);
-                    }
+                if !fresh && let Some(at) = slot.idle.iter().rposition(|conn| conn.client == client) {
+                    return Err(slot.idle.remove(at));
                 }
                 if slot.speaks == Speaks::Http1 {
                     return Ok(Found::Connect(false));
                 }
                 if let Some((conn, lease)) = slot.http2_with_room(client, self.max_streams) {
                     return Ok(Found::H2(conn, lease));
+                }
+                if client.is_some() {
+                    // nobody else could use what is made
+                    return Ok(Found::Connect(false));
                 }
                 if slot.connecting {
                     // made under the lock, so that it misses nothing
@@ -262,6 +278,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pool<Io> {
                     let fit = now.saturating_duration_since(conn.idle_since) < self.idle_timeout
                         && !conn.life.is_over(now)
                         && !conn.endpoint.is_removed()
+                        && !conn.endpoint.has_waiting()
                         && conn.is_alive();
                     fit.then_some(conn)
                 })

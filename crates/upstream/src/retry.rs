@@ -49,9 +49,10 @@ impl Budget {
         }
         let (since, requests_then, retries_then) = window.before;
         let seconds = now.saturating_duration_since(since).as_secs().max(1);
-        let share = (requests - requests_then).saturating_mul(u64::from(options.budget_percent)) / 100;
+        let share =
+            requests.saturating_sub(requests_then).saturating_mul(u64::from(options.budget_percent)) / 100;
         let allowed = share.saturating_add(seconds.saturating_mul(u64::from(options.budget_min)));
-        if window.allowed - retries_then >= allowed {
+        if window.allowed.saturating_sub(retries_then) >= allowed {
             return false;
         }
         window.allowed += 1;

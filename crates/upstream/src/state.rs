@@ -37,6 +37,8 @@ pub(crate) struct EndpointState {
     healthy: AtomicBool,
     /// Whether it belongs to the cluster no more.
     removed: AtomicBool,
+    /// Requests that wait for a place.
+    waiting: AtomicUsize,
     /// A place was given back.
     pub(crate) freed: Notify,
 }
@@ -132,6 +134,7 @@ impl EndpointState {
             failures: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
             removed: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
             freed: Notify::new(),
         }
     }
@@ -181,6 +184,35 @@ impl EndpointState {
         taken
     }
 
+    /// Whether requests of any client wait for a place: what is idle stands in their way.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits for a place until it is dropped.
+    pub(crate) fn wait(&self) -> impl Drop + '_ {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
+    }
+
+    /// A request is on its way to a connection there, until it is dropped.
+    pub(crate) fn approach(&self) -> impl Drop + '_ {
+        struct Approaching<'a>(&'a Load);
+        impl Drop for Approaching<'_> {
+            fn drop(&mut self) {
+                self.0.end();
+            }
+        }
+        self.load.begin();
+        Approaching(&self.load)
+    }
+
     /// Whether all places are taken.
     pub(crate) fn is_full(&self, max: usize) -> bool {
         self.open.load(Ordering::Relaxed) >= max
@@ -205,7 +237,7 @@ impl EndpointState {
         }
         let ejected = || ejected(now);
         let time = self.outlier.on_failure(kind, self.since_base(now), &options.outlier, ejected)?;
-        self.load.became_available((now + time).into_std());
+        self.load.became_available((now + time.min(crate::FOREVER)).into_std());
         Some(time)
     }
 

@@ -196,6 +196,34 @@ async fn past_the_endpoints_limit_of_streams_another_connection_is_made() {
 }
 
 #[tokio::test]
+async fn at_the_limit_of_connections_requests_wait_for_a_stream() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let server = server(2, move |_, _, _, mut respond| {
+        let held = Arc::clone(&held);
+        async move {
+            held.acquire().await.unwrap().forget();
+            answer(&mut respond, 200, "ok");
+        }
+    })
+    .await;
+    let options =
+        ClusterOptions::default().with_max_connections(1).with_queue_timeout(Duration::from_secs(5));
+    let client = cluster(&server, options).client();
+    let mut all = JoinSet::new();
+    for _ in 0..7 {
+        let client = client.clone();
+        all.spawn(async move { text(client.send(get("/")).await.unwrap()).await });
+    }
+    for _ in 0..7 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        gate.add_permits(1);
+    }
+    assert_eq!(all.join_all().await, ["ok"; 7]);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn what_the_endpoint_did_not_do_is_sent_again_whatever_it_is() {
     let server = server(100, |_, n, request, mut respond| async move {
         match n {

@@ -328,6 +328,46 @@ async fn rfc9110_10_1_1_a_body_waits_for_the_endpoints_word() {
 }
 
 #[tokio::test]
+async fn a_final_answer_right_behind_a_100_is_seen() {
+    let origin = RawOrigin::with(|mut conn| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(conn.read_u8().await.unwrap());
+        }
+        let both = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+        conn.write_all(both.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let client = cluster(&[&origin], ClusterOptions::default()).client();
+    let body = ScriptBody::new().data("ab").hang().map_err(std::io::Error::other).boxed_unsync();
+    let request =
+        Request::post("/").header("host", "t").header("expect", "100-continue").header("content-length", "4");
+    let answer =
+        timeout(5000 * MS, client.send(request.body(body).unwrap())).await.expect("it is there").unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_another_client_makes_room() {
+    let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
+    let options = ClusterOptions::default().with_connection_per_client(true).with_max_connections(2);
+    let cluster = cluster(&[&origin], options);
+    let client = cluster.client();
+    for port in 1..=6 {
+        let mut request = get("/");
+        if port != 3 {
+            let local = ([127, 0, 0, 1], 80).into();
+            request.extensions_mut().insert(ClientAddresses { peer: ([192, 0, 2, 1], port).into(), local });
+        }
+        assert_eq!(text(client.send(request).await.unwrap()).await, "ok");
+    }
+    // none was used by two, and one that is nobody's was not another's
+    assert_eq!(origin.connections(), 6);
+    assert!(cluster.stats().endpoints[0].open <= 2);
+}
+
+#[tokio::test]
 async fn a_connection_is_one_clients_where_it_must_be() {
     let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
     let cluster = cluster(&[&origin], ClusterOptions::default().with_connection_per_client(true));

@@ -204,7 +204,7 @@ impl Exchange {
         if !self.sent && self.broken.is_none() {
             self.poll_send(conn, pump, upload, options, cx)?;
         }
-        'read: loop {
+        loop {
             match conn.poll_fill(None, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.closed(None))),
@@ -227,12 +227,11 @@ impl Exchange {
                 if pump.is_held() && head.parts.status == StatusCode::CONTINUE {
                     pump.release();
                     self.poll_send(conn, pump, upload, options, cx)?;
-                    continue 'read;
                 }
             }
         }
         if conn.timer.poll(cx).is_ready() {
-            if pump.is_held() && self.broken.is_none() {
+            if pump.is_held() && self.broken.is_none() && pump.unflushed(&conn.write) == 0 {
                 // RFC 9110 section 10.1.1: a client must not wait for ever for a word that an old server never says
                 pump.release();
                 self.poll_send(conn, pump, upload, options, cx)?;

@@ -89,16 +89,17 @@ fn to_map(head: &Bytes, spans: &[Span]) -> Result<HeaderMap, ProtocolError> {
 
 /// How the body ends (RFC 9112 section 6.3) and whether the connection lives on (section 9.3).
 fn interpret(mut parts: response::Parts, method: &Method) -> Result<ResponseHead, ProtocolError> {
-    let mut keep_alive = parts.version == Version::HTTP_11;
+    let (mut keep_alive, mut close) = (parts.version == Version::HTTP_11, false);
     for value in parts.headers.get_all(header::CONNECTION) {
         for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
             if token.eq_ignore_ascii_case(b"close") {
-                keep_alive = false;
+                close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") && parts.version == Version::HTTP_10 {
                 keep_alive = true;
             }
         }
     }
+    keep_alive &= !close;
     let length = content_length(&mut parts.headers)?;
     let chunked = is_chunked(&parts)?;
     if chunked && length.is_some() {

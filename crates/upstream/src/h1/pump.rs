@@ -29,6 +29,8 @@ pub(crate) struct Pump {
     in_chunk: bool,
     /// Whether the head goes out alone, and the body when the endpoint says so.
     hold: bool,
+    /// Whether the connection holds back what was written to it, as one with TLS does.
+    unflushed: bool,
     /// Bytes written to the connection.
     written: u64,
     ended: bool,
@@ -48,7 +50,15 @@ impl Pump {
     pub(crate) fn new(framing: RequestFraming, hold: bool) -> Self {
         let ended = framing == RequestFraming::None;
         let chunked = framing == RequestFraming::Chunked;
-        Self { chunked, data: Bytes::new(), in_chunk: false, hold: hold && !ended, written: 0, ended }
+        Self {
+            chunked,
+            data: Bytes::new(),
+            in_chunk: false,
+            hold: hold && !ended,
+            unflushed: false,
+            written: 0,
+            ended,
+        }
     }
 
     /// Whether the body is kept back.
@@ -106,7 +116,7 @@ impl Pump {
 
     /// Bytes that wait for the connection. None while more of the body is awaited.
     pub(crate) fn unflushed(&self, out: &BytesMut) -> usize {
-        out.len() + self.data.len()
+        out.len() + self.data.len() + usize::from(self.unflushed)
     }
 
     fn poll_write<Io>(
@@ -118,7 +128,7 @@ impl Pump {
     where
         Io: AsyncWrite + Unpin,
     {
-        while self.unflushed(out) > 0 {
+        while out.len() + self.data.len() > 0 {
             let written = if self.data.is_empty() {
                 ready!(Pin::new(&mut *io).poll_write(cx, out))?
             } else if out.is_empty() {
@@ -135,7 +145,9 @@ impl Pump {
             out.advance(head);
             self.data.advance(written - head);
         }
-        Pin::new(io).poll_flush(cx)
+        let flushed = Pin::new(io).poll_flush(cx);
+        self.unflushed = flushed.is_pending();
+        flushed
     }
 
     /// Encodes a piece of the body and puts it behind `out`.

@@ -32,6 +32,11 @@ use crate::{
 /// Streams that are closed here and may still be spoken of by the endpoint.
 const MAX_RESET_STREAMS: usize = 64;
 
+/// RFC 9113 section 6.9.1.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// What unread DATA frames may lack of 256 bytes each, all together: 64 Ki frames of a byte, some 10 MiB of memory.
+const FRAME_BUDGET: usize = 16 << 20;
+
 /// A connection to an endpoint, as its requests see it. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct H2Conn {
@@ -53,8 +58,8 @@ struct Shared {
     busy: Notify,
     secure: bool,
     client: Option<ClientAddresses>,
-    /// Requests so far.
-    carried: AtomicUsize,
+    /// A request was answered on it.
+    answered: AtomicBool,
     rest: Mutex<Rest>,
 }
 
@@ -80,9 +85,14 @@ impl H2Conn {
     ) -> Result<Self, ConnectError> {
         let secure = io.is_secure();
         let http2 = &options.http2;
+        // those that are read slowly must not keep the others waiting
+        let all = u32::try_from(http2.max_streams).unwrap_or(u32::MAX).saturating_mul(http2.stream_window);
+        let connection_window = http2.connection_window.max(all).min(MAX_WINDOW);
         let (send, mut conn) = Builder::new()
             .initial_window_size(http2.stream_window)
-            .initial_connection_window_size(http2.connection_window)
+            .initial_connection_window_size(connection_window)
+            // an endpoint of a chat sends small frames, and one reader that is slow must not end it for all
+            .data_frame_budget(FRAME_BUDGET)
             .max_frame_size(16 << 10)
             .max_header_list_size(u32::try_from(options.max_head_bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(http2.send_buffer)
@@ -104,7 +114,7 @@ impl H2Conn {
             busy: Notify::new(),
             secure,
             client,
-            carried: AtomicUsize::new(0),
+            answered: AtomicBool::new(false),
             rest,
         });
         let pings = conn.ping_pong();
@@ -145,7 +155,6 @@ impl H2Conn {
     /// Takes a place for a request.
     pub(crate) fn lease(&self) -> H2Lease {
         let _ = self.shared.rest.lock().life.spend();
-        self.shared.carried.fetch_add(1, Ordering::Relaxed);
         if self.shared.streams.fetch_add(1, Ordering::Relaxed) == 0 {
             self.shared.busy.notify_one();
         }
@@ -155,9 +164,14 @@ impl H2Conn {
         H2Lease { shared: Arc::clone(&self.shared) }
     }
 
-    /// Whether it has carried a request before the present one.
-    pub(crate) fn is_reused(&self) -> bool {
-        self.shared.carried.load(Ordering::Relaxed) > 1
+    /// Whether a request was answered on it.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+
+    /// A request was.
+    pub(crate) fn answered(&self) {
+        self.shared.answered.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_secure(&self) -> bool {

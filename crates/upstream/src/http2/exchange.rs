@@ -27,6 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct H2Pump {
     send: SendStream<Bytes>,
+    /// What was taken from the body and waits for room, and whether it is the last of it.
+    data: Option<(Bytes, bool)>,
     ended: bool,
 }
 
@@ -51,6 +53,10 @@ pub(crate) enum Failure {
     /// No place came free on the connection in time.
     Full,
     NoExtendedConnect,
+    /// The connection had ended before.
+    Gone(h2::Error),
+    /// It can't be sent as it is.
+    Invalid(h2::Error),
     /// The stream or its connection ended; whether it is certain that the endpoint did nothing of the request.
     Reset {
         unprocessed: bool,
@@ -84,21 +90,28 @@ impl H2Pump {
         B::Error: Into<BoxError>,
     {
         while !self.ended {
-            // one byte of room is enough for a piece: what does not fit waits in the connection, and no further piece is taken
-            self.send.reserve_capacity(1);
-            while self.send.capacity() == 0 {
-                match ready!(self.send.poll_capacity(cx)) {
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Poll::Ready(Err(SendError::Stream)),
-                }
-            }
             if self.send.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(SendError::Stream));
             }
+            if self.data.is_some() {
+                // one byte of room is enough for a piece: what does not fit waits in the connection, and no further piece is taken
+                self.send.reserve_capacity(1);
+                while self.send.capacity() == 0 {
+                    match ready!(self.send.poll_capacity(cx)) {
+                        Some(Ok(_)) => {}
+                        Some(Err(_)) | None => return Poll::Ready(Err(SendError::Stream)),
+                    }
+                }
+            }
+            if let Some((data, last)) = self.data.take() {
+                self.ended = last;
+                self.send.send_data(data, last).map_err(|_| SendError::Stream)?;
+                continue;
+            }
             let sent = match ready!(upload.poll(cx)).map_err(SendError::Body)? {
                 Piece::Data(data, last) => {
-                    self.ended = last;
-                    self.send.send_data(data, last)
+                    self.data = Some((data, last));
+                    continue;
                 }
                 Piece::Trailers(trailers) => {
                     self.ended = true;
@@ -116,7 +129,7 @@ impl H2Pump {
 
     /// Whether the endpoint is to blame for a pause: it opens no window.
     pub(crate) fn awaits_endpoint(&self) -> bool {
-        !self.ended && self.send.capacity() == 0
+        self.data.is_some()
     }
 
     /// Tells the endpoint that the rest will never come.
@@ -152,24 +165,22 @@ where
     let ready = poll_fn(|cx| sender.poll_ready(cx));
     match tokio::time::timeout(options.queue_timeout, ready).await {
         Ok(Ok(())) => {}
-        Ok(Err(source)) => {
-            conn.give_up();
-            return Err(Failure::Reset { unprocessed: true, source });
-        }
+        Ok(Err(source)) => return Err(Failure::Gone(source)),
         Err(_) => return Err(Failure::Full),
     }
     let ends = upload.is_empty() && !head.upgrade;
     let (response, send) = sender.send_request(head.request, ends).map_err(|source| {
-        conn.give_up();
-        Failure::Reset { unprocessed: true, source }
+        let gone = source.is_io() || source.is_go_away();
+        if gone { Failure::Gone(source) } else { Failure::Invalid(source) }
     })?;
     // it keeps the connection from ending
     drop(sender);
     // an upgrade has no body: its stream is the tunnel
-    let pump = H2Pump { send, ended: ends || head.upgrade };
+    let pump = H2Pump { send, data: None, ended: ends || head.upgrade };
     let mut exchange =
         Exchange { response, pump, timer: LazyTimer::default(), last: None, sending: !ends && !head.upgrade };
     let answer = poll_fn(|cx| exchange.poll(upload, options, cx)).await?;
+    conn.answered();
     let (mut head_parts, recv) = answer.into_parts();
     head_parts.version = Version::HTTP_2;
     if head.upgrade && head_parts.status == StatusCode::OK {
@@ -257,9 +268,9 @@ impl Exchange {
 /// seen it (section 6.8), which h2 tells only to streams above the last one.
 fn is_unprocessed(error: &h2::Error) -> bool {
     match error.reason() {
-        Some(Reason::REFUSED_STREAM) => error.is_reset(),
-        Some(Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
-        _ => false,
+        Some(Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
+        Some(_) => error.is_go_away() && error.is_remote(),
+        None => false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a request as it is to the request of RFC 9113 section 8.3.1, or to an extended CONNECT.
 
-use http::{HeaderMap, HeaderName, Method, Request, Uri, Version, header, request, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header, request, uri::Scheme};
 
 use crate::Error;
 
@@ -22,6 +22,9 @@ pub(crate) fn head_of(parts: &request::Parts, secure: bool, endpoint: &str) -> R
         return Err(Error::InvalidRequest { reason: "CONNECT is not for a cluster" });
     }
     let upgrade = parts.headers.get(header::UPGRADE);
+    if upgrade.is_some() && parts.method != Method::GET {
+        return Err(Error::InvalidRequest { reason: "only a GET can be upgraded" });
+    }
     let mut headers = HeaderMap::with_capacity(parts.headers.len());
     for (name, value) in &parts.headers {
         let text = name.as_str();
@@ -31,12 +34,17 @@ pub(crate) fn head_of(parts: &request::Parts, secure: bool, endpoint: &str) -> R
             && (*name != header::TE || value.as_bytes().eq_ignore_ascii_case(b"trailers"))
             // RFC 8441 section 5: these two are HTTP/1.1's proof that the other end understood
             && (upgrade.is_none() || !matches!(text, "sec-websocket-key" | "sec-websocket-accept"));
-        if stays {
+        if stays && *name == header::TE {
+            // RFC 9113 section 8.2.2, in the one spelling
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        } else if stays {
             headers.append(name.clone(), value.clone());
         }
     }
     let invalid = |reason| Error::InvalidRequest { reason };
     let authority = match parts.headers.get(header::HOST).map(|host| host.as_bytes()) {
+        // RFC 9113 section 8.3.1: no userinfo
+        Some(host) if host.contains(&b'@') => return Err(invalid("its Host has an `@`")),
         Some(host) if !host.is_empty() => host.try_into().map_err(|_| invalid("its Host is no authority"))?,
         _ => match parts.uri.authority() {
             Some(authority) => authority.clone(),
