@@ -19,6 +19,7 @@ mod demo;
 mod drain;
 mod failover;
 mod fields;
+mod grpc;
 mod layers;
 mod listeners;
 mod nginx;
