@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{Method, Response};
 use http_body_util::BodyExt;
+use portcullis_testkit::origin::{Answer, RawOrigin};
 
 use crate::support::{
     Dir, SOON,
@@ -322,4 +323,35 @@ fn check_explains_a_request() {
     assert!(told.contains("\nroute 2 (host *.test, prefix /, scheme https)"), "{told}");
     assert!(explain("GET http://a.test/x").ends_with("405, Allow: PUT\n"));
     assert!(explain("GET http://b.test/x").ends_with("no route: 404\n"));
+}
+
+#[test]
+fn a_cache_for_all_keeps_nothing_that_is_for_some() {
+    run(async {
+        let body = |text: &str| {
+            format!(
+                "HTTP/1.1 200 OK\r\ncache-control: public, max-age=60\r\ncontent-length: {}\r\n\r\n{text}",
+                text.len()
+            )
+        };
+        let secret = RawOrigin::script(vec![Answer::raw(body("for some"))]).await;
+        let open = RawOrigin::script(vec![Answer::raw(body("for all"))]).await;
+        let edge = Edge::run(&format!(
+            "[cache]\n[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\n\
+             [[route]]\npath = \"/x\"\nheaders = {{ x-key = \"1\" }}\ncluster = \"secret\"\n[[route]]\ncluster = \"open\"\n\
+             [[cluster]]\nname = \"secret\"\nendpoints = [\"{}\"]\n[[cluster]]\nname = \"open\"\nendpoints = [\"{}\"]\n",
+            secret.addr(),
+            open.addr()
+        ))
+        .await;
+        for (key, wanted) in
+            [("x-key: 1\r\n", "for some"), ("", "for all"), ("x-key: 1\r\n", "for some"), ("", "for all")]
+        {
+            let request = format!("GET /x HTTP/1.1\r\nHost: a.test\r\n{key}Connection: close\r\n\r\n");
+            let answer = raw::send(edge.http(), request).await;
+            assert!(answer.text.ends_with(wanted), "{}", answer.text);
+        }
+        // the one is asked every time, the other once
+        assert_eq!((secret.requests(), open.requests()), (2, 1));
+    });
 }

@@ -40,5 +40,6 @@ mod store;
 
 pub use body::CacheBody;
 pub use options::CacheOptions;
+pub use request::BypassCache;
 pub use service::{Cache, CacheLayer, ResponseFuture};
 pub use stats::CacheStats;

@@ -43,6 +43,11 @@ pub(crate) enum Class {
     },
 }
 
+/// Among a request's extensions: it is passed on, and its response is not stored. For who is asked for one thing under one URI and answers by
+/// what the key does not have: the client's network, a field, the protocol.
+#[derive(Clone, Copy, Debug)]
+pub struct BypassCache;
+
 pub(crate) fn classify<B: Body>(request: &Request<B>, options: &CacheOptions) -> Class {
     let method = request.method();
     let head = *method == Method::HEAD;
@@ -53,6 +58,9 @@ pub(crate) fn classify<B: Body>(request: &Request<B>, options: &CacheOptions) ->
             _ if is_safe(method) => Class::Method,
             _ => Class::Unsafe(key_of(request, options)),
         };
+    }
+    if request.extensions().get::<BypassCache>().is_some() {
+        return Class::Bypass;
     }
     let headers = request.headers();
     // Ranges are for the origin to answer; the other conditions are too (RFC 9111 section 4.3.2).

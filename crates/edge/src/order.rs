@@ -44,7 +44,9 @@ use tower::{
 use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
-use crate::{Body, access_log::LogSink, observe::Observer, paths::PathsLayer, service::EdgeService};
+use crate::{
+    Body, access_log::LogSink, observe::Observer, paths::PathsLayer, routes::CacheGuard, service::EdgeService,
+};
 
 type Observed = metrics::ResponseBody<Body, Observer>;
 type Logged = access_log::ResponseBody<Body, LogSink>;
@@ -71,6 +73,7 @@ pub(crate) struct Order {
     pub(crate) rate_limit: Option<RateLimitLayer>,
     pub(crate) filter: Option<FilterLayer>,
     pub(crate) cache: Option<CacheLayer>,
+    pub(crate) cache_guard: Option<CacheGuard>,
     pub(crate) layers: Vec<UserLayer>,
 }
 
@@ -109,6 +112,10 @@ impl Order {
             self.metrics.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Observed>), layer));
         let access_log =
             self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
+        let guard = self
+            .cache_guard
+            .clone()
+            .map(|guard| MapRequestLayer::new(move |request: Request<Body>| guard.mark(request)));
         let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Cached>), layer));
         let service = ServiceBuilder::new()
             .layer(option_layer(client))
@@ -124,6 +131,7 @@ impl Order {
             .layer(option_layer(self.early_data.clone()))
             .layer(option_layer(self.rate_limit.clone()))
             .layer(option_layer(self.filter.clone()))
+            .layer(option_layer(guard))
             .layer(option_layer(cache))
             .service(inside);
         EdgeService::new(service)

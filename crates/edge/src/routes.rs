@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Uri, request};
+use http::{HeaderValue, Method, Request, Uri, request};
+use portcullis_cache::BypassCache;
 use portcullis_conn::ConnInfo;
 use portcullis_listener::Limits;
 use portcullis_middleware::{
@@ -19,7 +20,7 @@ use portcullis_proxy::{
 use portcullis_upstream::Client;
 
 use crate::{
-    PlanFault,
+    Body, PlanFault,
     connect::ToEndpoint,
     dispatch::{Action, Routes, Target},
     edge::Shared,
@@ -221,6 +222,37 @@ pub(crate) fn connection(extensions: &http::Extensions) -> (Option<IpAddr>, bool
     let info = extensions.get::<Arc<ConnInfo>>();
     let told = extensions.get::<ClientIp>().map(|ClientIp(ip)| *ip);
     (told.or_else(|| info.map(|info| info.client_ip())), info.is_some_and(|info| info.is_secure()))
+}
+
+/// Keeps requests out of the cache whose route is for some clients only: what is stored is given to everybody who asks for the same URI. `None` where
+/// no route is.
+pub(crate) fn cache_guard(shared: &Shared) -> Option<CacheGuard> {
+    let is_for_some = |route: &RoutePlan| {
+        let matches = &route.matches;
+        !matches.clients.is_empty() || !matches.headers.is_empty() || !matches.protocols.is_empty()
+    };
+    let for_some: Vec<bool> = shared.plan.routes.iter().map(is_for_some).collect();
+    let any = shared.cache.is_some() && for_some.contains(&true);
+    any.then(|| CacheGuard(Arc::new((shared.router.clone(), for_some))))
+}
+
+/// See [`cache_guard`].
+#[derive(Clone)]
+pub(crate) struct CacheGuard(Arc<(Router<()>, Vec<bool>)>);
+
+impl CacheGuard {
+    pub(crate) fn mark(&self, mut request: Request<Body>) -> Request<Body> {
+        let (routes, for_some) = &*self.0;
+        let (client, secure) = connection(request.extensions());
+        let number = match routes.lookup(&Asked::of(&request).with_connection(client, secure)) {
+            Lookup::Found(found) => Some(found.number),
+            _ => None,
+        };
+        if number.is_some_and(|number| for_some.get(number) == Some(&true)) {
+            request.extensions_mut().insert(BypassCache);
+        }
+        request
+    }
 }
 
 /// What happens to requests in early data: as their route says.

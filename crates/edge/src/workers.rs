@@ -303,6 +303,7 @@ fn service(shared: &Shared, at: usize, routes: &Arc<Routes>, plan: &ListenerPlan
         rate_limit: shared.rate_limit.clone(),
         filter: shared.filter.clone(),
         cache: shared.cache.clone(),
+        cache_guard: crate::routes::cache_guard(shared),
         layers: shared.layers.clone(),
     };
     order.around(Dispatch {

@@ -118,7 +118,7 @@ fn strip_nominated(headers: &mut HeaderMap) {
         };
         lower.copy_from_slice(member);
         lower.make_ascii_lowercase();
-        if !is_asserted(lower) && !matches!(&*lower, b"host" | b"content-length") {
+        if !is_asserted(lower) && !matches!(&*lower, b"host" | b"content-length" | b"early-data") {
             remove(headers, lower);
         }
     }

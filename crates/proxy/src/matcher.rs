@@ -446,7 +446,7 @@ impl Conditions {
             methods,
             headers,
             query,
-            clients: of.clients.clone(),
+            clients: of.clients.iter().map(canonical_net).collect(),
             protocols: of.protocols.clone(),
             scheme: of.scheme,
         };
@@ -504,12 +504,21 @@ fn one_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?.as_bytes();
     let Some(second) = lines.next() else { return Some(Cow::Borrowed(first)) };
+    // RFC 9113 section 8.2.3: cookies of several lines are one as they go on
+    let between: &[u8] = if *name == http::header::COOKIE { b"; " } else { b", " };
     let mut joined = first.to_vec();
     for line in std::iter::once(second).chain(lines) {
-        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(between);
         joined.extend_from_slice(line.as_bytes());
     }
     Some(Cow::Owned(joined))
+}
+
+/// A network of IPv4 addresses mapped into IPv6 is one of IPv4: clients are looked at in that form.
+pub(crate) fn canonical_net(net: &IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return *net };
+    let mapped = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    mapped.and_then(|(network, length)| ipnet::Ipv4Net::new(network, length).ok()).map_or(*net, IpNet::V4)
 }
 
 /// The value of the first parameter of a name, both decoded as forms are: `+` is a space.

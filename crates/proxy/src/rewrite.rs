@@ -206,18 +206,41 @@ impl Template {
         let path: &str = if path.starts_with('/') { &path } else { "/" };
         let groups = self.regex.as_ref().and_then(|regex| regex.captures(path.as_bytes()));
         let mut text = String::new();
+        let mut in_query = false;
         for part in &self.parts {
-            text.push_str(match part {
-                Part::Text(text) => text,
-                Part::Capture(place) => {
-                    captured(*place, path, groups.as_ref()).ok_or(TargetError::Invalid)?
+            match part {
+                Part::Text(part) => {
+                    text.push_str(part);
+                    in_query |= part.contains('?');
                 }
-            });
+                Part::Capture(place) => {
+                    let value = captured(*place, path, groups.as_ref()).ok_or(TargetError::Invalid)?;
+                    push_capture(&mut text, value, in_query);
+                }
+            }
             if text.len() > MAX_TARGET {
                 return Err(TargetError::TooLong);
             }
         }
         Ok(text)
+    }
+}
+
+/// What was captured in a path stays one value in a query: what divides parameters there is encoded (RFC 3986 section 2.2).
+fn push_capture(text: &mut String, value: &str, in_query: bool) {
+    if !in_query || !value.contains(['&', '=', '+', ';', '?']) {
+        text.push_str(value);
+        return;
+    }
+    for c in value.chars() {
+        match c {
+            '&' => text.push_str("%26"),
+            '=' => text.push_str("%3D"),
+            '+' => text.push_str("%2B"),
+            ';' => text.push_str("%3B"),
+            '?' => text.push_str("%3F"),
+            c => text.push(c),
+        }
     }
 }
 
@@ -287,6 +310,11 @@ impl Rewrite {
                 }
             }
         };
+        // who reads the target as a reference would take what is behind two slashes for a host (RFC 3986 section 4.2)
+        if made.starts_with("//") && !target.path().starts_with("//") {
+            let slashes = made.bytes().take_while(|&b| b == b'/').count();
+            made.drain(..slashes - 1);
+        }
         if let Some(query) = target.query()
             && !made.contains('?')
         {
@@ -326,6 +354,8 @@ impl RedirectTarget {
     /// query is kept; by default it is where the path is. A query of the URI's own goes before it.
     pub fn new(to: &http::Uri, keep_query: Option<bool>, route: &PathMatch) -> Result<Self, RewriteError> {
         let text = to.path_and_query().map_or("", |target| target.as_str());
+        let rooted = format!("/{text}");
+        let text = if text.starts_with('?') { &rooted } else { text };
         let path = match text {
             "" | "/" => None,
             text => Some(Template::new(text, route)?),

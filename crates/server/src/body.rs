@@ -3,7 +3,10 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,6 +26,9 @@ pub struct RequestBody {
     state: Option<Arc<ConnState>>,
     /// From the first wait on.
     watch: Option<Box<Watch>>,
+    /// Set when the response has begun: from then on both sides may talk by turns, and silence is no slowness.
+    answered: Option<Arc<AtomicBool>>,
+    http1: bool,
 }
 
 /// Why the rest of a request's body does not come.
@@ -94,14 +100,25 @@ fn tick(state: &ConnState) -> Duration {
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, state: &Arc<ConnState>) -> Self {
+    /// `talks` is for a stream of messages whose client may be silent from its beginning.
+    pub(crate) fn new(inner: Incoming, state: &Arc<ConnState>, http1: bool, talks: bool) -> Self {
         let state = (!inner.is_end_stream()).then(|| Arc::clone(state));
-        Self { inner, state, watch: None }
+        if let Some(state) = &state {
+            state.on_body();
+        }
+        let answered = state.is_some().then(|| Arc::new(AtomicBool::new(talks)));
+        Self { inner, state, watch: None, answered, http1 }
+    }
+
+    /// To be set when the response begins; `None` without a body.
+    pub(crate) fn answered(&self) -> Option<Arc<AtomicBool>> {
+        self.answered.clone()
     }
 
     /// Nothing more comes, or is asked for.
     fn end(&mut self) -> Option<Arc<ConnState>> {
         let state = self.state.take()?;
+        state.on_body_end();
         if let Some(mut watch) = self.watch.take() {
             (watch.since, watch.waited, watch.got) = (None, Duration::ZERO, 0);
             *state.spare.lock() = Some(watch);
@@ -121,19 +138,24 @@ impl Body for RequestBody {
         let this = &mut *self;
         let Some(state) = &this.state else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
-            if state.min_body_rate == 0 {
+            let answered = this.answered.as_ref().is_some_and(|answered| answered.load(Ordering::Relaxed));
+            if state.min_body_rate == 0 || answered {
                 return Poll::Pending;
             }
             let tick = tick(state);
             let watch = this.watch.get_or_insert_with(|| {
                 state.spare.lock().take().unwrap_or_else(|| Box::new(Watch::new(tick)))
             });
-            if !watch.on_wait(state, tick, cx) {
+            if !watch.on_wait(state, tick, cx) || !state.is_clients_turn() {
                 return Poll::Pending;
             }
+            let http1 = this.http1;
             if let Some(state) = this.end() {
                 state.on_unread_body();
-                state.finish_for(CloseReason::BodyTooSlow);
+                // over HTTP/2 it is one stream's fault
+                if http1 {
+                    state.finish_for(CloseReason::BodyTooSlow);
+                }
             }
             return Poll::Ready(Some(Err(BodyError::TooSlow)));
         };

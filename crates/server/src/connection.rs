@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How long an HTTP/2 client without open streams may take to answer a GOAWAY.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for a client that has sent no request yet: it may be on its way, or there may be no client at all.
 const FINISH_UNUSED: Duration = Duration::from_millis(250);
 /// A timeout longer than this is this: far enough away, and no overflow.

@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -49,7 +52,11 @@ where
             self.state.finish_for(CloseReason::MaxRequests);
         }
         let connects = *request.method() == Method::CONNECT;
-        let mut request = request.map(|body| RequestBody::new(body, &self.state));
+        let is_head = *request.method() == Method::HEAD;
+        let http1 = self.activity.is_none();
+        let talks = !request.body().is_end_stream() && is_grpc(request.headers());
+        let mut request = request.map(|body| RequestBody::new(body, &self.state, http1, talks));
+        let answered = request.body().answered();
         request.extensions_mut().insert(Arc::clone(&self.info));
         let state = State::NotReady { service: self.service.clone(), request: Some(request) };
         let finish = match self.on_disconnect {
@@ -63,9 +70,35 @@ where
             open: self.activity.as_ref().map(Open::new),
             // HTTP/2 has no such field, and says it by GOAWAY
             http1: self.activity.is_none().then(|| (Arc::clone(&self.state), is_last, connects)),
+            answered,
+            is_head,
             finish,
         }
     }
+}
+
+/// A stream of messages, both ways.
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+}
+
+/// RFC 9110 sections 9.3.2, 15.3.5 and 15.4.5: no content, whatever the response's body has. HTTP/1's driver sees to it by itself.
+fn without_content(
+    headers: &mut http::HeaderMap,
+    status: StatusCode,
+    is_head: bool,
+    length: Option<u64>,
+) -> bool {
+    let never = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if is_head
+        && !never
+        && let Some(length) = length
+        && !headers.contains_key(header::CONTENT_LENGTH)
+    {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    is_head || never
 }
 
 /// What it takes to go on without the client.
@@ -121,6 +154,8 @@ pin_project_lite::pin_project! {
         open: Option<Open>,
         // the connection, whether this is its last request, and whether it is a CONNECT.
         http1: Option<(Arc<ConnState>, bool, bool)>,
+        answered: Option<Arc<AtomicBool>>,
+        is_head: bool,
         finish: Option<Finish>,
     }
 
@@ -191,10 +226,18 @@ where
                 Some(_) => State::Boxed { future: Some(Box::pin(future)) },
             });
         };
+        if let Some(answered) = this.answered {
+            answered.store(true, Ordering::Relaxed);
+        }
         let responding = this.open.take().map(Open::respond);
         let finish = this.finish.take();
+        let (status, length) = (response.status(), response.body().size_hint().exact());
+        let mut response = response;
+        let bodiless =
+            this.http1.is_none() && without_content(response.headers_mut(), status, *this.is_head, length);
         let mut response = response.map(|body| OpenBody {
             kind: match finish {
+                _ if bodiless => Kind::Boxed { body: None },
                 None => Kind::Plain { body },
                 Some(_) => Kind::Boxed { body: Some(Box::pin(body)) },
             },

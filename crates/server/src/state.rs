@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -24,6 +24,10 @@ pub(crate) struct ConnState {
     header_timeout: Duration,
     idle_timeout: Duration,
     pub(crate) min_body_rate: u32,
+    /// Request bodies that are not over.
+    bodies: AtomicUsize,
+    /// As long as there are no more of them than this, none can keep another from its window.
+    max_watched: usize,
     pub(crate) body_grace: Duration,
     /// The first [`CloseReason`], by its code; 0 is none yet.
     reason: AtomicU8,
@@ -51,6 +55,8 @@ impl ConnState {
             header_timeout: options.header_timeout.min(FOREVER),
             idle_timeout: options.idle_timeout.min(FOREVER),
             min_body_rate: options.min_body_rate,
+            bodies: AtomicUsize::new(0),
+            max_watched: (options.h2_connection_window / options.h2_stream_window.max(1)) as usize,
             body_grace: options.body_grace.min(FOREVER),
             reason: AtomicU8::new(0),
             finish: AtomicBool::new(false),
@@ -62,6 +68,22 @@ impl ConnState {
             sleep: Mutex::new(None),
             spare: Mutex::new(None),
         }
+    }
+
+    /// A request's body begins.
+    pub(crate) fn on_body(&self) {
+        self.bodies.fetch_add(1, Relaxed);
+    }
+
+    /// It is over, or nobody asks for it any more.
+    pub(crate) fn on_body_end(&self) {
+        self.bodies.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a body that does not come is the client's doing: with many of them, others that nobody reads may have used up what the client
+    /// may send on the connection (RFC 9113 section 5.2.1).
+    pub(crate) fn is_clients_turn(&self) -> bool {
+        self.bodies.load(Relaxed) <= self.max_watched
     }
 
     /// Notes why it ends, if nothing was noted before.

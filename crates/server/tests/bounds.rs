@@ -309,3 +309,22 @@ async fn a_request_may_outlive_its_client() {
         served.abort();
     }
 }
+
+/// RFC 9113 section 8.1.1: a response to HEAD has no DATA, whatever body the service gives.
+#[tokio::test]
+async fn a_head_over_http2_has_no_content() {
+    let counters = Arc::new(ServerCounters::default());
+    let (io, served) = connect(HttpOptions::default(), true, &counters);
+    let (mut client, conn) = h2::client::handshake(io).await.unwrap();
+    let driven = tokio::spawn(conn);
+    for (method, empty) in [("HEAD", true), ("GET", false)] {
+        let request = http::Request::builder().method(method).uri("http://a/").body(()).unwrap();
+        let (response, _) = client.send_request(request, true).unwrap();
+        let mut response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let data = response.body_mut().data().await;
+        assert_eq!(data.is_none(), empty, "{method}");
+    }
+    driven.abort();
+    served.abort();
+}
