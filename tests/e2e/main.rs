@@ -17,6 +17,7 @@ mod check;
 mod config;
 mod demo;
 mod drain;
+mod drains;
 mod failover;
 mod fields;
 mod grpc;
