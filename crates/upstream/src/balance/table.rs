@@ -433,8 +433,11 @@ impl Limit {
         if busy == 0 {
             return true;
         }
-        let own =
-            group.members.iter().find(|(member, ..)| *member == index).map_or(1, |(_, weight, _)| *weight);
+        // members are in the order of their indices
+        let own = group
+            .members
+            .binary_search_by_key(&index, |(member, ..)| *member)
+            .map_or(1, |place| group.members[place].1);
         let most = self.percent.saturating_mul(u64::from(own)).div_ceil((self.weight * 100).max(1));
         busy < most
     }
