@@ -39,7 +39,9 @@ fn rules(c: &mut Criterion) {
     let downstream = Downstream::new(IpAddr::from([192, 0, 2, 1]), true);
     let trust = Trust::default();
     c.bench_function("set forwarded fields", |b| {
-        let apply = |headers: &mut HeaderMap| forwarded::apply(headers, downstream, &trust);
+        let apply = |headers: &mut HeaderMap| {
+            forwarded::apply(headers, downstream, &trust, forwarded::ForwardedOptions::default())
+        };
         b.iter_batched_ref(|| request.headers().clone(), apply, BatchSize::SmallInput);
     });
     let mut response = HeaderMap::new();

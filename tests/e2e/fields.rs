@@ -198,3 +198,68 @@ fn expect_100_continue() {
         assert_eq!(raw::send(edge.http(), odd).await.statuses(), [417]);
     });
 }
+
+/// RFC 7239 and RFC 9110 section 7.6.3: what the upstream is told of the client is a choice.
+#[test]
+fn what_is_told_of_the_client() {
+    const ASK: &str = "GET / HTTP/1.1\r\nHost: a.test:81\r\nX-Forwarded-For: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\nVia: 1.0 fred\r\n\
+                       X-Forwarded-Port: 7\r\nConnection: close\r\n\r\n";
+    let element = "for=127.0.0.1;by=127.0.0.1;host=\"a.test:81\";proto=http";
+    run(async {
+        for (keys, told) in [
+            ("headers = \"forwarded\"", &[("forwarded", element)][..]),
+            ("headers = \"none\"", &[]),
+            (
+                "port = true",
+                &[
+                    ("x-forwarded-for", "127.0.0.1"),
+                    ("x-forwarded-host", "a.test:81"),
+                    ("x-forwarded-port", "PORT"),
+                    ("x-forwarded-proto", "http"),
+                    ("x-real-ip", "127.0.0.1"),
+                ],
+            ),
+            (
+                "headers = \"forwarded\"\ntrusted = [\"127.0.0.1\"]",
+                &[("forwarded", "for=1.1.1.1"), ("forwarded", element)],
+            ),
+            (
+                "headers = \"both\"\ntrusted = [\"127.0.0.1\"]",
+                &[
+                    ("forwarded", "for=1.1.1.1"),
+                    ("forwarded", element),
+                    ("x-forwarded-for", "1.1.1.1, 127.0.0.1"),
+                    ("x-forwarded-host", "a.test:81"),
+                    ("x-forwarded-port", "7"),
+                    ("x-forwarded-proto", "http"),
+                    ("x-real-ip", "1.1.1.1"),
+                ],
+            ),
+        ] {
+            let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
+            let edge =
+                Edge::run(&format!("[forwarded]\n{keys}\nvia = \"edge\"\n{}", plain(origin.addr()))).await;
+            let answered = raw::send(edge.http(), ASK).await;
+            assert_eq!(answered.statuses(), [200], "{keys}");
+            assert!(lines(&answered.text).contains(&"via: 1.1 edge".to_owned()), "{keys}: {answered:?}");
+            let sent = lines(&origin.received_text());
+            let mut found: Vec<_> = sent
+                .iter()
+                .filter(|line| {
+                    ["x-forwarded", "forwarded", "x-real"].iter().any(|name| line.starts_with(name))
+                })
+                .cloned()
+                .collect();
+            found.sort();
+            let port = edge.http().port().to_string();
+            let mut wanted: Vec<_> = told
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.replace("PORT", &port)))
+                .collect();
+            wanted.sort();
+            assert_eq!(found, wanted, "{keys}");
+            let via: Vec<_> = sent.iter().filter(|line| line.starts_with("via:")).collect();
+            assert_eq!(via, ["via: 1.0 fred", "via: 1.1 edge"], "{keys}");
+        }
+    });
+}

@@ -16,7 +16,7 @@ use portcullis_edge::{
         WithoutCertificate, Workers,
     },
     proxy::{
-        EncodedSlash, FieldEdits, PathMatch, PathRules, RouteMatch, ValueMatch,
+        EncodedSlash, FieldEdits, ForwardedStyle, PathMatch, PathRules, RouteMatch, ValueMatch,
         matcher::{Protocol, Scheme},
     },
     server::{HttpOptions, OnDisconnect},
@@ -74,7 +74,16 @@ fn every_key_of_the_process() {
     assert_eq!(plan.access_log, AccessLogPlan::Stdout(AccessLogFormat::Json));
     let trusted: Vec<_> = plan.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(trusted, ["10.0.0.0/8", "fd00::/8", "127.0.0.1/32"]);
+    assert_eq!((plan.forwarded.style, plan.forwarded.port), (ForwardedStyle::Both, true));
+    assert!(plan.via.is_some());
     assert!(plan.cert_store.is_none());
+}
+
+#[test]
+fn forwarded_fields_without_trust() {
+    let plan = plan(&format!("[forwarded]\nheaders = \"none\"\n{LEAST}"));
+    assert!(plan.trusted_proxies.is_empty() && plan.via.is_none());
+    assert_eq!((plan.forwarded.style, plan.forwarded.port), (ForwardedStyle::None, false));
 }
 
 #[test]

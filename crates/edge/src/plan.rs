@@ -15,7 +15,7 @@ use portcullis_listener::{
 use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
-use portcullis_proxy::PathRules;
+use portcullis_proxy::{ForwardedOptions, PathRules, Via};
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
 
@@ -56,6 +56,10 @@ pub struct Plan {
     pub access_log: AccessLogPlan,
     /// Peers whose `X-Forwarded-*` and `Forwarded` fields are believed. Default empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+    /// Which fields tell the clusters of the client. Default `X-Forwarded-*` and `X-Real-IP`.
+    pub forwarded: ForwardedOptions,
+    /// What the edge calls itself in `Via` (RFC 9110 section 7.6.3), in requests and responses. Default `None`: it adds none.
+    pub via: Option<Via>,
     /// How a request that could not be forwarded is answered. Default: text, JSON or HTML by its `Accept`.
     pub errors: portcullis_proxy::AnswerOptions,
     /// Limits over all listeners.
@@ -93,6 +97,8 @@ impl Default for Plan {
             admin: None,
             access_log: AccessLogPlan::Off,
             trusted_proxies: Vec::new(),
+            forwarded: ForwardedOptions::default(),
+            via: None,
             errors: portcullis_proxy::AnswerOptions::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),

@@ -10,7 +10,21 @@
 //! | `X-Forwarded-For` | the peer is appended | the peer alone |
 //! | `X-Real-IP` | set to [`client_ip`] | set to the peer |
 //! | `X-Forwarded-Proto`, `X-Forwarded-Host` | kept if there is one line, else set | set |
+//! | `X-Forwarded-Port`, by choice | kept if there is one line, else set | set |
 //! | other `X-Forwarded-*`, `Forwarded` (RFC 7239) | kept | dropped |
+//!
+//! That is [`ForwardedStyle::XForwarded`], the default. The other styles send fewer or other fields:
+//!
+//! | style | `X-Forwarded-*`, `X-Real-IP` | `Forwarded` from a trusted peer | from anybody else |
+//! |---|---|---|---|
+//! | [`XForwarded`](ForwardedStyle::XForwarded) | as above | kept | dropped |
+//! | [`Forwarded`](ForwardedStyle::Forwarded) | dropped, whoever sent them | an element is appended | the element alone |
+//! | [`Both`](ForwardedStyle::Both) | as above | an element is appended | the element alone |
+//! | [`None`](ForwardedStyle::None) | dropped, whoever sent them | dropped | dropped |
+//!
+//! The element is `for=` the peer, or `unknown` (RFC 7239 section 6.2) where it has no address; `by=` our own address, when
+//! known; `host=` what came as `Host`; and `proto=` (section 5). An IPv6 address is in brackets and quotes (section 6.1).
+//! A list that a trusted peer left inside of a quoted string is dropped: an element behind it would be part of the string.
 //!
 //! `Via` (RFC 9110 section 7.6.3) is off by default: the section asks for it, no peer project sends it, servers are known
 //! to switch compression off when they see it, and it names this hop to every upstream. [`Via`] turns it on.
@@ -30,6 +44,7 @@ use crate::fields::{Seen, is_asserted, is_underscored, members};
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The peers whose word about the client is taken. By default nobody's.
@@ -138,18 +153,87 @@ fn address(member: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Makes the fields true, as the module's table says. Call it after [`crate::hop::strip_request`] (so that the client's
-/// `Connection` can't remove them) and after [`crate::target::set_host`].
-pub fn apply(headers: &mut HeaderMap, downstream: Downstream, trust: &Trust) {
-    apply_seen(headers, Seen::of(headers), downstream, trust);
+/// Which fields tell the upstream of the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedStyle {
+    /// `X-Forwarded-*` and `X-Real-IP`. The default: what most backends read.
+    #[default]
+    XForwarded,
+    /// `Forwarded` (RFC 7239) in place of them.
+    Forwarded,
+    /// All of them.
+    Both,
+    /// None: the upstream is told nothing of the client, and nothing that anybody else told goes on.
+    None,
 }
 
-pub(crate) fn apply_seen(headers: &mut HeaderMap, seen: Seen, downstream: Downstream, trust: &Trust) {
-    const ANY: Seen =
-        Seen::X_FORWARDED_FOR.or(Seen::X_FORWARDED_PROTO).or(Seen::X_FORWARDED_HOST).or(Seen::X_REAL_IP);
-    const RARE: Seen = Seen::X_FORWARDED_OTHER.or(Seen::FORWARDED).or(Seen::UNDERSCORED);
+/// What the upstream is told of the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ForwardedOptions {
+    /// By which fields. Default [`ForwardedStyle::XForwarded`].
+    pub style: ForwardedStyle,
+    /// Whether the styles that have `X-Forwarded-*` have `X-Forwarded-Port`, the port that the client came to. Default
+    /// `false`: `X-Forwarded-Host` has it where it is not the scheme's own.
+    pub port: bool,
+}
+
+impl ForwardedOptions {
+    /// Sets [`Self::style`].
+    #[must_use]
+    pub fn with_style(mut self, style: ForwardedStyle) -> Self {
+        self.style = style;
+        self
+    }
+
+    /// Sets [`Self::port`].
+    #[must_use]
+    pub fn with_port(mut self, port: bool) -> Self {
+        self.port = port;
+        self
+    }
+}
+
+/// Makes the fields true, as the module's table says. Call it after [`crate::hop::strip_request`] (so that the client's
+/// `Connection` can't remove them) and after [`crate::target::set_host`].
+pub fn apply(headers: &mut HeaderMap, downstream: Downstream, trust: &Trust, options: ForwardedOptions) {
+    apply_seen(headers, Seen::of(headers), downstream, trust, options);
+}
+
+const ANY: Seen =
+    Seen::X_FORWARDED_FOR.or(Seen::X_FORWARDED_PROTO).or(Seen::X_FORWARDED_HOST).or(Seen::X_REAL_IP);
+const RARE: Seen = Seen::X_FORWARDED_OTHER.or(Seen::FORWARDED).or(Seen::UNDERSCORED);
+
+pub(crate) fn apply_seen(
+    headers: &mut HeaderMap,
+    seen: Seen,
+    downstream: Downstream,
+    trust: &Trust,
+    options: ForwardedOptions,
+) {
+    let asserted = seen.has(ANY.or(RARE));
+    let trusted = asserted && trust.trusts(downstream.peer);
+    match options.style {
+        ForwardedStyle::XForwarded | ForwardedStyle::Both => {
+            x_forwarded(headers, seen, downstream, trust, trusted);
+            if options.port && !(trusted && has_one(headers, &X_FORWARDED_PORT)) {
+                set(headers, &X_FORWARDED_PORT, downstream.local.map(|local| local.port().into()));
+            }
+        }
+        ForwardedStyle::Forwarded if trusted => {
+            remove_all(headers, |name| is_asserted(name) && name != b"forwarded");
+        }
+        ForwardedStyle::Forwarded | ForwardedStyle::None if asserted => remove_all(headers, is_asserted),
+        ForwardedStyle::Forwarded | ForwardedStyle::None => {}
+    }
+    if matches!(options.style, ForwardedStyle::Forwarded | ForwardedStyle::Both) {
+        append_element(headers, downstream);
+    }
+}
+
+fn x_forwarded(headers: &mut HeaderMap, seen: Seen, downstream: Downstream, trust: &Trust, trusted: bool) {
     let peer = downstream.peer.to_canonical();
-    let trusted = seen.has(ANY.or(RARE)) && trust.trusts(peer);
     // an unspecified address is none: nothing is said about it
     let peer_value = (!peer.is_unspecified()).then(|| ip_value(peer));
     if trusted {
@@ -167,13 +251,79 @@ pub(crate) fn apply_seen(headers: &mut HeaderMap, seen: Seen, downstream: Downst
         set(headers, &X_FORWARDED_FOR, peer_value);
     }
     if !(trusted && has_one(headers, &X_FORWARDED_PROTO)) {
-        let scheme = if downstream.secure { "https" } else { "http" };
-        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(downstream)));
     }
     if !(trusted && has_one(headers, &X_FORWARDED_HOST)) {
         let host = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned();
         set(headers, &X_FORWARDED_HOST, host);
     }
+}
+
+fn scheme(downstream: Downstream) -> &'static str {
+    if downstream.secure { "https" } else { "http" }
+}
+
+/// Our element of `Forwarded` (RFC 7239 section 4), at the end of what is there.
+fn append_element(headers: &mut HeaderMap, downstream: Downstream) {
+    if !headers.get_all(header::FORWARDED).iter().all(|line| ends_outside_of_quotes(line.as_bytes())) {
+        headers.remove(header::FORWARDED);
+    }
+    let mut element = BytesMut::with_capacity(128);
+    let peer = downstream.peer.to_canonical();
+    element.put_slice(b"for=");
+    if peer.is_unspecified() {
+        element.put_slice(b"unknown");
+    } else {
+        put_node(&mut element, peer);
+    }
+    if let Some(local) = downstream.local {
+        element.put_slice(b";by=");
+        put_node(&mut element, local.ip().to_canonical());
+    }
+    let visible = |byte: &u8| (b'!'..=b'~').contains(byte);
+    if let Some(host) = headers.get(header::HOST)
+        && !host.is_empty()
+        && host.as_bytes().iter().all(visible)
+    {
+        element.put_slice(b";host=\"");
+        for byte in host.as_bytes() {
+            if matches!(byte, b'"' | b'\\') {
+                element.put_u8(b'\\');
+            }
+            element.put_u8(*byte);
+        }
+        element.put_u8(b'"');
+    }
+    element.put_slice(b";proto=");
+    element.put_slice(scheme(downstream).as_bytes());
+    let value = HeaderValue::from_maybe_shared(element.freeze()).expect("every byte is visible ascii");
+    headers.append(header::FORWARDED, value);
+}
+
+/// A node without a port (RFC 7239 section 6).
+fn put_node(element: &mut BytesMut, address: IpAddr) {
+    match address {
+        IpAddr::V4(_) => element.put_slice(ip_value(address).as_bytes()),
+        IpAddr::V6(_) => {
+            element.put_slice(b"\"[");
+            element.put_slice(ip_value(address).as_bytes());
+            element.put_slice(b"]\"");
+        }
+    }
+}
+
+/// Whether each quoted string of a line has its end (RFC 9110 section 5.6.4).
+fn ends_outside_of_quotes(line: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in line {
+        match (quoted, escaped, byte) {
+            (_, true, _) => escaped = false,
+            (true, _, b'\\') => escaped = true,
+            (_, _, b'"') => quoted = !quoted,
+            _ => {}
+        }
+    }
+    !quoted
 }
 
 fn set(headers: &mut HeaderMap, name: &'static HeaderName, value: Option<HeaderValue>) {

@@ -20,7 +20,7 @@ use tower_service::Service;
 use crate::{
     fault::{Fault, InternalFault, UpstreamFault},
     fields::Seen,
-    forwarded::{self, Downstream, Trust, Via},
+    forwarded::{self, Downstream, ForwardedOptions, Trust, Via},
     framing::{self, FramingLimits, Head},
     hop, target,
     tunnel::{BoxIo, RelayOptions, TunnelGuard, Tunnels, UpstreamTunnel},
@@ -33,6 +33,8 @@ use crate::{
 pub struct ProxyOptions {
     /// The peers whose `X-Forwarded-*` and `Forwarded` fields are believed. Default nobody's.
     pub trust: Arc<Trust>,
+    /// Which fields tell the upstream of the client. Default `X-Forwarded-*`.
+    pub forwarded: ForwardedOptions,
     /// The count and bound of open tunnels, to be shared by all proxies of an edge and drained at its end. Default: its own,
     /// at most 1,000.
     pub tunnels: Tunnels,
@@ -57,6 +59,7 @@ impl ProxyOptions {
     pub fn new(tunnels: Tunnels) -> Self {
         Self {
             trust: Arc::default(),
+            forwarded: ForwardedOptions::default(),
             tunnels,
             upgrades: UpgradeProtocols::default(),
             relay: RelayOptions::default(),
@@ -69,6 +72,13 @@ impl ProxyOptions {
     #[must_use]
     pub fn with_trust(mut self, trust: Arc<Trust>) -> Self {
         self.trust = trust;
+        self
+    }
+
+    /// Sets [`Self::forwarded`].
+    #[must_use]
+    pub fn with_forwarded(mut self, forwarded: ForwardedOptions) -> Self {
+        self.forwarded = forwarded;
         self
     }
 
@@ -204,7 +214,7 @@ fn prepare<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option
         target::to_origin_form(&mut uri);
         *request.uri_mut() = uri;
     }
-    forwarded::apply_seen(request.headers_mut(), seen, downstream, &options.trust);
+    forwarded::apply_seen(request.headers_mut(), seen, downstream, &options.trust, options.forwarded);
     if let Some(via) = &options.via {
         let version = request.version();
         via.append(request.headers_mut(), version);

@@ -6,7 +6,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use portcullis_edge::{
     listener::{ClientLimit, OverClient, OverLimit},
     plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, Workers},
-    proxy::{Format, ProxyName},
+    proxy::{Format, ForwardedStyle, ProxyName, Via},
 };
 use toml::de::DeValue;
 
@@ -61,7 +61,7 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
         plan.access_log = access_log(log);
     }
     if let Some(forwarded) = root.table("forwarded", "`[forwarded]`") {
-        trusted_proxies(forwarded, plan);
+        forwarded_fields(forwarded, plan);
     }
     if let Some(mut errors) = root.table("errors", "`[errors]`") {
         let formats =
@@ -175,8 +175,43 @@ fn forwarder(value: &DeValue<'_>) -> Read<ipnet::IpNet> {
     }
 }
 
-fn trusted_proxies(mut forwarded: Table<'_, '_>, plan: &mut Plan) {
-    if let Some(trusted) = forwarded.need_list("trusted", "\"10.0.0.0/8\"", forwarder) {
+/// A pseudonym for `Via`.
+fn via(value: &DeValue<'_>) -> Read<Option<Via>> {
+    let name = word(value, "a name", "edge")?;
+    let wrong = || {
+        Wrong::new(format!("\"{}\" is no name for `Via`", escape(name)))
+            .hint("letters, digits, `-`, `.` and `_` make one (RFC 9110 section 5.6.2)")
+    };
+    Via::new(name).map(Some).map_err(|_| wrong())
+}
+
+fn forwarded_fields(mut forwarded: Table<'_, '_>, plan: &mut Plan) {
+    const EXAMPLE: &str = "\"10.0.0.0/8\"";
+    // the table says something without it if it has another key
+    let other = ["headers", "port", "via"].iter().any(|key| forwarded.key_span(key).is_some());
+    let port_at = forwarded.key_span("port");
+    let styles = [
+        ("x-forwarded", ForwardedStyle::XForwarded),
+        ("forwarded", ForwardedStyle::Forwarded),
+        ("both", ForwardedStyle::Both),
+        ("none", ForwardedStyle::None),
+    ];
+    forwarded.set("headers", &mut plan.forwarded.style, choice(&styles));
+    forwarded.set("port", &mut plan.forwarded.port, boolean);
+    forwarded.set("via", &mut plan.via, via);
+    if let Some(at) = port_at
+        && plan.forwarded.port
+        && matches!(plan.forwarded.style, ForwardedStyle::Forwarded | ForwardedStyle::None)
+    {
+        let wrong = Wrong::new("`port` goes only with `headers = \"x-forwarded\"` or `\"both\"`");
+        forwarded.sink().error(at, wrong.hint("remove it: `X-Forwarded-Port` is one of those fields"));
+    }
+    let trusted = if other {
+        forwarded.list("trusted", EXAMPLE, forwarder)
+    } else {
+        forwarded.need_list("trusted", EXAMPLE, forwarder)
+    };
+    if let Some(trusted) = trusted {
         for network in trusted.get_ref().iter().filter(|network| network.get_ref().prefix_len() == 0) {
             let wrong = Wrong::new(format!("`{}` trusts everybody to say who they are", network.get_ref()))
                 .hint("name only the networks of your own proxies");

@@ -19,7 +19,7 @@ fn map(fields: &[(&str, &str)]) -> HeaderMap {
 
 fn applied(fields: &[(&str, &str)], peer: &str, secure: bool, networks: &[&str]) -> HeaderMap {
     let mut headers = map(fields);
-    apply(&mut headers, Downstream::new(ip(peer), secure), &trust(networks));
+    apply(&mut headers, Downstream::new(ip(peer), secure), &trust(networks), ForwardedOptions::default());
     headers
 }
 
@@ -163,6 +163,88 @@ fn rfc9110_7_6_3_via() {
     }
 }
 
+fn styled(fields: &[(&str, &str)], peer: &str, local: &str, style: ForwardedStyle, port: bool) -> HeaderMap {
+    let mut headers = map(fields);
+    let downstream = Downstream { local: local.parse().ok(), ..Downstream::new(ip(peer), true) };
+    let options = ForwardedOptions::default().with_style(style).with_port(port);
+    apply(&mut headers, downstream, &trust(&["10.0.0.0/8"]), options);
+    headers
+}
+
+#[test]
+fn rfc7239_elements() {
+    for (why, host, peer, local, element) in [
+        (
+            "section 4",
+            "a.example",
+            "203.0.113.9",
+            "192.0.2.1:443",
+            r#"for=203.0.113.9;by=192.0.2.1;host="a.example";proto=https"#,
+        ),
+        (
+            "section 6.1: IPv6 in brackets and quotes",
+            "[::1]:8443",
+            "2001:db8::7",
+            "[2001:db8::1]:443",
+            r#"for="[2001:db8::7]";by="[2001:db8::1]";host="[::1]:8443";proto=https"#,
+        ),
+        ("section 6.2: no address", "a", "0.0.0.0", "", r#"for=unknown;host="a";proto=https"#),
+        ("section 5.3: no host", "", "::ffff:1.2.3.4", "", "for=1.2.3.4;proto=https"),
+        ("quotes are escaped", r#"a"\"#, "1.2.3.4", "", r#"for=1.2.3.4;host="a\"\\";proto=https"#),
+    ] {
+        let headers = styled(&[("host", host)], peer, local, ForwardedStyle::Forwarded, true);
+        assert_eq!(headers["forwarded"], element, "{why}");
+        assert_eq!(headers.len(), 2, "{why}: {headers:?}");
+    }
+}
+
+#[test]
+fn styles_and_trust() {
+    let told = [
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-real-ip", "1.1.1.1"),
+        ("x-forwarded-user", "root"),
+        ("x_forwarded_for", "1.1.1.1"),
+        ("forwarded", "for=1.1.1.1"),
+        ("x-forwarded-port", "1"),
+    ];
+    let lines = |headers: &HeaderMap, name: &str| {
+        headers.get_all(name).iter().map(|line| line.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (ours, theirs) = ("for=203.0.113.9;proto=https", "for=10.0.0.1;proto=https");
+    for (style, peer, forwarded, x_for, port) in [
+        (ForwardedStyle::XForwarded, "203.0.113.9", &[][..], Some("203.0.113.9"), None),
+        (ForwardedStyle::XForwarded, "10.0.0.1", &["for=1.1.1.1"], Some("1.1.1.1, 10.0.0.1"), Some("1")),
+        (ForwardedStyle::Forwarded, "203.0.113.9", &[ours], None, None),
+        (ForwardedStyle::Forwarded, "10.0.0.1", &["for=1.1.1.1", theirs], None, None),
+        (ForwardedStyle::Both, "203.0.113.9", &[ours], Some("203.0.113.9"), None),
+        (ForwardedStyle::Both, "10.0.0.1", &["for=1.1.1.1", theirs], Some("1.1.1.1, 10.0.0.1"), Some("1")),
+        (ForwardedStyle::None, "203.0.113.9", &[], None, None),
+        (ForwardedStyle::None, "10.0.0.1", &[], None, None),
+    ] {
+        let headers = styled(&told, peer, "", style, false);
+        assert_eq!(lines(&headers, "forwarded"), forwarded, "{style:?} {peer}");
+        assert_eq!(lines(&headers, "x-forwarded-for"), Vec::from_iter(x_for), "{style:?} {peer}");
+        assert_eq!(lines(&headers, "x-forwarded-port"), Vec::from_iter(port), "{style:?} {peer}");
+        assert_eq!(headers.contains_key("x-real-ip"), x_for.is_some(), "{style:?} {peer}");
+        assert!(!headers.contains_key("x_forwarded_for"), "{style:?} {peer}");
+    }
+    let port = |peer| {
+        styled(&told, peer, "192.0.2.1:8443", ForwardedStyle::XForwarded, true)["x-forwarded-port"].clone()
+    };
+    assert_eq!([port("203.0.113.9"), port("10.0.0.1")], ["8443", "1"]);
+}
+
+#[test]
+fn a_string_without_its_end_is_dropped() {
+    for (line, kept) in
+        [(r#"for="[::1]""#, true), (r#"for="a\""#, false), (r#"for=""#, false), (r#"for="\"""#, true)]
+    {
+        let headers = styled(&[("forwarded", line)], "10.0.0.1", "", ForwardedStyle::Forwarded, false);
+        assert_eq!(headers.get_all("forwarded").iter().count(), 1 + usize::from(kept), "{line}");
+    }
+}
+
 proptest! {
     #[test]
     fn addresses_are_written_as_the_standard_library_writes_them(v4: u32, v6: u128) {
@@ -184,8 +266,8 @@ proptest! {
         said.insert("host", HeaderValue::from_static("a"));
         let mut silent = map(&[("host", "a")]);
         let trust = trust(&["240.0.0.0/32"]);
-        apply(&mut said, Downstream::new(peer, true), &trust);
-        apply(&mut silent, Downstream::new(peer, true), &trust);
+        apply(&mut said, Downstream::new(peer, true), &trust, ForwardedOptions::default());
+        apply(&mut silent, Downstream::new(peer, true), &trust, ForwardedOptions::default());
         prop_assert_eq!(said, silent);
     }
 
@@ -199,7 +281,7 @@ proptest! {
         for line in &lines {
             headers.append("x-forwarded-for", line.parse().unwrap());
         }
-        apply(&mut headers, Downstream::new(peer, false), &trust(&["0.0.0.0/0"]));
+        apply(&mut headers, Downstream::new(peer, false), &trust(&["0.0.0.0/0"]), ForwardedOptions::default());
         let mut expected = lines;
         expected.push(peer.to_string());
         prop_assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);

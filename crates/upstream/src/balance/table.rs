@@ -1,6 +1,7 @@
 //! Picking an endpoint.
 
 use std::{
+    cell::OnceCell,
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
@@ -310,7 +311,7 @@ impl<E: Endpoints> Turn<'_, E> {
     /// What the policy says, if the first that it names will do.
     fn first(&self, group: &Group) -> Option<u32> {
         if let (Some(consistent), Some(hash)) = (&group.consistent, self.ask.hash) {
-            let limit = self.limit(group);
+            let limit = self.limit();
             return consistent.find(hash, |index| limit.allows(self, group, index)).filter(|_| {
                 // only if that is its owner: else the others have to be counted
                 consistent.find(hash, |_| true).is_some_and(|owner| self.will_do(owner))
@@ -323,7 +324,7 @@ impl<E: Endpoints> Turn<'_, E> {
 
     fn choose(&self, group: &Group) -> Option<u32> {
         if let (Some(consistent), Some(hash)) = (&group.consistent, self.ask.hash) {
-            let limit = self.limit(group);
+            let limit = self.limit();
             return consistent
                 .find(hash, |index| limit.allows(self, group, index))
                 .or_else(|| self.closest(group, hash, &limit))
@@ -397,27 +398,37 @@ impl<E: Endpoints> Turn<'_, E> {
             .or_else(|| groups.iter().find_map(|group| self.any(group, |_| true)))
     }
 
-    fn limit(&self, group: &Group) -> Limit {
-        let factor = u64::from(self.table.options.hash_balance_factor);
-        if factor == 0 {
-            return Limit::default();
+    fn limit(&self) -> Limit {
+        match u64::from(self.table.options.hash_balance_factor) {
+            0 => Limit::default(),
+            factor => Limit { percent: factor.max(100), share: OnceCell::new() },
         }
-        // those alone that may take some: the average must not sink by the others
-        let (mut busy, mut weight) = (0_u64, 0_u64);
+    }
+
+    /// The requests under way and the weight of those alone that may take some: the average must not sink by the others.
+    fn share(&self, group: &Group) -> Share {
+        let mut share = Share::default();
         for (index, own, _) in &group.members {
             if self.panic || self.endpoints.is_available(*index as usize, self.now) {
-                busy += self.endpoints.load(*index as usize).busy() as u64;
-                weight += u64::from(*own);
+                share.busy += self.endpoints.load(*index as usize).busy() as u64;
+                share.weight += u64::from(*own);
             }
         }
-        Limit { percent: factor.max(100).saturating_mul(busy + 1), weight }
+        share
     }
 }
 
-/// How many requests under way an endpoint may have, itself included: `percent / 100` over all, by `weight`.
+/// How many requests under way an endpoint may have, itself included: `percent / 100` over all, by weight.
 #[derive(Default)]
 struct Limit {
     percent: u64,
+    /// Of all, looked up when the first busy candidate is judged: an idle one is always within the limit.
+    share: OnceCell<Share>,
+}
+
+#[derive(Default)]
+struct Share {
+    busy: u64,
     weight: u64,
 }
 
@@ -433,9 +444,17 @@ impl Limit {
         if busy == 0 {
             return true;
         }
-        let own =
-            group.members.iter().find(|(member, ..)| *member == index).map_or(1, |(_, weight, _)| *weight);
-        let most = self.percent.saturating_mul(u64::from(own)).div_ceil((self.weight * 100).max(1));
+        let share = self.share.get_or_init(|| turn.share(group));
+        // members are in the order of their indices
+        let own = group
+            .members
+            .binary_search_by_key(&index, |(member, ..)| *member)
+            .map_or(1, |place| group.members[place].1);
+        let most = self
+            .percent
+            .saturating_mul(share.busy + 1)
+            .saturating_mul(u64::from(own))
+            .div_ceil((share.weight * 100).max(1));
         busy < most
     }
 }
