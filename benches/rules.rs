@@ -40,7 +40,7 @@ fn rules(c: &mut Criterion) {
     let trust = Trust::default();
     c.bench_function("set forwarded fields", |b| {
         let apply = |headers: &mut HeaderMap| {
-            forwarded::apply(headers, downstream, &trust, forwarded::ForwardedOptions::default())
+            forwarded::apply(headers, downstream, &trust, forwarded::ForwardedOptions::default());
         };
         b.iter_batched_ref(|| request.headers().clone(), apply, BatchSize::SmallInput);
     });
