@@ -44,7 +44,10 @@ use tower::{
 use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
-use crate::{Body, access_log::LogSink, observe::Observer, paths::PathsLayer, service::EdgeService};
+use crate::{
+    Body, access_log::LogSink, no_tunnel::NoTunnelLayer, observe::Observer, paths::PathsLayer,
+    service::EdgeService,
+};
 
 type Observed = metrics::ResponseBody<Body, Observer>;
 type Logged = access_log::ResponseBody<Body, LogSink>;
@@ -114,6 +117,7 @@ impl Order {
             .layer(option_layer(client))
             .layer(option_layer(metrics))
             .layer(option_layer(access_log))
+            .layer(NoTunnelLayer)
             .layer(self.header_limits)
             .layer(option_layer(self.alt_svc.clone()))
             .layer(option_layer(self.misdirected.clone()))

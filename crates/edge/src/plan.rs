@@ -16,6 +16,7 @@ use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
 use portcullis_proxy::PathRules;
+use portcullis_proxy::{RelayOptions, UpgradeProtocols};
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
 
@@ -56,6 +57,8 @@ pub struct Plan {
     pub access_log: AccessLogPlan,
     /// Peers whose `X-Forwarded-*` and `Forwarded` fields are believed. Default empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+    /// WebSockets and what else leaves HTTP behind.
+    pub upgrades: UpgradePlan,
     /// How a request that could not be forwarded is answered. Default: text, JSON or HTML by its `Accept`.
     pub errors: portcullis_proxy::AnswerOptions,
     /// Limits over all listeners.
@@ -93,6 +96,7 @@ impl Default for Plan {
             admin: None,
             access_log: AccessLogPlan::Off,
             trusted_proxies: Vec::new(),
+            upgrades: UpgradePlan::default(),
             errors: portcullis_proxy::AnswerOptions::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
@@ -293,6 +297,32 @@ pub enum AccessLogFormat {
     Combined,
     /// One JSON object per line.
     Json,
+}
+
+/// WebSockets and other protocols that clients may change to on a connection or stream of theirs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UpgradePlan {
+    /// Which. Default `websocket`. With none of them every upgrade is forwarded as a plain request.
+    pub protocols: UpgradeProtocols,
+    /// Whether HTTP/2 offers them too, by extended CONNECT (RFC 8441). Default `true`: browsers that see the offer open
+    /// WebSockets on the connection that they have.
+    pub http2: bool,
+    /// How the tunnels are relayed.
+    pub relay: RelayOptions,
+}
+
+impl Default for UpgradePlan {
+    fn default() -> Self {
+        Self { protocols: UpgradeProtocols::default(), http2: true, relay: RelayOptions::default() }
+    }
+}
+
+impl UpgradePlan {
+    /// Whether HTTP/2 has anything to offer.
+    pub(crate) fn over_http2(&self) -> bool {
+        self.http2 && !self.protocols.is_empty()
+    }
 }
 
 /// Limits over all listeners.

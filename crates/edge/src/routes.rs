@@ -116,7 +116,10 @@ pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
         tokio::spawn(make_room(shared.limits.clone(), client.clone()));
         clusters.insert(name.as_str(), ToCluster::new(client, Extras::of(part)));
     }
-    let options = ProxyOptions::new(shared.tunnels.clone()).with_trust(Arc::clone(&shared.trust));
+    let options = ProxyOptions::new(shared.tunnels.clone())
+        .with_trust(Arc::clone(&shared.trust))
+        .with_upgrades(shared.plan.upgrades.protocols.clone())
+        .with_relay(shared.plan.upgrades.relay);
     let plain = |(name, cluster): (&&'_ str, &ToCluster)| {
         let upstream = ToRoute::new(cluster.clone(), Changes::default());
         ((*name).to_owned(), ReverseProxy::new(options.clone(), upstream))
