@@ -30,3 +30,4 @@ mod smuggling;
 mod tls;
 mod torture;
 mod upgrade;
+mod websocket;

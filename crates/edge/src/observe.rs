@@ -401,15 +401,12 @@ impl Telemetry {
             "How long tunnels lived that have closed",
             move || {
                 let totals = tunnels.totals();
-                let mut reading = HistogramReading::default();
-                reading.count = totals.closed;
-                reading.sum = totals.life.as_secs_f64();
-                reading.buckets = LIFE_BOUNDS
-                    .iter()
-                    .zip(totals.lives)
-                    .map(|(bound, count)| (to_f64(*bound), count))
-                    .collect();
-                reading
+                let lives = LIFE_BOUNDS.iter().zip(totals.lives);
+                HistogramReading {
+                    buckets: lives.map(|(bound, count)| (to_f64(*bound), count)).collect(),
+                    count: totals.closed,
+                    sum: totals.life.as_secs_f64(),
+                }
             },
         )
     }

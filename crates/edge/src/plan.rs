@@ -15,8 +15,7 @@ use portcullis_listener::{
 use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
-use portcullis_proxy::PathRules;
-use portcullis_proxy::{RelayOptions, UpgradeProtocols};
+use portcullis_proxy::{PathRules, RelayOptions, UpgradeProtocols};
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
 
