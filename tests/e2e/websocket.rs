@@ -207,6 +207,10 @@ async fn echo(mut socket: Socket) {
             return;
         }
     }
+    // a stream that is dropped before the other end is done is reset, with what is still on its way
+    let mut io = socket.into_inner();
+    let _ = io.shutdown().await;
+    let _ = io.read_to_end(&mut Vec::new()).await;
 }
 
 /// An origin that echoes in WebSockets. Cut when it is dropped.
@@ -307,14 +311,19 @@ async fn all_kinds(downstream: Http, upstream: Http) {
         *byte = u8::try_from(at * 31 % 251).unwrap();
     }
     let bytes = Bytes::from(bytes);
+    let began = std::time::Instant::now();
     socket.send(Message::Binary(bytes.clone())).await.unwrap();
+    eprintln!("SENT {:?}", began.elapsed());
     let back = next(&mut socket).await;
+    eprintln!("LARGE {:?}", began.elapsed());
     assert!(back == Message::Binary(bytes), "16 MiB came back changed");
     let close = CloseFrame { code: CloseCode::Library(4321), reason: "enough".into() };
     socket.close(Some(close.clone())).await.unwrap();
     assert_eq!(next(&mut socket).await, Message::Close(Some(close)));
     let end = within(SOON, "the end", socket.next()).await;
     assert!(matches!(end, None | Some(Err(_))), "{end:?}");
+    // it was the origin that closed first: this end is open until here
+    drop(socket);
     let closed = edge.stderr.find("tunnel closed").await;
     assert!(closed.contains("websocket") && closed.contains("to_upstream=168"), "{closed}");
 }
@@ -403,14 +412,13 @@ fn what_is_not_offered_over_http2_is_refused() {
     run(async {
         let origin = Echo::start(Http::One).await;
         let answer = "[[route]]\npath = \"/own\"\nrespond = \"hello\"\n";
-        let edge = Edge::run(&format!("{answer}{}", plain(origin.addr()))).await;
+        let edge = Edge::run(&format!("{answer}{}", plain(origin.addr))).await;
         let two = connect_two(edge.http()).await;
         for (protocol, uri, expected) in [
             (Some("connect-udp"), "http://a.test/chat", 501),
             (Some("h2c"), "http://a.test/chat", 501),
-            // routes and layers that answer by themselves know of no tunnel
+            // a route that answers by itself knows of no tunnel
             (Some("websocket"), "http://a.test/own", 501),
-            (Some("websocket"), "http://a.test/health", 501),
             (Some("websocket"), "http://a.test/a/../b", 400),
             (None, "a.test:443", 501),
         ] {
@@ -419,7 +427,7 @@ fn what_is_not_offered_over_http2_is_refused() {
         }
         let (response, _send) = two.ask(Some("websocket"), "http://a.test/chat").await;
         assert_eq!(response.status(), 200, "the connection is as good as before");
-        let off = Edge::run(&format!("[upgrades]\nhttp2 = false\n{}", plain(origin.addr()))).await;
+        let off = Edge::run(&format!("[upgrades]\nhttp2 = false\n{}", plain(origin.addr))).await;
         let two = connect_two(off.http()).await;
         assert!(!two.sender.is_extended_connect_protocol_enabled());
         let connect = raw::send(edge.http(), "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n").await;
@@ -521,7 +529,8 @@ fn a_tunnel_over_http2_outlives_idle_times_and_the_begin_of_a_drain() {
         let end = within(SOON, "the end", socket.next()).await;
         assert!(matches!(end, None | Some(Err(_))), "{end:?}");
         let closed = edge.stderr.find("tunnel closed").await;
-        assert!(closed.contains("aborted"), "{closed}");
+        // by its own deadline or with its connection, at the same moment
+        assert!(closed.contains("\"aborted\"") || closed.contains("\"failed\""), "{closed}");
     });
 }
 

@@ -131,7 +131,7 @@ fn client_details(limits: &mut Table<'_, '_>, client: &mut ClientLimit) {
 const MOST_PROTOCOLS: usize = 16;
 
 fn upgrades(mut table: Table<'_, '_>, to: &mut UpgradePlan) {
-    if let Some(protocols) = table.list("protocols", "\"websocket\"", protocol) {
+    if let Some((protocols, _)) = table.list_or_empty("protocols", "\"websocket\"", protocol) {
         let at = protocols.span();
         let protocols = protocols.into_inner();
         if protocols.len() > MOST_PROTOCOLS {
