@@ -33,3 +33,4 @@ mod storms;
 mod tls;
 mod torture;
 mod upgrade;
+mod websocket;

@@ -188,6 +188,23 @@ impl<'s, 'i> Table<'s, 'i> {
         example: &str,
         read: impl Fn(&DeValue<'_>) -> Read<T>,
     ) -> Option<Spanned<Vec<Spanned<T>>>> {
+        let list = self.list_or_empty(key, example, read)?;
+        if list.1 {
+            let wrong = Wrong::new(format!("`{key}` is an empty list"));
+            let hint = format!("write `{key} = [{example}]`, or leave the key out");
+            self.sink.error(list.0.span(), wrong.hint(hint));
+            return None;
+        }
+        Some(list.0)
+    }
+
+    /// As [`Table::list`], and an empty one is as good as any. Says whether it is empty as it is written.
+    pub(crate) fn list_or_empty<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        read: impl Fn(&DeValue<'_>) -> Read<T>,
+    ) -> Option<(Spanned<Vec<Spanned<T>>>, bool)> {
         let value = self.take(key)?;
         let span = value.span();
         let items = match value.into_inner() {
@@ -202,11 +219,7 @@ impl<'s, 'i> Table<'s, 'i> {
                 return None;
             }
         };
-        if items.is_empty() {
-            let wrong = Wrong::new(format!("`{key}` is an empty list"));
-            self.sink.error(span, wrong.hint(format!("write `{key} = [{example}]`, or leave the key out")));
-            return None;
-        }
+        let is_empty = items.is_empty();
         let mut list = Vec::with_capacity(items.len());
         for (at, item) in items.into_iter().enumerate() {
             match read(item.get_ref()) {
@@ -214,7 +227,7 @@ impl<'s, 'i> Table<'s, 'i> {
                 Err(wrong) => self.sink.error(item.span(), named(&format!("`{key}[{at}]`"), wrong)),
             }
         }
-        Some(Spanned::new(span, list))
+        Some((Spanned::new(span, list), is_empty))
     }
 
     /// As [`Table::list`], for a list that must be there.

@@ -70,6 +70,7 @@ fn every_key_of_the_process() {
     assert_eq!(client.exempt, ["192.0.2.0/24".parse().unwrap()]);
     assert_eq!(plan.limits.max_quic_connections, 20_000);
     assert_eq!(plan.limits.max_tunnels, 2_000);
+    assert_eq!((plan.upgrades.http2, plan.upgrades.relay.idle_timeout), (true, secs(1800)));
     assert_eq!(plan.admin.map(|admin| admin.address.to_string()).as_deref(), Some("127.0.0.1:9090"));
     assert_eq!(plan.access_log, AccessLogPlan::Stdout(AccessLogFormat::Json));
     let trusted: Vec<_> = plan.trusted_proxies.iter().map(ToString::to_string).collect();
@@ -524,6 +525,17 @@ fn forms_of_the_process() {
     let inline = "limits.max_tunnels = 7\nlistener = [{ address = \"[::]:80\", protocol = \"http\" }]\n\
                   route = [{ respond = \"x\" }]\n";
     assert_eq!(plan(inline).limits.max_tunnels, 7);
+}
+
+#[test]
+fn upgrades() {
+    let upgrades = |text: &str| plan(&format!("{LEAST}[upgrades]\n{text}")).upgrades;
+    assert!(!upgrades("").protocols.is_empty() && upgrades("").http2);
+    assert!(upgrades("protocols = []").protocols.is_empty());
+    let some = upgrades("protocols = [\"IRC/6.9\", \"websocket\"]\nhttp2 = false\nidle_timeout = \"5m\"");
+    let shown = format!("{:?}", some.protocols);
+    assert!(shown.contains("IRC/6.9") && shown.contains("websocket"), "{shown}");
+    assert_eq!((some.http2, some.relay.idle_timeout), (false, secs(300)));
 }
 
 #[test]

@@ -411,6 +411,25 @@ fn one_mistake_is_one_error_of_tls() {
 }
 
 #[test]
+fn one_mistake_is_one_error_of_upgrades() {
+    one_error_each(&[
+        ("[upgrades]\nprotocols = [\"h2c\"]", 2, 14, "this protocol is never tunnelled", "websocket"),
+        ("[upgrades]\nprotocols = [\"web socket\"]", 2, 14, "not a protocol name", "websocket"),
+        ("[upgrades]\nprotocols = \"websocket\"", 2, 13, "`protocols`", ""),
+        ("[upgrades]\nhttp2 = 1", 2, 9, "`http2`", ""),
+        ("[upgrades]\nidle_timeout = \"31d\"", 2, 16, "`idle_timeout`", ""),
+        (
+            "[upgrades]\nprotocols = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"i\", \"j\", \"k\", \"l\", \"m\", \
+             \"n\", \"o\", \"p\", \"q\", \"r\"]",
+            2,
+            13,
+            "more than 16",
+            "",
+        ),
+    ]);
+}
+
+#[test]
 fn one_mistake_is_one_error_of_acme() {
     one_error_each(&[
         (

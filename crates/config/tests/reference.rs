@@ -12,6 +12,7 @@ address = "127.0.0.1:9090"
 [access_log]
 [forwarded]
 trusted = ["::1"]
+[upgrades]
 [errors]
 [timeouts]
 [[listener]]

@@ -23,8 +23,10 @@ use std::{
 use rustls_pki_types::CertificateDer;
 
 mod early;
+mod hold;
 
 pub use early::{Confirm, EarlyData};
+pub use hold::StreamHold;
 
 /// A connection: the byte stream and what is known about it.
 #[derive(Debug)]

@@ -39,6 +39,7 @@ mod dispatch;
 mod edge;
 mod error;
 mod forward;
+mod no_tunnel;
 mod observe;
 mod order;
 mod paths;

@@ -7,7 +7,10 @@ use std::{
 
 use http::{StatusCode, Version};
 use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
-use portcullis_proxy::mirror::{Mirror, MirrorStats};
+use portcullis_proxy::{
+    LIFE_BOUNDS,
+    mirror::{Mirror, MirrorStats},
+};
 use portcullis_server::CloseReason;
 use portcullis_telemetry::{
     admin::AdminService,
@@ -68,6 +71,7 @@ impl Telemetry {
         self.bind_tls(shared)?;
         self.bind_quic(shared)?;
         self.bind_clusters(shared)?;
+        self.bind_tunnels(shared)?;
         self.bind_middleware(shared)
     }
 
@@ -369,11 +373,45 @@ impl Telemetry {
         )
     }
 
-    fn bind_middleware(&self, shared: &Shared) -> Result<(), MetricError> {
+    fn bind_tunnels(&self, shared: &Shared) -> Result<(), MetricError> {
         let tunnels = shared.tunnels.clone();
         self.metrics.register_gauge_fn("portcullis_tunnels_open", "Open tunnels", move || {
             to_f64(tunnels.open() as u64)
         })?;
+        let tunnels = shared.tunnels.clone();
+        self.metrics.register_counter_fn(
+            "portcullis_tunnels_opened_total",
+            "Tunnels that began",
+            move || tunnels.totals().opened,
+        )?;
+        let tunnels = shared.tunnels.clone();
+        self.metrics.register_counter_series(
+            "portcullis_tunnel_bytes_total",
+            "Bytes that tunnels carried, counted when they close, by where they went",
+            "to",
+            move |series| {
+                let totals = tunnels.totals();
+                series.push("upstream", totals.to_upstream);
+                series.push("downstream", totals.to_downstream);
+            },
+        )?;
+        let tunnels = shared.tunnels.clone();
+        self.metrics.register_histogram_fn(
+            "portcullis_tunnel_life_seconds",
+            "How long tunnels lived that have closed",
+            move || {
+                let totals = tunnels.totals();
+                let lives = LIFE_BOUNDS.iter().zip(totals.lives);
+                HistogramReading {
+                    buckets: lives.map(|(bound, count)| (to_f64(*bound), count)).collect(),
+                    count: totals.closed,
+                    sum: totals.life.as_secs_f64(),
+                }
+            },
+        )
+    }
+
+    fn bind_middleware(&self, shared: &Shared) -> Result<(), MetricError> {
         let mirrors: Vec<_> = shared.mirrors.values().cloned().collect();
         if !mirrors.is_empty() {
             self.metrics.register_counter_series(

@@ -45,7 +45,8 @@ use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
 use crate::{
-    Body, access_log::LogSink, observe::Observer, paths::PathsLayer, routes::CacheGuard, service::EdgeService,
+    Body, access_log::LogSink, no_tunnel::NoTunnelLayer, observe::Observer, paths::PathsLayer,
+    routes::CacheGuard, service::EdgeService,
 };
 
 type Observed = metrics::ResponseBody<Body, Observer>;
@@ -121,6 +122,7 @@ impl Order {
             .layer(option_layer(client))
             .layer(option_layer(metrics))
             .layer(option_layer(access_log))
+            .layer(NoTunnelLayer)
             .layer(self.header_limits)
             .layer(option_layer(self.alt_svc.clone()))
             .layer(option_layer(self.misdirected.clone()))

@@ -15,7 +15,7 @@ use portcullis_listener::{
 use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
-use portcullis_proxy::{ForwardedOptions, PathRules, Via};
+use portcullis_proxy::{ForwardedOptions, PathRules, RelayOptions, UpgradeProtocols, Via};
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
 
@@ -60,6 +60,8 @@ pub struct Plan {
     pub forwarded: ForwardedOptions,
     /// What the edge calls itself in `Via` (RFC 9110 section 7.6.3), in requests and responses. Default `None`: it adds none.
     pub via: Option<Via>,
+    /// WebSockets and what else leaves HTTP behind.
+    pub upgrades: UpgradePlan,
     /// How a request that could not be forwarded is answered. Default: text, JSON or HTML by its `Accept`.
     pub errors: portcullis_proxy::AnswerOptions,
     /// Limits over all listeners.
@@ -99,6 +101,7 @@ impl Default for Plan {
             trusted_proxies: Vec::new(),
             forwarded: ForwardedOptions::default(),
             via: None,
+            upgrades: UpgradePlan::default(),
             errors: portcullis_proxy::AnswerOptions::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
@@ -299,6 +302,32 @@ pub enum AccessLogFormat {
     Combined,
     /// One JSON object per line.
     Json,
+}
+
+/// WebSockets and other protocols that clients may change to on a connection or stream of theirs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UpgradePlan {
+    /// Which. Default `websocket`. With none of them every upgrade is forwarded as a plain request.
+    pub protocols: UpgradeProtocols,
+    /// Whether HTTP/2 offers them too, by extended CONNECT (RFC 8441). Default `true`: browsers that see the offer open
+    /// WebSockets on the connection that they have.
+    pub http2: bool,
+    /// How the tunnels are relayed.
+    pub relay: RelayOptions,
+}
+
+impl Default for UpgradePlan {
+    fn default() -> Self {
+        Self { protocols: UpgradeProtocols::default(), http2: true, relay: RelayOptions::default() }
+    }
+}
+
+impl UpgradePlan {
+    /// Whether HTTP/2 has anything to offer.
+    pub(crate) fn over_http2(&self) -> bool {
+        self.http2 && !self.protocols.is_empty()
+    }
 }
 
 /// Limits over all listeners.

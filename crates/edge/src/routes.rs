@@ -120,7 +120,9 @@ pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
     let options = ProxyOptions::new(shared.tunnels.clone())
         .with_trust(Arc::clone(&shared.trust))
         .with_forwarded(shared.plan.forwarded)
-        .with_via(shared.plan.via.clone());
+        .with_via(shared.plan.via.clone())
+        .with_upgrades(shared.plan.upgrades.protocols.clone())
+        .with_relay(shared.plan.upgrades.relay);
     let plain = |(name, cluster): (&&'_ str, &ToCluster)| {
         let upstream = ToRoute::new(cluster.clone(), Changes::default());
         ((*name).to_owned(), ReverseProxy::new(options.clone(), upstream))

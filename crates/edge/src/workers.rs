@@ -245,11 +245,17 @@ fn serve_streams(
         incoming,
         handshake,
         FromProtocol(service.clone()),
-        plan.http.clone(),
+        http_options(shared, plan),
         Arc::clone(&shared.http),
         shared.stop.clone().cancelled_owned(),
     ));
     Ok(service)
+}
+
+/// The listener's, with extended CONNECT where there is anything to ask for by it.
+fn http_options(shared: &Shared, plan: &ListenerPlan) -> HttpOptions {
+    let offered = plan.http.h2_extended_connect || shared.plan.upgrades.over_http2();
+    plan.http.clone().with_h2_extended_connect(offered)
 }
 
 fn serve_quic(

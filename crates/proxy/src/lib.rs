@@ -59,6 +59,7 @@ pub mod split;
 pub mod target;
 pub mod tunnel;
 pub mod upgrade;
+mod websocket;
 
 pub use edits::{EditError, FieldEdits};
 pub use fault::{
@@ -69,6 +70,9 @@ pub use framing::{AnswerError, Dots, FramingError, FramingLimits};
 pub use matcher::{Asked, PathMatch, RouteMatch, ValueMatch};
 pub use path::{EncodedSlash, PathRules};
 pub use router::{Lookup, RouteError, Router, RouterBuilder};
-pub use service::{ProxyFuture, ProxyOptions, ReverseProxy};
-pub use tunnel::{RelayEnd, RelayOptions, RelayStats, TunnelGuard, Tunnels, UpstreamTunnel, relay};
-pub use upgrade::{UpgradeProtocols, UpgradeRequest};
+pub use service::{ProxyFuture, ProxyOptions, ReverseProxy, TunnelBegun};
+pub use tunnel::{
+    LIFE_BOUNDS, RelayEnd, RelayOptions, RelayStats, TunnelGuard, TunnelTotals, Tunnels, UpstreamTunnel,
+    relay,
+};
+pub use upgrade::{ProtocolError, UpgradeProtocols, UpgradeRequest, is_extended_connect};

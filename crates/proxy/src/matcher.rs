@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
-use http::{HeaderMap, HeaderName, Method, Request, Version, request};
+use http::{Extensions, HeaderMap, HeaderName, Method, Request, Version, request};
 use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -211,6 +211,15 @@ pub struct Asked<'a> {
 
 static GET: Method = Method::GET;
 
+/// An extended CONNECT (RFC 8441) is looked up as the GET that HTTP/1.1 has in its place.
+fn as_routed<'a>(method: &'a Method, extensions: &Extensions) -> &'a Method {
+    if method == Method::CONNECT && extensions.get::<hyper::ext::Protocol>().is_some() {
+        &Method::GET
+    } else {
+        method
+    }
+}
+
 impl<'a> Asked<'a> {
     /// A GET without fields over plain HTTP/1.1 from nowhere.
     pub fn new(host: &'a str, path: &'a str) -> Self {
@@ -232,7 +241,7 @@ impl<'a> Asked<'a> {
             host: host::of(request).unwrap_or_default(),
             path: request.uri().path(),
             query: request.uri().query(),
-            method: request.method(),
+            method: as_routed(request.method(), request.extensions()),
             headers: Some(request.headers()),
             version: request.version(),
             client: None,
@@ -246,7 +255,7 @@ impl<'a> Asked<'a> {
             host: host::of_parts(parts).unwrap_or_default(),
             path: parts.uri.path(),
             query: parts.uri.query(),
-            method: &parts.method,
+            method: as_routed(&parts.method, &parts.extensions),
             headers: Some(&parts.headers),
             version: parts.version,
             client: None,

@@ -9,22 +9,23 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper::upgrade::OnUpgrade;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
-use portcullis_conn::ConnInfo;
+use portcullis_conn::{ConnInfo, StreamHold};
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::{
-    fault::{Fault, InternalFault, UpstreamFault},
+    fault::{ClientFault, Fault, InternalFault, UpstreamFault},
     fields::Seen,
     forwarded::{self, Downstream, ForwardedOptions, Trust, Via},
     framing::{self, FramingLimits, Head},
     hop, target,
-    tunnel::{BoxIo, RelayOptions, TunnelGuard, Tunnels, UpstreamTunnel},
-    upgrade::{self, UpgradeProtocols, UpgradeRequest},
+    tunnel::{BoxIo, RelayEnd, RelayOptions, TunnelGuard, Tunnels, UpstreamTunnel},
+    upgrade::{self, ExtendedError, UpgradeProtocols, UpgradeRequest},
+    websocket,
 };
 
 /// What a [`ReverseProxy`] allows and says.
@@ -125,6 +126,9 @@ impl ProxyOptions {
 /// `Transfer-Encoding` never: the body says how long it is, the writer frames it. `TE: trailers` and `Expect:
 /// 100-continue` are passed on. The extensions stay as they are.
 ///
+/// An extended CONNECT (RFC 8441) goes on as the `GET` with `Connection: upgrade` that HTTP/1.1 has for it, and the
+/// upstream's 101 comes back as a 200; no other 2xx does, since to the client it would be a tunnel.
+///
 /// What the client's driver gets: the same care for the answer, and on an agreed 101 the tunnel runs in a task of
 /// its own, so a Tokio runtime must be there. An upstream answers 101 with an [`UpstreamTunnel`] in the response's
 /// extensions.
@@ -180,16 +184,33 @@ where
 /// An upgrade that waits for the upstream's 101.
 struct Pending {
     request: UpgradeRequest,
+    /// What the upstream was sent, of a WebSocket.
+    key: Option<HeaderValue>,
+    /// Whether the client asked by an extended CONNECT.
+    extended: bool,
     downstream: OnUpgrade,
+    /// Keeps an HTTP/2 connection from being taken for idle.
+    hold: Option<StreamHold>,
     guard: TunnelGuard,
     relay: RelayOptions,
 }
 
+/// Among the extensions of an answer behind which a tunnel begins: 101, or 2xx to a CONNECT. Such an answer to a CONNECT that
+/// does not have it is an answer by somebody who knows of no tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelBegun(());
+
 /// Everything between the client's driver and the upstream, in the one order that is safe.
 fn prepare<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option<Box<Pending>>, Fault> {
+    // before the check: from here on it is the GET that HTTP/1.1 would have, with the fields that HTTP/2 may have
+    let extended =
+        if upgrade::is_extended_connect(request) { Some(note_extended(options, request)?) } else { None };
     let seen = Seen::of(request.headers());
     framing::check_request_seen(Head::of(request), seen, &options.framing)?;
-    let pending = if seen.has(Seen::UPGRADE) { note_upgrade(options, request)? } else { None };
+    let pending = match extended {
+        None if seen.has(Seen::UPGRADE) => note_upgrade(options, request)?,
+        extended => extended,
+    };
     let downstream = request
         .extensions()
         .get::<Arc<ConnInfo>>()
@@ -220,7 +241,15 @@ fn prepare<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option
         via.append(request.headers_mut(), version);
     }
     if let Some(pending) = &pending {
-        pending.request.set(request.headers_mut());
+        let headers = request.headers_mut();
+        pending.request.set(headers);
+        if pending.extended {
+            // RFC 8441 section 5: its client has none
+            headers.remove(&websocket::KEY);
+            if let Some(key) = &pending.key {
+                headers.insert(&websocket::KEY, key.clone());
+            }
+        }
     }
     *request.version_mut() = Version::HTTP_11;
     Ok(pending)
@@ -246,8 +275,40 @@ fn note_upgrade<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<O
     // taken out in any case: an upgrade that is not forwarded must not be found by anybody behind
     let downstream = request.extensions_mut().remove::<OnUpgrade>();
     let (Some(asked), Some(downstream)) = (asked, downstream) else { return Ok(None) };
+    let key = if asked.is_websocket() { websocket::key(request.headers()).cloned() } else { None };
+    pending(options, asked, key, downstream).map(Some)
+}
+
+/// Turns an extended CONNECT into the GET that stands for it.
+fn note_extended<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Box<Pending>, Fault> {
+    let asked = upgrade::extended(request, &options.upgrades).map_err(|error| {
+        let fault = match error {
+            ExtendedError::Protocol => ClientFault::MethodNotImplemented,
+            ExtendedError::Length => ClientFault::Malformed,
+        };
+        Fault::client(fault).with_source(error)
+    })?;
+    let extensions = request.extensions_mut();
+    extensions.remove::<Protocol>();
+    let (downstream, hold) = (extensions.remove::<OnUpgrade>(), extensions.remove::<StreamHold>());
+    let downstream = downstream.ok_or_else(|| Fault::client(ClientFault::MethodNotImplemented))?;
+    let key = asked.is_websocket().then(websocket::fresh_key);
+    let mut pending = pending(options, asked, key, downstream)?;
+    pending.extended = true;
+    pending.hold = hold;
+    *request.method_mut() = Method::GET;
+    Ok(pending)
+}
+
+fn pending(
+    options: &ProxyOptions,
+    request: UpgradeRequest,
+    key: Option<HeaderValue>,
+    downstream: OnUpgrade,
+) -> Result<Box<Pending>, Fault> {
     let guard = options.tunnels.try_open().ok_or_else(|| Fault::internal(InternalFault::TunnelsFull))?;
-    Ok(Some(Box::new(Pending { request: asked, downstream, guard, relay: options.relay })))
+    let relay = options.relay;
+    Ok(Box::new(Pending { request, key, extended: false, downstream, hold: None, guard, relay }))
 }
 
 pin_project! {
@@ -305,8 +366,11 @@ fn finish<RB>(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(response, seen, pending);
     }
-    // RFC 9110 section 7.8: without a 101 the client goes on in HTTP; the place among the tunnels is free again
-    drop(pending);
+    // RFC 9110 section 7.8: without a 101 the client goes on in HTTP; the place among the tunnels is free again. After
+    // a CONNECT any 2xx is a tunnel to it (section 9.3.6), and here is none.
+    if pending.is_some_and(|pending| pending.extended) && response.status().is_success() {
+        return Err(SwitchError::NotSwitched.into());
+    }
     framing::check_response_seen(response.status(), response.headers(), seen)?;
     // RFC 9110 section 15.5.22: a 426 MUST name a protocol, so this one Upgrade is told to the next hop
     let wanted = (response.status() == StatusCode::UPGRADE_REQUIRED && downstream == Version::HTTP_11)
@@ -328,6 +392,10 @@ enum SwitchError {
     Unasked,
     #[error("a 101 to another protocol than was asked for")]
     OtherProtocol,
+    #[error("a 101 whose sec-websocket-accept does not belong to the key")]
+    WrongAccept,
+    #[error("a success that is no 101 to an extended connect")]
+    NotSwitched,
     #[error("a 101 without the stream behind it")]
     NoStream,
 }
@@ -344,6 +412,11 @@ fn switch<RB>(response: &mut Response<RB>, seen: Seen, pending: Option<Box<Pendi
     if !pending.request.is_agreed(response.headers()) {
         return Err(SwitchError::OtherProtocol.into());
     }
+    // an upstream on HTTP/2 agreed by its 200, without a key
+    let keyed = response.version() < Version::HTTP_2;
+    if keyed && pending.key.as_ref().is_some_and(|key| !websocket::is_accepted(response.headers(), key)) {
+        return Err(SwitchError::WrongAccept.into());
+    }
     let upstream = response
         .extensions_mut()
         .remove::<UpstreamTunnel>()
@@ -351,16 +424,25 @@ fn switch<RB>(response: &mut Response<RB>, seen: Seen, pending: Option<Box<Pendi
         .ok_or(SwitchError::NoStream)?;
     let headers = response.headers_mut();
     hop::strip_response_seen(headers, seen);
-    // RFC 9110 section 8.6: a 1xx has no length
+    // RFC 9110 sections 8.6 and 9.3.6: neither a 1xx nor a 2xx to a CONNECT has a length
     headers.remove(header::CONTENT_LENGTH);
-    pending.request.set(headers);
+    if pending.extended {
+        headers.remove(&websocket::ACCEPT);
+        *response.status_mut() = StatusCode::OK;
+    } else {
+        pending.request.set(headers);
+        if !keyed && let Some(key) = &pending.key {
+            headers.insert(&websocket::ACCEPT, websocket::accept(key));
+        }
+    }
+    response.extensions_mut().insert(TunnelBegun(()));
     tokio::spawn(run_tunnel(*pending, upstream));
     Ok(())
 }
 
 async fn run_tunnel(pending: Pending, upstream: BoxIo) {
-    let Pending { request, downstream, guard, relay } = pending;
-    // the driver hands the client's stream over when it has written the 101
+    let Pending { request, downstream, guard, relay, extended, hold, key: _ } = pending;
+    // the driver hands the client's stream over when it has written its answer
     let downstream = tokio::select! {
         downstream = timeout(relay.idle_timeout, downstream) => downstream,
         () = guard.aborted() => return,
@@ -377,11 +459,19 @@ async fn run_tunnel(pending: Pending, upstream: BoxIo) {
         }
     };
     let stats = guard.relay(downstream, upstream, relay).await;
-    tracing::debug!(
-        protocol = ?request.protocol(),
+    drop(hold);
+    let error = match &stats.end {
+        RelayEnd::Failed(error) => Some(error as &dyn Error),
+        _ => None,
+    };
+    tracing::info!(
+        protocol = request.protocol().to_str().unwrap_or_default(),
+        over = if extended { "HTTP/2" } else { "HTTP/1.1" },
         to_upstream = stats.a_to_b,
         to_downstream = stats.b_to_a,
-        end = ?stats.end,
+        life = ?stats.life,
+        end = stats.end.as_str(),
+        error,
         "tunnel closed"
     );
 }

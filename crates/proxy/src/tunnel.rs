@@ -47,7 +47,13 @@ struct Shared {
     opened: AtomicU64,
     to_upstream: AtomicU64,
     to_downstream: AtomicU64,
+    life_ms: AtomicU64,
+    // one for each of `LIFE_BOUNDS`, and one for what is beyond
+    lives: [AtomicU64; LIFE_BOUNDS.len() + 1],
 }
+
+/// The bounds by which [`TunnelTotals::lives`] are told apart, in seconds.
+pub const LIFE_BOUNDS: [u64; 6] = [1, 10, 60, 600, 3_600, 86_400];
 
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +65,12 @@ pub struct TunnelTotals {
     pub to_upstream: u64,
     /// Bytes that closed tunnels carried from upstreams to clients.
     pub to_downstream: u64,
+    /// Tunnels that have closed.
+    pub closed: u64,
+    /// How long they lived, added up.
+    pub life: Duration,
+    /// How many of them lived no longer than each of [`LIFE_BOUNDS`].
+    pub lives: [u64; LIFE_BOUNDS.len()],
 }
 
 impl Tunnels {
@@ -74,6 +86,8 @@ impl Tunnels {
             opened: AtomicU64::new(0),
             to_upstream: AtomicU64::new(0),
             to_downstream: AtomicU64::new(0),
+            life_ms: AtomicU64::new(0),
+            lives: Default::default(),
         }))
     }
 
@@ -92,7 +106,18 @@ impl Tunnels {
 
     /// Counters for metrics.
     pub fn totals(&self) -> TunnelTotals {
+        let mut closed = 0;
+        let mut lives = [0; LIFE_BOUNDS.len()];
+        for (place, count) in self.0.lives.iter().enumerate() {
+            closed += count.load(Ordering::Relaxed);
+            if let Some(no_longer) = lives.get_mut(place) {
+                *no_longer = closed;
+            }
+        }
         TunnelTotals {
+            closed,
+            life: Duration::from_millis(self.0.life_ms.load(Ordering::Relaxed)),
+            lives,
             opened: self.0.opened.load(Ordering::Relaxed),
             to_upstream: self.0.to_upstream.load(Ordering::Relaxed),
             to_downstream: self.0.to_downstream.load(Ordering::Relaxed),
@@ -147,6 +172,11 @@ impl TunnelGuard {
         let stats = relay_until(downstream, upstream, options, self.0.abort.cancelled()).await;
         self.0.to_upstream.fetch_add(stats.a_to_b, Ordering::Relaxed);
         self.0.to_downstream.fetch_add(stats.b_to_a, Ordering::Relaxed);
+        let life = u64::try_from(stats.life.as_millis()).unwrap_or(u64::MAX);
+        self.0.life_ms.fetch_add(life, Ordering::Relaxed);
+        let no_longer = |bound: &u64| stats.life <= Duration::from_secs(*bound);
+        let place = LIFE_BOUNDS.iter().position(no_longer).unwrap_or(LIFE_BOUNDS.len());
+        self.0.lives[place].fetch_add(1, Ordering::Relaxed);
         stats
     }
 
@@ -197,6 +227,8 @@ pub struct RelayStats {
     pub a_to_b: u64,
     /// Bytes that were written to `a`.
     pub b_to_a: u64,
+    /// How long it took.
+    pub life: Duration,
     /// How it ended.
     pub end: RelayEnd,
 }
@@ -213,6 +245,18 @@ pub enum RelayEnd {
     Aborted,
     /// One end failed; both were dropped.
     Failed(io::Error),
+}
+
+impl RelayEnd {
+    /// A short stable word: `finished`, `idle`, `aborted`, `failed`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Idle => "idle",
+            Self::Aborted => "aborted",
+            Self::Failed(_) => "failed",
+        }
+    }
 }
 
 /// Copies bytes both ways until both ends have closed. When one end closes its side, what it sent is flushed and the
@@ -238,7 +282,8 @@ where
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     let idle = options.idle_timeout.min(YEAR);
     let (mut up, mut down) = (Direction::default(), Direction::default());
-    let mut moved_at = Instant::now();
+    let began_at = Instant::now();
+    let mut moved_at = began_at;
     // armed once; what moves only notes the time, and the timer is set again when it fires early
     let mut timer = pin!(sleep_until(moved_at + idle));
     let mut stop = pin!(stop);
@@ -267,7 +312,7 @@ where
         Poll::Pending
     })
     .await;
-    RelayStats { a_to_b: up.written, b_to_a: down.written, end }
+    RelayStats { a_to_b: up.written, b_to_a: down.written, life: began_at.elapsed(), end }
 }
 
 /// One direction of a relay.

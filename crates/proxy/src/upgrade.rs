@@ -7,8 +7,12 @@
 //! before the upstream's own 101.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+use hyper::ext::Protocol;
 
-use crate::fields::{any_member, digits, members};
+use crate::{
+    fields::{any_member, digits, members},
+    websocket,
+};
 
 /// The protocols that a client may upgrade to. By default `websocket` alone.
 ///
@@ -57,6 +61,11 @@ impl UpgradeProtocols {
         Ok(self)
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn find(&self, protocol: &[u8]) -> Option<&HeaderValue> {
         self.0.iter().find(|allowed| allowed.as_bytes().eq_ignore_ascii_case(protocol))
     }
@@ -72,6 +81,11 @@ impl UpgradeRequest {
     /// The protocol, in the spelling of the allow-list.
     pub fn protocol(&self) -> &HeaderValue {
         &self.protocol
+    }
+
+    /// Whether it is `websocket` (RFC 6455), whose two fields of the handshake are checked as well.
+    pub fn is_websocket(&self) -> bool {
+        self.protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
     }
 
     /// Writes the fields that ask for it, or that agree to it, after those of the last hop were removed.
@@ -106,16 +120,49 @@ fn asks(version: Version, headers: &HeaderMap) -> bool {
 
 /// The upgrade that a request asks for, if it may be forwarded: the first protocol of its `Upgrade` that is allowed.
 ///
-/// `websocket` needs a GET (RFC 6455 section 4.1). A request with a body is not upgraded: its bytes and the tunnel's
-/// would share a stream.
+/// `websocket` needs a GET and one `Sec-WebSocket-Key` (RFC 6455 section 4.1), by which the upstream's agreement is
+/// checked. A request with a body is not upgraded: its bytes and the tunnel's would share a stream.
 pub fn requested<B>(request: &Request<B>, allowed: &UpgradeProtocols) -> Option<UpgradeRequest> {
     if !asks(request.version(), request.headers()) || has_body(request.headers()) {
         return None;
     }
     let mut asked = request.headers().get_all(header::UPGRADE).iter().flat_map(members);
     let protocol = asked.find_map(|protocol| allowed.find(protocol))?;
-    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
-    (!websocket || request.method() == Method::GET).then(|| UpgradeRequest { protocol: protocol.clone() })
+    let asked = UpgradeRequest { protocol: protocol.clone() };
+    let may = !asked.is_websocket()
+        || (request.method() == Method::GET && websocket::key(request.headers()).is_some());
+    may.then_some(asked)
+}
+
+/// Whether a request is an extended CONNECT (RFC 8441 section 4): it asks for a protocol on its own stream, and is
+/// routed and forwarded as the GET that HTTP/1.1 would have for it.
+pub fn is_extended_connect<B>(request: &Request<B>) -> bool {
+    request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some()
+}
+
+/// Why an extended CONNECT is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExtendedError {
+    /// RFC 9220 section 3: a protocol that is not supported is answered 501.
+    #[error("an extended connect to a protocol that is not allowed")]
+    Protocol,
+    /// RFC 9110 section 9.3.6: a CONNECT has no content.
+    #[error("an extended connect with a length")]
+    Length,
+}
+
+/// The upgrade that an extended CONNECT asks for, if it may be forwarded.
+pub fn extended<B>(
+    request: &Request<B>,
+    allowed: &UpgradeProtocols,
+) -> Result<UpgradeRequest, ExtendedError> {
+    let asked = request.extensions().get::<Protocol>().ok_or(ExtendedError::Protocol)?;
+    let protocol = allowed.find(asked.as_ref()).ok_or(ExtendedError::Protocol)?;
+    if has_body(request.headers()) {
+        return Err(ExtendedError::Length);
+    }
+    Ok(UpgradeRequest { protocol: protocol.clone() })
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
@@ -127,8 +174,14 @@ fn has_body(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
+    /// Stands for a request without a key.
+    const NO_KEY: (&str, &str) = ("x-test", "no key");
+
     fn request(method: &str, version: Version, fields: &[(&str, &str)]) -> Request<()> {
         let mut request = Request::builder().method(method).version(version);
+        if !fields.contains(&NO_KEY) {
+            request = request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        }
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -170,6 +223,14 @@ mod tests {
             ("HTTP/1.0", "GET", Version::HTTP_10, &[("connection", "upgrade"), ws], None),
             ("HTTP/2", "GET", Version::HTTP_2, &[("connection", "upgrade"), ws], None),
             ("RFC 6455 4.1: GET", "POST", H11, &[("connection", "upgrade"), ws], None),
+            ("RFC 6455 4.1: a key", "GET", H11, &[("connection", "upgrade"), ws, NO_KEY], None),
+            (
+                "two keys",
+                "GET",
+                H11,
+                &[("connection", "upgrade"), ws, ("sec-websocket-key", "AQIDBAUGBwgJCgsMDQ4PEA==")],
+                None,
+            ),
             ("h2c", "GET", H11, &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")], None),
             ("a body", "GET", H11, &[("connection", "upgrade"), ws, ("content-length", "5")], None),
             (
@@ -217,6 +278,40 @@ mod tests {
                 "{invalid:?}"
             );
         }
+    }
+
+    #[test]
+    fn rfc8441_4_extended_connect() {
+        let ask = |protocol: Option<&'static str>, length: Option<&str>| {
+            let mut request = Request::connect("http://a.test/chat").version(Version::HTTP_2);
+            if let Some(protocol) = protocol {
+                request = request.extension(Protocol::from_static(protocol));
+            }
+            if let Some(length) = length {
+                request = request.header("content-length", length);
+            }
+            request.body(()).unwrap()
+        };
+        let allowed = UpgradeProtocols::default();
+        let cases = [
+            (Some("websocket"), None, Ok("websocket")),
+            (Some("WebSocket"), Some("0"), Ok("websocket")),
+            (Some("websocket"), Some("1"), Err(ExtendedError::Length)),
+            (Some("connect-udp"), None, Err(ExtendedError::Protocol)),
+            (Some(""), None, Err(ExtendedError::Protocol)),
+            (None, None, Err(ExtendedError::Protocol)),
+        ];
+        for (protocol, length, expected) in cases {
+            let request = ask(protocol, length);
+            let found = extended(&request, &allowed);
+            let found = found.as_ref().map(|asked| asked.protocol.to_str().unwrap()).map_err(|error| *error);
+            assert_eq!(found, expected, "{protocol:?} {length:?}");
+            assert_eq!(is_extended_connect(&request), protocol.is_some());
+        }
+        assert_eq!(
+            extended(&ask(Some("websocket"), None), &UpgradeProtocols::none()),
+            Err(ExtendedError::Protocol)
+        );
     }
 
     #[test]

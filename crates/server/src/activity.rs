@@ -70,6 +70,12 @@ impl Open {
         Self(Arc::clone(activity))
     }
 
+    /// A tunnel on a stream of its own: it is open for longer than its response, and waits for nobody.
+    pub(crate) fn tunnel(activity: &Arc<Activity>) -> Self {
+        activity.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+
     /// Its response is there, and waits for the client from now on.
     pub(crate) fn respond(self) -> Responding {
         let activity = &self.0;
@@ -145,6 +151,16 @@ mod tests {
         assert!(!activity.is_idle());
         drop(two);
         assert!(activity.is_idle() && activity.total() == 2);
+    }
+
+    #[test]
+    fn a_tunnel_keeps_its_connection() {
+        let activity = Arc::new(Activity::new(1));
+        let (request, tunnel) = (Open::new(&activity), Open::tunnel(&activity));
+        drop(request.respond());
+        assert!(!activity.is_idle() && !activity.tick() && !activity.tick());
+        drop(tunnel);
+        assert!(activity.is_idle() && activity.total() == 1);
     }
 
     #[test]

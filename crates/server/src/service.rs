@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use portcullis_conn::ConnInfo;
+use portcullis_conn::{ConnInfo, StreamHold};
 use tower_service::Service;
 
 use crate::{
@@ -58,6 +58,9 @@ where
         let mut request = request.map(|body| RequestBody::new(body, &self.state, http1, talks));
         let answered = request.body().answered();
         request.extensions_mut().insert(Arc::clone(&self.info));
+        if connects && let Some(activity) = &self.activity {
+            request.extensions_mut().insert(StreamHold::new(Open::tunnel(activity)));
+        }
         let state = State::NotReady { service: self.service.clone(), request: Some(request) };
         let finish = match self.on_disconnect {
             OnDisconnect::Cancel => None,

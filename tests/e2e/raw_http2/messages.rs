@@ -43,8 +43,8 @@ fn pseudo_fields() -> Vec<Case> {
         refused("CONNECT", fields(&[(":method", "CONNECT"), (":authority", "a.test:80")])),
         refused("CONNECT with a path", block("CONNECT", "/x", &[])),
         refused(
-            "extended CONNECT",
-            [fields(&[(":method", "CONNECT"), (":protocol", "websocket")]), fields(&all[1..])].concat(),
+            "extended CONNECT to a protocol that is not allowed",
+            [fields(&[(":method", "CONNECT"), (":protocol", "connect-udp")]), fields(&all[1..])].concat(),
         ),
         refused("TRACE", block("TRACE", "/x", &[])),
     ];

@@ -5,8 +5,8 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use portcullis_edge::{
     listener::{ClientLimit, OverClient, OverLimit},
-    plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, Workers},
-    proxy::{Format, ForwardedStyle, ProxyName, Via},
+    plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, UpgradePlan, Workers},
+    proxy::{Format, ForwardedStyle, ProxyName, UpgradeProtocols, Via},
 };
 use toml::de::DeValue;
 
@@ -62,6 +62,9 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     }
     if let Some(forwarded) = root.table("forwarded", "`[forwarded]`") {
         forwarded_fields(forwarded, plan);
+    }
+    if let Some(upgrades) = root.table("upgrades", "`[upgrades]`") {
+        self::upgrades(upgrades, &mut plan.upgrades);
     }
     if let Some(mut errors) = root.table("errors", "`[errors]`") {
         let formats =
@@ -121,6 +124,37 @@ fn client_details(limits: &mut Table<'_, '_>, client: &mut ClientLimit) {
     limits.set("client_prefix_v6", &mut client.ipv6_prefix, integer(16..=128));
     if let Some(exempt) = limits.list("uncounted_clients", "\"10.0.0.0/8\"", network) {
         client.exempt = exempt.into_inner().into_iter().map(|network| network.into_inner()).collect();
+    }
+}
+
+/// The most protocols that can be allowed: they are looked through for every upgrade.
+const MOST_PROTOCOLS: usize = 16;
+
+fn upgrades(mut table: Table<'_, '_>, to: &mut UpgradePlan) {
+    if let Some((protocols, _)) = table.list_or_empty("protocols", "\"websocket\"", protocol) {
+        let at = protocols.span();
+        let protocols = protocols.into_inner();
+        if protocols.len() > MOST_PROTOCOLS {
+            let wrong = Wrong::new(format!("`protocols` has more than {MOST_PROTOCOLS} entries"));
+            table.sink().error(at, wrong);
+        }
+        let none = UpgradeProtocols::none();
+        to.protocols = protocols.iter().fold(none, |allowed, protocol| {
+            // each was allowed by itself when it was read
+            allowed.clone().allow(protocol.get_ref()).unwrap_or(allowed)
+        });
+    }
+    table.set("http2", &mut to.http2, boolean);
+    table.set("idle_timeout", &mut to.relay.idle_timeout, duration(secs(1)..=secs(30 * 86_400)));
+    table.finish();
+}
+
+fn protocol(value: &DeValue<'_>) -> Read<String> {
+    let protocol = word(value, "a protocol", "\"websocket\"")?;
+    match UpgradeProtocols::none().allow(protocol) {
+        Ok(_) => Ok(protocol.to_owned()),
+        Err(error) => Err(Wrong::new(format!("{error}: \"{}\"", escape(protocol)))
+            .hint("for example \"websocket\"; HTTP and TLS inside a tunnel would pass every rule by")),
     }
 }
 
