@@ -273,10 +273,12 @@ fn connections_past_the_limit_wait() {
 #[test]
 fn tunnels_have_a_bound() {
     run(async {
-        let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                      sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         let origin = RawOrigin::script(vec![Answer::raw(switch)]).await;
         let edge = Edge::run(&format!("[limits]\nmax_tunnels = 1\n{}", plain(origin.addr()))).await;
-        let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let mut first = TcpStream::connect(edge.http()).await.unwrap();
         first.write_all(ask.as_bytes()).await.unwrap();
         assert!(raw::head(&mut first).await.starts_with("HTTP/1.1 101"));
