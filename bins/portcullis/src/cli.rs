@@ -73,7 +73,7 @@ pub(crate) enum Command {
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
 
-        /// Says which route a request would take, and why: a method and an absolute URI, such as "GET https://example.test/path".
+        /// Says which route a request would take, and why: a method and an absolute URI, such as `GET https://example.test/path`.
         #[arg(long, value_name = "REQUEST")]
         explain: Option<String>,
     },
