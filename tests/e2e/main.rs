@@ -16,7 +16,6 @@ mod certificates;
 mod check;
 mod config;
 mod demo;
-mod discovery;
 mod drain;
 mod drains;
 mod failover;

@@ -74,10 +74,6 @@ fn rows() -> Vec<Row<'static>> {
 
 /// [`SECTIONS`], with what this one goes with.
 fn base(section: &str) -> String {
-    if section == "[cluster.file]" {
-        let file = "[cluster.file]\npath = \"/run/app.endpoints\"\n[cluster.health]";
-        return SECTIONS.replace("endpoints = [\"app:80\"]\n", "").replace("[cluster.health]", file);
-    }
     if section != "[listener.unix]" {
         return SECTIONS.to_owned();
     }
@@ -122,7 +118,7 @@ fn the_reference_names_every_key_and_no_other() {
         match *section {
             "[listener.tls]" => told.push("host"),
             "[acme]" => told.push("on_demand"),
-            "[[cluster]]" => told.extend(["health", "file"]),
+            "[[cluster]]" => told.push("health"),
             _ => {}
         }
         known.sort();
