@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{Buf, BufMut};
@@ -70,7 +70,9 @@ impl Decoder for Text {
 /// What the server saw.
 #[derive(Default)]
 struct Seen {
-    /// Calls that were dropped before their end.
+    /// Calls that hang, or did.
+    begun: AtomicU64,
+    /// Those that were dropped before their end.
     cancelled: AtomicU64,
     /// `grpc-timeout` of the last call.
     timeout: std::sync::Mutex<Option<String>>,
@@ -135,6 +137,7 @@ async fn serve(
         "/test.Echo/Talk" => grpc.streaming(service_fn(talk), request).await,
         _ => {
             let hang = move |_: Request<String>| {
+                seen.begun.fetch_add(1, Ordering::SeqCst);
                 let waiting = OnDrop(Arc::clone(&seen));
                 async move {
                     let _waiting = waiting;
@@ -250,22 +253,41 @@ async fn all_of_it(client: &mut Grpc<Channel>, seen: &Seen) {
     assert_eq!(answers.message().await.unwrap().as_deref(), Some("20!"));
     assert_eq!(answers.message().await.unwrap(), None);
 
-    // a deadline is told to the server, and ends at the client
+    // a deadline is told to the server as the client set it, and the call ends at the client
     ready(client).await;
     let mut request = Request::new(String::new());
     request.set_timeout(Duration::from_millis(300));
-    let begin = Instant::now();
     let call = client.unary::<String, String, _>(request, method("Hang"), Text);
-    let ended = tokio::time::timeout(Duration::from_millis(300), call).await;
-    assert!(ended.map_or(true, |status| status.is_err()) && begin.elapsed() < Duration::from_secs(5));
-    assert!(seen.timeout.lock().unwrap().is_some(), "the deadline reaches the server");
-    // a call that nobody waits for any more is cancelled where it runs
-    let cancelled = async {
-        while seen.cancelled.load(Ordering::SeqCst) == 0 {
+    let ended = within(Duration::from_secs(5), "the deadline", call).await;
+    assert!(ended.is_err());
+    assert_eq!(seen.timeout.lock().unwrap().as_deref(), Some("300000u"));
+    cancelled(seen, 1).await;
+
+    // a call without one that nobody waits for any more is cancelled where it runs
+    ready(client).await;
+    let call = client.unary::<String, String, _>(Request::new(String::new()), method("Hang"), Text);
+    let begun = async {
+        while seen.begun.load(Ordering::SeqCst) < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    within(Duration::from_secs(5), "the server's call to be cancelled", cancelled).await;
+    tokio::select! {
+        ended = call => panic!("the call ended by itself: {ended:?}"),
+        () = within(Duration::from_secs(5), "the call to arrive", begun) => {}
+    }
+    assert_eq!(seen.cancelled.load(Ordering::SeqCst), 1, "not before its client went");
+    assert_eq!(*seen.timeout.lock().unwrap(), None);
+    cancelled(seen, 2).await;
+}
+
+/// Waits until so many calls were cancelled at the server.
+async fn cancelled(seen: &Seen, count: u64) {
+    let all = async {
+        while seen.cancelled.load(Ordering::SeqCst) < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(Duration::from_secs(5), "the server's call to be cancelled", all).await;
 }
 
 fn config(server: &Server, more: &str) -> String {

@@ -26,7 +26,7 @@ pub struct RequestBody {
     state: Option<Arc<ConnState>>,
     /// From the first wait on.
     watch: Option<Box<Watch>>,
-    /// Set when the response has begun: from then on both sides may talk by turns, and silence is no slowness.
+    /// Set when the response has begun: from then on both sides may talk by turns, and silence is no slowness. `None` when no rate is asked for.
     answered: Option<Arc<AtomicBool>>,
     http1: bool,
 }
@@ -106,11 +106,12 @@ impl RequestBody {
         if let Some(state) = &state {
             state.on_body();
         }
-        let answered = state.is_some().then(|| Arc::new(AtomicBool::new(talks)));
+        let watched = state.as_ref().is_some_and(|state| state.min_body_rate != 0);
+        let answered = watched.then(|| Arc::new(AtomicBool::new(talks)));
         Self { inner, state, watch: None, answered, http1 }
     }
 
-    /// To be set when the response begins; `None` without a body.
+    /// To be set when the response begins; `None` without a body, and when no rate is asked for.
     pub(crate) fn answered(&self) -> Option<Arc<AtomicBool>> {
         self.answered.clone()
     }
@@ -138,8 +139,7 @@ impl Body for RequestBody {
         let this = &mut *self;
         let Some(state) = &this.state else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
-            let answered = this.answered.as_ref().is_some_and(|answered| answered.load(Ordering::Relaxed));
-            if state.min_body_rate == 0 || answered {
+            if this.answered.as_ref().is_none_or(|answered| answered.load(Ordering::Relaxed)) {
                 return Poll::Pending;
             }
             let tick = tick(state);

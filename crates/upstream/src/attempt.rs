@@ -75,13 +75,6 @@ impl<'a> Call<'a> {
             picked: AtomicUsize::new(usize::MAX),
         }
     }
-
-    /// A number that differs from request to request.
-    pub(crate) fn random(&self) -> u64 {
-        let here = std::ptr::from_ref(self).addr() as u64;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        (here ^ now.map_or(0, |now| u64::from(now.subsec_nanos()))).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
-    }
 }
 
 /// What a request says of where it belongs. Nothing is looked for where no policy asks.

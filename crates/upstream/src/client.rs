@@ -22,6 +22,7 @@ use crate::{
     body::{H1Source, H2Source},
     cluster::{Shared, Ticket},
     h1::{H1Conn, Pump, RequestFraming, ResponseHead, framing_of},
+    health::jitter,
     http2::{H2Response, H2Upgraded},
     pool::Pool,
     retry::pause,
@@ -237,7 +238,7 @@ where
             self.shared.count_retry();
             if same.is_none() {
                 retries += 1;
-                let pause = pause(retries, &self.shared.options.retry, call.random());
+                let pause = pause(retries, &self.shared.options.retry, jitter::random());
                 if !pause.is_zero() {
                     sleep(pause).await;
                 }

@@ -1,6 +1,7 @@
 //! The endpoints of a cluster, and what all its clients share.
 
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc,
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Set {
     pub(crate) endpoints: Vec<Arc<EndpointState>>,
+    /// Where each is, by what stands for it in a cookie.
+    by_identity: HashMap<u64, usize>,
     table: Table,
 }
 
@@ -76,18 +79,18 @@ impl Set {
             zone: state.endpoint.zone.clone(),
         };
         let table = Table::new(options, &endpoints.iter().map(member).collect::<Vec<_>>());
-        Self { endpoints, table }
+        let by_identity =
+            endpoints.iter().enumerate().map(|(index, state)| (state.identity, index)).collect();
+        Self { endpoints, by_identity, table }
     }
 
     fn pick(&self, wish: &Wish, tried: &Tried) -> Option<usize> {
-        if let Some(identity) = wish.identity {
-            let now = Instant::now();
-            let found = self.endpoints.iter().position(|state| state.identity == identity);
-            if let Some(index) = found.filter(|index| !tried.contains(*index))
-                && self.endpoints[index].is_available(now)
-            {
-                return Some(index);
-            }
+        if let Some(identity) = wish.identity
+            && let Some(&index) = self.by_identity.get(&identity)
+            && !tried.contains(index)
+            && self.endpoints[index].is_available(Instant::now())
+        {
+            return Some(index);
         }
         if self.endpoints.len() == 1 {
             return Some(0);
@@ -182,14 +185,14 @@ impl Cluster {
     /// When an endpoint is there twice: nothing changes then.
     pub fn replace_endpoints(&self, endpoints: Vec<Endpoint>) -> Result<(), ClusterError> {
         let shared = &self.shared;
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         if let Some(twice) = endpoints.iter().find(|endpoint| !seen.insert(&*endpoint.name)) {
             let endpoint = twice.to_string();
             return Err(ClusterError::Duplicate { cluster: shared.name.to_string(), endpoint });
         }
         let _one = shared.replacing.lock();
         let before = shared.set.load_full();
-        let known: std::collections::HashMap<&str, &Arc<EndpointState>> =
+        let known: HashMap<&str, &Arc<EndpointState>> =
             before.endpoints.iter().map(|state| (&*state.endpoint.name, state)).collect();
         let after: Vec<_> = endpoints
             .into_iter()
@@ -205,8 +208,9 @@ impl Cluster {
                 }
             })
             .collect();
-        let stays = |state: &Arc<EndpointState>| after.iter().any(|other| Arc::ptr_eq(state, other));
-        let gone: Vec<_> = before.endpoints.iter().filter(|state| !stays(state)).cloned().collect();
+        let stay: HashSet<_> = after.iter().map(Arc::as_ptr).collect();
+        let gone: Vec<_> =
+            before.endpoints.iter().filter(|state| !stay.contains(&Arc::as_ptr(state))).cloned().collect();
         shared.set.store(Arc::new(Set::new(after, &shared.options.balance)));
         for state in &gone {
             state.remove();

@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     ClusterOptions, Endpoint, Policy,
     balance::{Load, stable_hash},
-    health::{FailureKind, Outlier},
+    health::{FailureKind, Outlier, jitter},
 };
 
 /// One endpoint's health and load.
@@ -69,14 +69,8 @@ pub(crate) struct Life {
 impl Life {
     pub(crate) fn begin(options: &ClusterOptions) -> Self {
         let retire_at = options.max_age.and_then(|age| {
-            // up to a tenth less, by the clock's finest digits: connections that began together do not end together
-            let now = Instant::now();
-            let tenth = age / 10;
-            let nanos = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |since| since.subsec_nanos());
-            let less = tenth.mul_f64(f64::from(nanos % 1_000_003) / 1_000_003.0);
-            now.checked_add(age - less)
+            // connections that began together do not end together
+            Instant::now().checked_add(jitter::at_most(age, jitter::random()))
         });
         Self { retire_at, left: options.max_requests_per_connection }
     }

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::FOREVER;
+
 /// A number that other processes, and other calls, do not get.
 pub(crate) fn random() -> u64 {
     static KEYS: OnceLock<RandomState> = OnceLock::new();
@@ -16,19 +18,19 @@ pub(crate) fn random() -> u64 {
     KEYS.get_or_init(RandomState::new).hash_one(CALLS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A tenth to either side: from 0.9 to 1.1 times `time`.
+/// A tenth to either side: from 0.9 to 1.1 times `time`, of which no more counts than a year.
 pub(crate) fn around(time: Duration, random: u64) -> Duration {
-    time.mul_f64(0.9 + 0.2 * fraction(random))
+    time.min(FOREVER).mul_f64(0.9 + 0.2 * fraction(random))
 }
 
 /// Up to a tenth less: from 0.9 to 1 times `time`, so that an upper bound holds.
 pub(crate) fn at_most(time: Duration, random: u64) -> Duration {
-    time.mul_f64(1.0 - 0.1 * fraction(random)).min(time)
+    time - (time / 10).mul_f64(fraction(random))
 }
 
-/// Anything from nothing to `time`.
+/// Anything from nothing to `time`, of which no more counts than a year.
 pub(crate) fn below(time: Duration, random: u64) -> Duration {
-    time.mul_f64(fraction(random)).min(time)
+    time.min(FOREVER).mul_f64(fraction(random)).min(time)
 }
 
 /// From 0 to 1, 1 left out.
@@ -48,8 +50,13 @@ mod tests {
         assert!(around(time, u64::MAX) <= Duration::from_secs(11));
         assert_eq!(at_most(time, 0), time);
         assert!(at_most(time, u64::MAX) >= Duration::from_secs(9));
+        assert_eq!(at_most(Duration::MAX, 0), Duration::MAX);
         assert_eq!(below(time, 0), Duration::ZERO);
         assert!(below(time, u64::MAX) <= time);
+        let now = std::time::Instant::now();
+        for most in [around(Duration::MAX, u64::MAX), below(Duration::MAX, u64::MAX)] {
+            assert!(now.checked_add(most).is_some());
+        }
     }
 
     #[test]
