@@ -206,6 +206,17 @@ mod tests {
                 &[("connection", "x-one"), ("x-one", "1"), ("x-one", "2")],
                 &[],
             ),
+            (
+                "RFC 8470 5.1, RFC 9110 7.2 and 8.6: what a client may not take away by listing it",
+                &[
+                    ("connection", "early-data, Host, content-length, x-one"),
+                    ("early-data", "1"),
+                    ("host", "a"),
+                    ("content-length", "0"),
+                    ("x-one", "1"),
+                ],
+                &["content-length", "early-data", "host"],
+            ),
             ("RFC 9110 5.6.1.2: empty members", &[("connection", ", ,x-one,,"), ("x-one", "1")], &[]),
             (
                 "RFC 9110 10.1.4: TE listed and trailers kept",

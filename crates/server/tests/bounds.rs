@@ -310,6 +310,116 @@ async fn a_request_may_outlive_its_client() {
     }
 }
 
+/// From the response's head on the two may talk by turns, and a stream of messages does so from its beginning.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_may_be_silent_is_not_too_slow() {
+    // the body comes to its end after a minute of silence
+    for (field, at_once) in [("x-a: b", true), ("content-type: application/grpc+proto", false)] {
+        let (told, hears) = tokio::sync::oneshot::channel();
+        let told = Arc::new(std::sync::Mutex::new(Some(told)));
+        let service = tower::service_fn(move |request: Request<RequestBody>| {
+            let told = Arc::clone(&told);
+            async move {
+                let read = async move {
+                    let body = request.into_body().collect().await.map(|body| body.to_bytes());
+                    let _ = told.lock().unwrap().take().unwrap().send(body);
+                };
+                match at_once {
+                    true => drop(tokio::spawn(read)),
+                    false => read.await,
+                }
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+            }
+        });
+        let (mut near, far) = tokio::io::duplex(1 << 10);
+        let incoming = one(portcullis_testkit::conn(far));
+        let options = HttpOptions::default();
+        let served = serve(incoming, Plain, service, options, Arc::default(), std::future::pending());
+        let served = tokio::spawn(served);
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\n{field}\r\ncontent-length: 4\r\n\r\nab");
+        near.write_all(head.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        near.write_all(b"cd").await.unwrap();
+        assert_eq!(hears.await.unwrap().unwrap(), "abcd", "{field}");
+        served.abort();
+    }
+}
+
+/// RFC 9113 section 5.2.1: bodies that nobody reads may hold all that a connection's client may send.
+#[tokio::test(start_paused = true)]
+async fn a_client_is_not_too_slow_whose_window_others_may_hold() {
+    for (held, slow) in [(1, true), (2, false)] {
+        let service = tower::service_fn(|request: Request<RequestBody>| async move {
+            if request.uri().path() == "/held" {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(echo_length(request).await)
+        });
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let mut conn = portcullis_testkit::conn(far);
+        conn.info.first_bytes = Some(FirstBytes::Http2Preface);
+        let options =
+            HttpOptions::default().with_h2_stream_window(65_535).with_h2_connection_window(2 * 65_535);
+        let served = serve(one(conn), Plain, service, options, Arc::default(), std::future::pending());
+        let served = tokio::spawn(served);
+        let (mut client, conn) = h2::client::handshake(near).await.unwrap();
+        let driven = tokio::spawn(conn);
+        let post = |path: &str| Request::post(format!("http://a{path}")).body(()).unwrap();
+        let mut all = Vec::new();
+        for _ in 0..held {
+            all.push(client.send_request(post("/held"), false).unwrap());
+        }
+        let (answer, mut send) = client.send_request(post("/"), false).unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let sent = send.send_data(Bytes::from_static(b"abc"), true);
+        let status = answer.await.map(|answer| answer.status());
+        match slow {
+            true => assert_eq!(status.unwrap(), StatusCode::REQUEST_TIMEOUT),
+            false => assert_eq!((sent.is_ok(), status.unwrap()), (true, StatusCode::OK)),
+        }
+        driven.abort();
+        served.abort();
+    }
+}
+
+#[tokio::test]
+async fn no_more_requests_outlive_their_clients_than_may() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let entered = Arc::new(AtomicUsize::new(0));
+    let done = Arc::new(AtomicUsize::new(0));
+    let service = tower::service_fn({
+        let (gate, entered, done) = (Arc::clone(&gate), Arc::clone(&entered), Arc::clone(&done));
+        move |_: Request<RequestBody>| {
+            let (gate, entered, done) = (Arc::clone(&gate), Arc::clone(&entered), Arc::clone(&done));
+            async move {
+                entered.fetch_add(1, Ordering::SeqCst);
+                gate.acquire().await.unwrap().forget();
+                done.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"late"))))
+            }
+        }
+    });
+    let finish = OnDisconnect::Finish { max: 2, within: Duration::from_secs(10) };
+    let options = HttpOptions::default().with_on_disconnect(finish);
+    let (nears, fars): (Vec<_>, Vec<_>) = (0..5).map(|_| tokio::io::duplex(1 << 10)).unzip();
+    let incoming = stream::iter(fars.into_iter().map(portcullis_testkit::conn)).chain(stream::pending());
+    let served = serve(incoming, Plain, service, options, Arc::default(), std::future::pending());
+    let served = tokio::spawn(served);
+    let mut clients = nears;
+    for near in &mut clients {
+        near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    }
+    while entered.load(Ordering::SeqCst) < 5 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(clients);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    gate.add_permits(5);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(done.load(Ordering::SeqCst), 2);
+    served.abort();
+}
+
 /// RFC 9113 section 8.1.1: a response to HEAD has no DATA, whatever body the service gives.
 #[tokio::test]
 async fn a_head_over_http2_has_no_content() {

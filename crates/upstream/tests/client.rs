@@ -14,7 +14,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use portcullis_testkit::origin::{Answer, RawOrigin};
 use portcullis_upstream::{
-    Cluster, ClusterOptions, Connector, Endpoint, Error, OutlierOptions, Stream, UpgradedSlot,
+    Cluster, ClusterOptions, Connector, Endpoint, Error, OutlierOptions, RetryOptions, Stream, UpgradedSlot,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -124,6 +124,29 @@ async fn a_stale_connection_is_no_error() {
     let client = client(&origin);
     for _ in 0..20 {
         assert_eq!(text(client.send(get("/")).await.unwrap()).await, "ok");
+    }
+}
+
+/// RFC 9110 section 9.2.2: what may have been done is not done twice, and what is not at hand any more can not be sent again.
+#[tokio::test]
+async fn on_a_stale_connection_only_what_may_be_sent_again_is() {
+    let short = RetryOptions::default().with_replay_bytes(4);
+    for (method, body, options, again) in [
+        (Method::PUT, "hello", ClusterOptions::default(), true),
+        (Method::POST, "hello", ClusterOptions::default(), false),
+        (Method::POST, "", ClusterOptions::default(), false),
+        (Method::PUT, "hello", ClusterOptions::default().with_retry(short), false),
+    ] {
+        let origin = RawOrigin::script(vec![Answer::ok("ok"), Answer::Close, Answer::ok("again")]).await;
+        let cluster = cluster(&[&origin], options);
+        let client = cluster.client();
+        text(client.send(get("/")).await.unwrap()).await;
+        let request = Request::builder().method(&method).uri("/").header("host", "t").body(full(body));
+        let answer = client.send(request.unwrap()).await;
+        assert_eq!(answer.is_ok(), again, "{method} {body}");
+        assert!(answer.is_ok() || matches!(answer, Err(Error::Closed { .. })));
+        assert_eq!((origin.requests(), cluster.stats().retries), (2 + usize::from(again), u64::from(again)));
+        assert!(body.is_empty() || origin.received_text().matches(body).count() == 1 + usize::from(again));
     }
 }
 

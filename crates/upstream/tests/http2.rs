@@ -18,8 +18,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use portcullis_testkit::body::ScriptBody;
 use portcullis_upstream::{
-    Client, Cluster, ClusterOptions, Connector, Endpoint, Error, OutlierOptions, Protocol, Stream,
-    UpgradedSlot,
+    Client, ClientAddresses, Cluster, ClusterOptions, Connector, Endpoint, Error, OutlierOptions, Protocol,
+    RetryOptions, Stream, UpgradedSlot,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -262,6 +262,149 @@ async fn what_it_may_have_done_is_not_if_it_is_not_idempotent() {
     let request = Request::post("/").header("host", "a").body(boxed(Full::new(Bytes::from("abc")))).unwrap();
     assert!(matches!(client.send(request).await, Err(Error::Reset { .. })));
     assert_eq!(cluster.stats().retries, 0);
+}
+
+/// What a server does with a request.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// 200 without content.
+    Answer,
+    /// GOAWAY, which says that it has not seen it (RFC 9113 section 6.8).
+    GoAway,
+    /// The connection ends without a word.
+    Cut,
+}
+
+/// Does these one by one with the requests that come, over all connections.
+async fn acts(acts: &'static [Act]) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (counted, done) = (Arc::clone(&connections), Arc::new(AtomicUsize::new(0)));
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut all = JoinSet::new();
+        loop {
+            let (io, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let done = Arc::clone(&done);
+            // whoever is there may go at any time
+            all.spawn(async move { act(io, acts, &done).await.unwrap_or_default() });
+        }
+    });
+    Server { addr, connections, _task: task }
+}
+
+async fn act(mut io: tokio::net::TcpStream, acts: &[Act], done: &AtomicUsize) -> std::io::Result<()> {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const SETTINGS_ACK: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut preface = [0; 24];
+    io.read_exact(&mut preface).await?;
+    io.write_all(SETTINGS).await?;
+    loop {
+        let mut head = [0; 9];
+        io.read_exact(&mut head).await?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        io.read_exact(&mut payload).await?;
+        match (head[3], head[4] & 1) {
+            (4, 0) => io.write_all(SETTINGS_ACK).await?,
+            (6, 0) => io.write_all(&[&[0, 0, 8, 6, 1, 0, 0, 0, 0], &payload[..]].concat()).await?,
+            (1, _) => match acts[done.fetch_add(1, Ordering::SeqCst)] {
+                // `:status: 200` is number 8 of RFC 7541 appendix A
+                Act::Answer => io.write_all(&[&[0, 0, 1, 1, 5], &head[5..], &[0x88]].concat()).await?,
+                Act::GoAway => io.write_all(GOAWAY).await?,
+                Act::Cut => return Ok(()),
+            },
+            _ => {}
+        }
+    }
+}
+
+/// RFC 9113 section 8.7, RFC 9110 section 9.2.2.
+#[tokio::test]
+async fn a_connection_that_ends_takes_only_what_may_not_be_sent_again() {
+    use Act::{Answer, Cut, GoAway};
+    let short = ClusterOptions::default().with_retry(RetryOptions::default().with_replay_bytes(2));
+    let cases: [(&'static [Act], Method, ClusterOptions, bool); 6] = [
+        (&[GoAway, Answer], Method::POST, ClusterOptions::default(), true),
+        (&[GoAway, Answer], Method::POST, short.clone(), false),
+        (&[Answer, GoAway, Answer], Method::POST, ClusterOptions::default(), true),
+        (&[Cut, Answer], Method::POST, ClusterOptions::default(), false),
+        (&[Answer, Cut, Answer], Method::POST, ClusterOptions::default(), false),
+        (&[Answer, Cut, Answer], Method::PUT, ClusterOptions::default(), true),
+    ];
+    for (script, method, options, again) in cases {
+        let server = acts(script).await;
+        let cluster = cluster(&server, options);
+        let client = cluster.client();
+        if matches!(script[0], Answer) {
+            client.send(get("/")).await.unwrap();
+        }
+        let request = Request::builder().method(&method).uri("/").header("host", "a");
+        let answer = client.send(request.body(boxed(Full::new(Bytes::from("abc")))).unwrap()).await;
+        assert_eq!(answer.is_ok(), again, "{method} {script:?}: {:?}", answer.err());
+        let connections = server.connections.load(Ordering::SeqCst);
+        let expected = (1 + usize::from(again), u64::from(again));
+        assert_eq!((connections, cluster.stats().retries), expected, "{method} {script:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_one_clients_where_it_must_be() {
+    let server = server(100, |_, _, _, mut respond| async move { answer(&mut respond, 200, "ok") }).await;
+    let client = cluster(&server, ClusterOptions::default().with_connection_per_client(true)).client();
+    for port in [1, 2, 1, 2, 1] {
+        let mut request = get("/");
+        let local = ([127, 0, 0, 1], 80).into();
+        request.extensions_mut().insert(ClientAddresses { peer: ([192, 0, 2, 1], port).into(), local });
+        assert_eq!(text(client.send(request).await.unwrap()).await, "ok");
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn responses_that_nobody_reads_keep_no_other_one_waiting() {
+    // more than a stream's window
+    const LONG: usize = 200 << 10;
+    let server = server(100, |_, _, _, mut respond| async move {
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        send.send_data(Bytes::from(vec![b'x'; LONG]), true).unwrap();
+    })
+    .await;
+    let mut options = ClusterOptions::default();
+    options.http2.max_streams = 4;
+    options.http2.connection_window = options.http2.stream_window;
+    let client = cluster(&server, options).client();
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        unread.push(client.send(get("/")).await.unwrap());
+    }
+    let read = async { text(client.send(get("/")).await.unwrap()).await.len() };
+    let read = tokio::time::timeout(Duration::from_secs(5), read).await;
+    assert_eq!(read.expect("it has a window of its own"), LONG);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn small_frames_that_nobody_reads_yet_end_no_connection() {
+    const FRAMES: usize = 60_000;
+    let server = server(100, |_, n, _, mut respond| async move {
+        if n > 0 {
+            return answer(&mut respond, 200, "ok");
+        }
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        for n in 1..=FRAMES {
+            send.send_data(Bytes::from_static(b"x"), n == FRAMES).unwrap();
+        }
+    })
+    .await;
+    let client = client(&server);
+    let response = client.send(get("/")).await.unwrap();
+    assert_eq!(text(client.send(get("/")).await.unwrap()).await, "ok");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(text(response).await.len(), FRAMES);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

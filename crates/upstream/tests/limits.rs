@@ -368,6 +368,50 @@ async fn an_idle_connection_of_another_client_makes_room() {
 }
 
 #[tokio::test]
+async fn at_the_limit_an_idle_connection_of_another_client_is_closed_for_one_that_is_needed() {
+    let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
+    let options = ClusterOptions::default()
+        .with_connection_per_client(true)
+        .with_max_connections(2)
+        .with_queue_timeout(500 * MS);
+    let client = cluster(&[&origin], options).client();
+    let request = |port| {
+        let mut request = get("/");
+        let local = ([127, 0, 0, 1], 80).into();
+        request.extensions_mut().insert(ClientAddresses { peer: ([192, 0, 2, 1], port).into(), local });
+        request
+    };
+    assert_eq!(text(client.send(request(1)).await.unwrap()).await, "ok");
+    assert_eq!(client.idle_connections(), 1);
+    // in use until its body is read
+    let held = client.send(request(2)).await.unwrap();
+    assert_eq!(text(client.send(request(3)).await.unwrap()).await, "ok");
+    assert_eq!((text(held).await, origin.connections()), ("ok".to_owned(), 3));
+}
+
+#[tokio::test]
+async fn those_who_wait_in_another_pool_get_the_places_that_come_free() {
+    let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
+    let options = ClusterOptions::default().with_max_connections(2).with_queue_timeout(2000 * MS);
+    let cluster = cluster(&[&origin], options);
+    let (here, there) = (cluster.client(), cluster.client());
+    let held = [here.send(get("/")).await.unwrap(), here.send(get("/")).await.unwrap()];
+    let waiting = tokio::spawn(async move {
+        let (one, two) = tokio::join!(there.send(get("/")), there.send(get("/")));
+        // neither gives its connection back before both have one
+        (one.map(drop), two.map(drop))
+    });
+    while cluster.stats().pending < 2 {
+        tokio::task::yield_now().await;
+    }
+    for response in held {
+        text(response).await;
+    }
+    let (one, two) = waiting.await.unwrap();
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+}
+
+#[tokio::test]
 async fn a_connection_is_one_clients_where_it_must_be() {
     let origin = RawOrigin::script(vec![Answer::ok("ok")]).await;
     let cluster = cluster(&[&origin], ClusterOptions::default().with_connection_per_client(true));
