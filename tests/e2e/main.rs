@@ -18,6 +18,7 @@ mod config;
 mod demo;
 mod drain;
 mod drains;
+mod endpoints;
 mod failover;
 mod fields;
 mod grpc;

@@ -1,6 +1,7 @@
 //! Where proxy and upstream meet: a cluster's client as the service that the proxy forwards to.
 
 use std::{
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,7 +12,7 @@ use portcullis_conn::ConnInfo;
 use portcullis_middleware::access_log::UpstreamName;
 use portcullis_proxy::{ClientFault, Fault, InternalFault, Kind, UpstreamFault, UpstreamTunnel};
 use portcullis_upstream::{
-    Client, ClientAddresses, ClientIp, EndpointName, Error, HashKey, PreferEndpoint, StickyCookie,
+    BoxError, Client, ClientAddresses, ClientIp, EndpointName, Error, HashKey, PreferEndpoint, StickyCookie,
     UpgradedSlot,
 };
 use tower_service::Service;
@@ -120,6 +121,7 @@ fn to_fault(error: Error) -> Fault {
         Error::QueueTimeout { .. } => Kind::Upstream(UpstreamFault::QueueTimeout),
         Error::Overloaded { .. } => Kind::Upstream(UpstreamFault::Overloaded),
         Error::Resolve { .. } => Kind::Upstream(UpstreamFault::Dns),
+        Error::Tls { source, .. } if is_certificate(source) => Kind::Upstream(UpstreamFault::TlsCertificate),
         Error::Tls { .. } => Kind::Upstream(UpstreamFault::TlsFailed),
         Error::TlsTimeout { .. } => Kind::Upstream(UpstreamFault::TlsTimeout),
         Error::Connect { .. } => Kind::Upstream(UpstreamFault::ConnectFailed),
@@ -137,6 +139,13 @@ fn to_fault(error: Error) -> Fault {
         _ => Kind::Internal(InternalFault::Failed),
     };
     Fault::new(kind).with_source(error)
+}
+
+/// Whether a handshake failed because of the endpoint's certificate.
+fn is_certificate(error: &BoxError) -> bool {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let tls = inner.and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Whether it is the client's body that came too slowly.

@@ -90,6 +90,8 @@ pub enum UpstreamFault {
     Dns,
     /// The TLS handshake with the upstream failed: 502.
     TlsFailed,
+    /// The upstream's certificate is not valid, or not for its name: 502.
+    TlsCertificate,
     /// The TLS handshake with the upstream was not complete in time: 504.
     TlsTimeout,
     /// The answer paused for too long between two bytes: 504.
@@ -194,6 +196,7 @@ impl Fault {
                 UpstreamFault::ConnectFailed
                 | UpstreamFault::Dns
                 | UpstreamFault::TlsFailed
+                | UpstreamFault::TlsCertificate
                 | UpstreamFault::Closed
                 | UpstreamFault::Protocol => StatusCode::BAD_GATEWAY,
                 fault if fault.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
@@ -291,6 +294,7 @@ impl UpstreamFault {
             Self::Overloaded => "overloaded",
             Self::Dns => "dns",
             Self::TlsFailed => "upstream_tls_failed",
+            Self::TlsCertificate => "upstream_tls_certificate",
             Self::TlsTimeout => "upstream_tls_timeout",
             Self::ReadTimeout => "read_timeout",
             Self::TotalTimeout => "total_timeout",
@@ -329,6 +333,7 @@ impl fmt::Display for Kind {
                 UpstreamFault::Overloaded => "the upstream is at its limits",
                 UpstreamFault::Dns => "the upstream's name could not be resolved",
                 UpstreamFault::TlsFailed => "the upstream's tls handshake failed",
+                UpstreamFault::TlsCertificate => "the upstream's certificate is not valid",
                 UpstreamFault::TlsTimeout => "the upstream's tls handshake took too long",
                 UpstreamFault::ReadTimeout => "the upstream paused for too long inside its answer",
                 UpstreamFault::TotalTimeout => "the exchange with the upstream took too long",
@@ -371,6 +376,7 @@ mod tests {
             (Kind::Upstream(U::ConnectTimeout), 504),
             (Kind::Upstream(U::Dns), 502),
             (Kind::Upstream(U::TlsFailed), 502),
+            (Kind::Upstream(U::TlsCertificate), 502),
             (Kind::Upstream(U::TlsTimeout), 504),
             (Kind::Upstream(U::ReadTimeout), 504),
             (Kind::Upstream(U::TotalTimeout), 504),

@@ -272,6 +272,7 @@ impl Fault {
                 UpstreamFault::ConnectTimeout => "connection_timeout",
                 UpstreamFault::Dns => "dns_error",
                 UpstreamFault::TlsFailed => "tls_protocol_error",
+                UpstreamFault::TlsCertificate => "tls_certificate_error",
                 UpstreamFault::TlsTimeout => "connection_timeout",
                 UpstreamFault::ResponseTimeout | UpstreamFault::TotalTimeout => "http_response_timeout",
                 UpstreamFault::ReadTimeout => "connection_read_timeout",
