@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,16 +11,13 @@ use std::{
     time::Duration,
 };
 
-use http::{Response, Version};
+use http::Response;
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use portcullis_testkit::{
-    certs::{TestCa, TestCert},
-    origin::RawOrigin,
-};
+use hyper_util::rt::TokioIo;
+use portcullis_testkit::{certs::TestCa, origin::RawOrigin};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpStream, UnixListener},
     task::JoinSet,
 };
 
@@ -29,7 +26,9 @@ use crate::support::{
     client::{Client, full},
     edge::Edge,
     origin::Origin,
-    raw, run, within,
+    raw, run,
+    tls_origin::TlsOrigin,
+    within,
 };
 
 /// A plain listener before one cluster; a table of the cluster may end `keys`.
@@ -131,55 +130,6 @@ fn an_endpoint_is_a_unix_socket() {
         }
         server.abort();
     });
-}
-
-/// A TLS server that says which version of HTTP it was asked in.
-struct TlsOrigin {
-    addr: SocketAddr,
-    _task: JoinSet<()>,
-}
-
-impl TlsOrigin {
-    /// With `clients` whoever has no certificate of that authority is turned away.
-    async fn start(cert: &TestCert, clients: Option<&TestCa>, alpn: &[&str]) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(ca) => {
-                let mut roots = rustls::RootCertStore::empty();
-                roots.add(ca.der()).unwrap();
-                let verifier =
-                    rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                builder.with_client_cert_verifier(verifier.build().unwrap())
-            }
-        };
-        let mut config = builder.with_single_cert(vec![cert.der()], cert.key_der()).unwrap();
-        config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut all = JoinSet::new();
-            while let Ok((io, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                all.spawn(async move {
-                    // those that do not trust it leave
-                    let Ok(io) = acceptor.accept(io).await else { return };
-                    let answer = |request: http::Request<Incoming>| async move {
-                        let version = if request.version() == Version::HTTP_2 { "h2" } else { "h1" };
-                        Ok::<_, std::convert::Infallible>(Response::new(full(version)))
-                    };
-                    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(TokioIo::new(io), service_fn(answer)).await;
-                });
-            }
-        });
-        Self { addr, _task: task }
-    }
 }
 
 /// RFC 9525, RFC 9209 section 2.3: what an endpoint can not prove is a 502 that says so, and nothing is sent to it.

@@ -16,6 +16,7 @@ mod certificates;
 mod check;
 mod config;
 mod demo;
+mod discovery;
 mod drain;
 mod drains;
 mod endpoints;

@@ -13,9 +13,9 @@ use portcullis_edge::{
     },
     middleware::security_headers::FrameOptions,
     plan::{
-        AccessLogFormat, AccessLogPlan, AcmeStorage, CertificateSource, ClientAuthPlan, EndpointPlan,
-        ExternalAccountPlan, HostTlsPlan, ListenOn, ListenerMode, MirrorPlan, OnDemandPlan, PlainHttp, Plan,
-        ProxyHeader, ResumptionPlan, RewritePlan, RouteAction, UpstreamHost, UpstreamRoots,
+        AccessLogFormat, AccessLogPlan, AcmeStorage, CertificateSource, ClientAuthPlan, DiscoveryPlan,
+        EndpointPlan, ExternalAccountPlan, HostTlsPlan, ListenOn, ListenerMode, MirrorPlan, OnDemandPlan,
+        PlainHttp, Plan, ProxyHeader, ResumptionPlan, RewritePlan, RouteAction, UpstreamHost, UpstreamRoots,
         WithoutCertificate, Workers,
     },
     proxy::{
@@ -26,6 +26,7 @@ use portcullis_edge::{
     tls::{UnknownNames, Versions, ZeroRtt},
     upstream::{
         BalanceOptions, HashKey, HedgeOptions, OutlierOptions, Policy, Protocol as Spoken,
+        discovery::{DnsFamily, DnsOptions, DnsRecords},
         health::{Check, InitialHealth},
     },
 };
@@ -253,6 +254,7 @@ fn every_key_of_certificates_and_routes() {
             "any regex /(?P<year>[0-9]{4})/(?P<name>[a-z-]+)\\.html 308 https://blog.example.com/{year}/{name}",
             "*.example.com prefix / 308 https://www.example.com/",
             "any prefix /robots.txt 200 \"User-agent: *\\nDisallow: /\\n\"",
+            "apps.example.com prefix / shares",
         ]
     );
 }

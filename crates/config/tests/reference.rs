@@ -74,6 +74,15 @@ fn rows() -> Vec<Row<'static>> {
 
 /// [`SECTIONS`], with what this one goes with.
 fn base(section: &str) -> String {
+    let found = match section {
+        "[cluster.file]" => "path = \"/run/app.endpoints\"",
+        "[cluster.dns]" => "name = \"app.test\"\nport = 80",
+        _ => "",
+    };
+    if !found.is_empty() {
+        let table = format!("{section}\n{found}\n[cluster.health]");
+        return SECTIONS.replace("endpoints = [\"app:80\"]\n", "").replace("[cluster.health]", &table);
+    }
     if section != "[listener.unix]" {
         return SECTIONS.to_owned();
     }
@@ -118,7 +127,7 @@ fn the_reference_names_every_key_and_no_other() {
         match *section {
             "[listener.tls]" => told.push("host"),
             "[acme]" => told.push("on_demand"),
-            "[[cluster]]" => told.push("health"),
+            "[[cluster]]" => told.extend(["health", "file", "dns"]),
             _ => {}
         }
         known.sort();

@@ -6,6 +6,7 @@ use portcullis_tls::{
     Versions,
     client::{ClientConfigError, Roots},
 };
+use portcullis_upstream::discovery::{DnsOptions, DnsRecords};
 use portcullis_upstream::health::HealthOptions;
 use portcullis_upstream::{ClusterOptions, Endpoint, InvalidEndpoint, Protocol};
 
@@ -15,8 +16,10 @@ use portcullis_upstream::{ClusterOptions, Endpoint, InvalidEndpoint, Protocol};
 pub struct ClusterPlan {
     /// How routes name it.
     pub name: String,
-    /// Its endpoints, at least one.
+    /// Its endpoints: at least one, and none with [`ClusterPlan::discovery`].
     pub endpoints: Vec<EndpointPlan>,
+    /// Where its endpoints are found while the edge runs. Default `None`: they are those of [`ClusterPlan::endpoints`].
+    pub discovery: Option<DiscoveryPlan>,
     /// TLS towards them. Default `None`: plain.
     pub tls: Option<UpstreamTlsPlan>,
     /// A header of the PROXY protocol before each connection, which is then for one client alone. Default `None`.
@@ -38,12 +41,18 @@ impl ClusterPlan {
         Self {
             name: name.into(),
             endpoints: endpoints.into_iter().map(Into::into).collect(),
+            discovery: None,
             tls: None,
             proxy_header: None,
             health: None,
             sticky: None,
             options: ClusterOptions::default(),
         }
+    }
+
+    /// A cluster with default options whose endpoints are found while the edge runs.
+    pub fn discovered(name: impl Into<String>, discovery: DiscoveryPlan) -> Self {
+        Self { discovery: Some(discovery), ..Self::new(name, [] as [EndpointPlan; 0]) }
     }
 
     /// Speaks TLS to the endpoints.
@@ -68,6 +77,30 @@ impl ClusterPlan {
             _ => &[b"http/1.1"],
         }
     }
+}
+
+/// Where the endpoints of a cluster are found. Until there is a first list requests wait for it, each for
+/// [`ClusterOptions::queue_timeout`]; then the edge answers 503.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiscoveryPlan {
+    /// A file of at most 1 MiB: an endpoint a line, `host:port weight=2 priority=1 zone=a`, and what follows a `#` is a comment. While it is
+    /// empty, wrong or gone, the last list stays.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// How often it is read.
+        interval: Duration,
+    },
+    /// Records in DNS, asked for again as their TTL ends. While there is no answer, or none with endpoints, the last list stays.
+    Dns {
+        /// The name, taken as it is: search domains have no part in it.
+        name: String,
+        /// Addresses, or SRV records.
+        records: DnsRecords,
+        /// Who is asked, and how often.
+        options: DnsOptions,
+    },
 }
 
 /// An endpoint of a cluster.

@@ -4,15 +4,17 @@ use std::{collections::HashMap, io, sync::Arc};
 
 use portcullis_upstream::{
     Cluster, Destination, Endpoint, StickyCookie,
+    discovery::{self, DnsError, DnsSource, Empty, FileSource, Found, Resolve},
     health::{Checker, HealthOptions},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::{
     PlanFault,
     connect::ToEndpoint,
-    plan::{ClusterPlan, Plan},
+    plan::{ClusterPlan, DiscoveryPlan, Plan},
 };
 
 /// A cluster and how its endpoints are connected to.
@@ -20,13 +22,47 @@ use crate::{
 pub(crate) struct ClusterPart {
     pub(crate) cluster: Cluster,
     pub(crate) connector: ToEndpoint,
+    pub(crate) source: Option<Source>,
     pub(crate) health: Option<(HealthOptions, ToEndpoint)>,
     pub(crate) sticky: Option<Arc<StickyCookie>>,
 }
 
+/// Where the endpoints of a cluster are found.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    File(FileSource),
+    Dns(Arc<DnsSource>),
+}
+
+impl Resolve for Source {
+    type Error = String;
+
+    async fn resolve(&self) -> Result<Found, String> {
+        match self {
+            Self::File(source) => source.resolve().await.map_err(|error| error.to_string()),
+            Self::Dns(source) => source.resolve().await.map_err(|error| error.to_string()),
+        }
+    }
+
+    fn retry_after(&self, failures: u32) -> std::time::Duration {
+        match self {
+            Self::File(source) => source.retry_after(failures),
+            Self::Dns(source) => source.retry_after(failures),
+        }
+    }
+}
+
 impl ClusterPart {
-    /// Watches over its endpoints until `stop`, where the plan says so.
+    /// Follows the source of its endpoints and watches over them until `stop`, where the plan says so.
     pub(crate) fn watch(&self, stop: &CancellationToken, serving: &mut JoinSet<()>) -> Result<(), PlanFault> {
+        if let Some(source) = self.source.clone() {
+            let (cluster, stop) = (self.cluster.clone(), stop.clone());
+            serving.spawn(async move {
+                let apply = |endpoints| cluster.replace_endpoints(endpoints);
+                let follow = discovery::follow(cluster.name(), source, Empty::Keep, apply);
+                let _ = stop.run_until_cancelled(follow).await;
+            });
+        }
         let Some((options, connector)) = &self.health else { return Ok(()) };
         let (cluster, connector) = (self.cluster.clone(), connector.clone());
         let connect = move |endpoint: &Endpoint| {
@@ -60,7 +96,7 @@ pub(crate) fn check(plan: &Plan) -> Result<(), PlanFault> {
     Ok(())
 }
 
-/// Makes all of them. Blocks while it reads the files of their TLS.
+/// Makes all of them. Blocks while it reads the files of their TLS and of their endpoints.
 pub(crate) fn build(plan: &Plan) -> Result<HashMap<String, ClusterPart>, PlanFault> {
     plan.clusters
         .iter()
@@ -69,8 +105,13 @@ pub(crate) fn build(plan: &Plan) -> Result<HashMap<String, ClusterPart>, PlanFau
                 None => None,
                 Some(health) => Some((health.clone(), ToEndpoint::for_checks(wanted, &health.check)?)),
             };
+            let (cluster, source) = (cluster(wanted)?, source(wanted)?);
+            if let Some(Source::File(file)) = &source {
+                first_list(&cluster, file)?;
+            }
             let part = ClusterPart {
-                cluster: cluster(wanted)?,
+                cluster,
+                source,
                 connector: ToEndpoint::new(wanted)?,
                 health,
                 sticky: sticky(wanted)?.map(Arc::new),
@@ -78,6 +119,33 @@ pub(crate) fn build(plan: &Plan) -> Result<HashMap<String, ClusterPart>, PlanFau
             Ok((wanted.name.clone(), part))
         })
         .collect()
+}
+
+/// Where its endpoints are found.
+fn source(wanted: &ClusterPlan) -> Result<Option<Source>, PlanFault> {
+    let fault = |source: DnsError| PlanFault::Discovery { cluster: wanted.name.clone(), source };
+    Ok(match &wanted.discovery {
+        None => None,
+        Some(DiscoveryPlan::File { path, interval }) => {
+            Some(Source::File(FileSource::new(path).with_interval(*interval)))
+        }
+        Some(DiscoveryPlan::Dns { name, records, options }) => {
+            let source = DnsSource::new(name, *records, options.clone()).map_err(fault)?;
+            Some(Source::Dns(Arc::new(source)))
+        }
+    })
+}
+
+/// The endpoints to begin with. A file that says nothing yet may do so later, and no request waits for that.
+fn first_list(cluster: &Cluster, source: &FileSource) -> Result<(), PlanFault> {
+    let endpoints = match source.read() {
+        Ok(found) => found.endpoints,
+        Err(error) => {
+            warn!(cluster = %cluster.name(), %error, "the cluster begins without endpoints");
+            Vec::new()
+        }
+    };
+    Ok(cluster.replace_endpoints(endpoints)?)
 }
 
 fn sticky(wanted: &ClusterPlan) -> Result<Option<StickyCookie>, PlanFault> {
@@ -98,5 +166,9 @@ fn cluster(wanted: &ClusterPlan) -> Result<Cluster, PlanFault> {
     // a header names one client, and the connection behind it is for no other
     options.connection_per_client |= wanted.proxy_header.is_some();
     options.prefer_endpoints |= wanted.sticky.is_some();
-    Ok(Cluster::new(wanted.name.as_str(), endpoints, options)?)
+    match (&wanted.discovery, endpoints.is_empty()) {
+        (None, _) => Ok(Cluster::new(wanted.name.as_str(), endpoints, options)?),
+        (Some(_), true) => Ok(Cluster::discovered(wanted.name.as_str(), options)),
+        (Some(_), false) => Err(PlanFault::EndpointsBesideDiscovery(wanted.name.clone())),
+    }
 }

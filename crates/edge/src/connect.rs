@@ -66,7 +66,7 @@ impl ToEndpoint {
         let Some((tls, name)) = &extra.tls else { return Ok(UpstreamIo::Plain(stream)) };
         let name = match name {
             Some(name) => name.clone(),
-            None => name_of(&destination.address)?,
+            None => name_of(&destination)?,
         };
         match tls.connect(name, stream).await {
             Ok(stream) => Ok(UpstreamIo::Tls(Box::new(stream))),
@@ -101,12 +101,16 @@ fn tls_of(
 }
 
 /// The name that an endpoint must prove where none is given: its own.
-fn name_of(address: &Address) -> Result<ServerName<'static>, ConnectError> {
-    match address {
+fn name_of(destination: &Destination) -> Result<ServerName<'static>, ConnectError> {
+    let named = |host: &Arc<str>| {
+        ServerName::try_from(host.to_string()).map_err(|error| ConnectError::Tls(error.into()))
+    };
+    if let Some(host) = &destination.host {
+        return named(host);
+    }
+    match &destination.address {
         Address::Socket(address) => Ok(ServerName::from(address.ip())),
-        Address::Name { host, .. } => {
-            ServerName::try_from(host.to_string()).map_err(|error| ConnectError::Tls(error.into()))
-        }
+        Address::Name { host, .. } => named(host),
         _ => Err(ConnectError::Tls("a unix socket has no name to prove: set one for the cluster".into())),
     }
 }

@@ -102,6 +102,17 @@ pub enum PlanFault {
     /// Two clusters of one name.
     #[error("cluster `{0}` is defined twice")]
     DuplicateCluster(String),
+    /// A cluster with endpoints of its own, and others that are found.
+    #[error("cluster `{0}` names endpoints, and where to find others")]
+    EndpointsBesideDiscovery(String),
+    /// The endpoints of a cluster can't be asked for.
+    #[error("the endpoints of cluster `{cluster}` can't be asked for")]
+    Discovery {
+        /// The cluster.
+        cluster: String,
+        /// What is wrong.
+        source: portcullis_upstream::discovery::DnsError,
+    },
     /// An endpoint that is none.
     #[error("cluster `{cluster}` has a bad endpoint")]
     Endpoint {

@@ -17,7 +17,7 @@ use portcullis_proxy::{
     router::Explanation,
     split::Split,
 };
-use portcullis_upstream::Client;
+use portcullis_upstream::{Client, discovery::DnsRecords};
 
 use crate::{
     Body, PlanFault,
@@ -25,7 +25,10 @@ use crate::{
     dispatch::{Action, Routes, Target},
     edge::Shared,
     forward::{Extras, ToCluster},
-    plan::{ClusterPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan, UpstreamHost},
+    plan::{
+        ClusterPlan, DiscoveryPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan,
+        UpstreamHost,
+    },
     to_route::{Changes, ToRoute},
 };
 
@@ -83,14 +86,16 @@ fn rewrite(route: &RoutePlan) -> Result<Option<Rewrite>, RewriteError> {
 fn one_endpoint(name: &str, cluster: Option<&ClusterPlan>) -> Result<HeaderValue, PlanFault> {
     let fault = || PlanFault::HostOfEndpoints(name.to_owned());
     let cluster = cluster.ok_or_else(fault)?;
-    let [endpoint] = &*cluster.endpoints else { return Err(fault()) };
-    let address = &*endpoint.address;
-    if address.starts_with("unix:") {
-        return Err(fault());
-    }
+    let address = match (&*cluster.endpoints, &cluster.discovery) {
+        ([endpoint], None) if !endpoint.address.starts_with("unix:") => endpoint.address.clone(),
+        ([], Some(DiscoveryPlan::Dns { name, records: DnsRecords::Addresses { port }, .. })) => {
+            format!("{}:{port}", name.trim_end_matches('.'))
+        }
+        _ => return Err(fault()),
+    };
     // the default port of its scheme is left out (RFC 9110 section 4.2.3)
     let port = if cluster.tls.is_some() { ":443" } else { ":80" };
-    HeaderValue::from_str(address.strip_suffix(port).unwrap_or(address)).map_err(|_| fault())
+    HeaderValue::from_str(address.strip_suffix(port).unwrap_or(&address)).map_err(|_| fault())
 }
 
 /// The mirrors of a plan's routes, by their numbers. All workers count in the same ones.

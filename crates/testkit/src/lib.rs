@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod certs;
+pub mod dns;
 pub mod io;
 pub mod origin;
 pub mod pebble;

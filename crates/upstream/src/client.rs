@@ -160,6 +160,7 @@ where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
+        self.shared.first_list().await?;
         let (parts, body) = request.into_parts();
         let framing = framing_of(&parts.headers, &body)?;
         let options = &self.shared.options;

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -41,6 +41,9 @@ pub(crate) struct Shared {
     budget: Budget,
     /// Told when endpoints were removed.
     pub(crate) changed: Notify,
+    /// Whether there was ever a list of endpoints, and who is told of the first.
+    listed: AtomicBool,
+    first_list: Notify,
     active: AtomicUsize,
     pending: AtomicUsize,
     requests: AtomicU64,
@@ -143,7 +146,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A cluster whose endpoints come later, by [`Cluster::replace_endpoints`]. Until then requests fail with [`Error::NoEndpoint`].
+    /// A cluster whose endpoints come later, by [`Cluster::replace_endpoints`]. Until then requests wait for them, as many as
+    /// [`ClusterOptions::max_pending`] and each for [`ClusterOptions::queue_timeout`]; then they fail with [`Error::NoEndpoint`].
     pub fn discovered(name: impl Into<Arc<str>>, options: ClusterOptions) -> Self {
         let base = Instant::now();
         Self {
@@ -156,6 +160,8 @@ impl Cluster {
                 base,
                 budget: Budget::new(base),
                 changed: Notify::new(),
+                listed: AtomicBool::new(false),
+                first_list: Notify::new(),
                 active: AtomicUsize::new(0),
                 pending: AtomicUsize::new(0),
                 requests: AtomicU64::new(0),
@@ -212,6 +218,9 @@ impl Cluster {
         let gone: Vec<_> =
             before.endpoints.iter().filter(|state| !stay.contains(&Arc::as_ptr(state))).cloned().collect();
         shared.set.store(Arc::new(Set::new(after, &shared.options.balance)));
+        if !shared.listed.swap(true, Ordering::AcqRel) {
+            shared.first_list.notify_waiters();
+        }
         for state in &gone {
             state.remove();
             info!(cluster = %shared.name, endpoint = %state.endpoint, "endpoint removed");
@@ -414,6 +423,24 @@ impl Shared {
         }
     }
 
+    /// Waits until there is a list of endpoints, be it an empty one.
+    pub(crate) async fn first_list(&self) -> Result<(), Error> {
+        if self.listed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let waiting = self.wait();
+        if waiting.is_none() {
+            return Err(Error::Overloaded { limit: "waiting requests" });
+        }
+        let told = self.first_list.notified();
+        // a future that was not polled yet hears of what happens from its making on
+        if self.listed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let queue_timeout = self.options.queue_timeout.min(crate::FOREVER);
+        tokio::time::timeout(queue_timeout, told).await.map_err(|_| Error::NoEndpoint)
+    }
+
     /// A place among those that wait for a connection.
     pub(crate) fn wait(&self) -> Option<impl Drop + '_> {
         struct Waiting<'a>(&'a AtomicUsize);
@@ -450,109 +477,4 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cluster(count: usize) -> Cluster {
-        let endpoints = (0..count).map(|n| format!("10.0.0.{}:80", n + 1).parse().unwrap()).collect();
-        Cluster::new("test", endpoints, ClusterOptions::default()).unwrap()
-    }
-
-    fn pick(cluster: &Cluster, tried: &Tried) -> usize {
-        cluster.shared.with_pick(&Wish::default(), tried, |index, _| index).unwrap()
-    }
-
-    #[tokio::test]
-    async fn contradictions_are_refused() {
-        assert_eq!(
-            Cluster::new("a", vec![], ClusterOptions::default()).unwrap_err(),
-            ClusterError::Empty("a".to_owned())
-        );
-        let one: Endpoint = "10.0.0.1:80".parse().unwrap();
-        assert!(Cluster::new("a", vec![one.clone(), one], ClusterOptions::default()).is_err());
-    }
-
-    #[tokio::test]
-    async fn an_idle_cluster_is_used_in_turn() {
-        let cluster = cluster(3);
-        let mut counts = [0; 3];
-        for _ in 0..300 {
-            counts[pick(&cluster, &Tried::default())] += 1;
-        }
-        assert_eq!(counts, [100, 100, 100]);
-    }
-
-    #[tokio::test]
-    async fn endpoints_that_stay_keep_what_is_known_of_them() {
-        let cluster = cluster(2);
-        let handles = cluster.endpoints();
-        handles[1].set_healthy(false);
-        let text = |handle: &EndpointHandle| handle.endpoint().to_string();
-        cluster
-            .replace_endpoints(vec!["10.0.0.9:80".parse().unwrap(), handles[1].endpoint().clone()])
-            .unwrap();
-        assert!(handles[0].is_removed() && !handles[1].is_removed());
-        let now = cluster.endpoints();
-        assert_eq!(now.iter().map(text).collect::<Vec<_>>(), ["10.0.0.9:80", "10.0.0.2:80"]);
-        assert!(!cluster.stats().endpoints[1].healthy);
-        assert!((0..9).all(|_| pick(&cluster, &Tried::default()) == 0));
-        let twice = vec![now[0].endpoint().clone(), now[0].endpoint().clone()];
-        assert!(cluster.replace_endpoints(twice).is_err());
-        assert_eq!(cluster.endpoints().len(), 2);
-        cluster.replace_endpoints(Vec::new()).unwrap();
-        assert!(cluster.shared.with_pick(&Wish::default(), &Tried::default(), |_, _| ()).is_none());
-    }
-
-    #[tokio::test]
-    async fn a_request_goes_where_it_was_before_while_it_can() {
-        let cluster = cluster(4);
-        let identity = Some(cluster.endpoints()[2].state.identity);
-        let wish = Wish { identity, hash: None };
-        let pick = |tried: &Tried| cluster.shared.with_pick(&wish, tried, |index, _| index).unwrap();
-        assert!((0..9).all(|_| pick(&Tried::default()) == 2));
-        let mut tried = Tried::default();
-        tried.insert(2);
-        assert_ne!(pick(&tried), 2);
-        cluster.endpoints()[2].set_healthy(false);
-        assert_ne!(pick(&Tried::default()), 2);
-    }
-
-    #[tokio::test]
-    async fn answers_that_fail_eject_but_never_the_last_endpoint() {
-        let cluster = cluster(2);
-        let handles = cluster.endpoints();
-        for handle in &handles {
-            for _ in 0..5 {
-                cluster.shared.answered(&handle.state, StatusCode::BAD_GATEWAY);
-            }
-        }
-        assert!(!handles[0].stats().healthy && handles[1].stats().healthy);
-        assert_eq!(cluster.stats().ejections, 1);
-    }
-
-    #[tokio::test]
-    async fn tried_and_failing_endpoints_come_last() {
-        let cluster = cluster(2);
-        cluster.endpoints()[0].set_healthy(false);
-        assert!((0..9).all(|_| pick(&cluster, &Tried::default()) == 1));
-        let mut tried = Tried::default();
-        tried.insert(1);
-        assert_eq!(pick(&cluster, &tried), 0, "the doubtful one gets its chance");
-        assert!(!cluster.shared.has_untried(&tried));
-    }
-
-    #[tokio::test]
-    async fn requests_and_waiting_ones_are_bounded() {
-        let options = ClusterOptions::default().with_max_requests(1).with_max_pending(1);
-        let cluster = Cluster::discovered("a", options);
-        let one = Ticket::take(&cluster.shared).unwrap();
-        assert!(Ticket::take(&cluster.shared).is_err_and(|error| error.is_overload()));
-        assert_eq!(cluster.stats().active, 1);
-        drop(one);
-        assert!(Ticket::take(&cluster.shared).is_ok());
-        let waiting = cluster.shared.wait();
-        assert!(waiting.is_some() && cluster.shared.wait().is_none());
-        drop(waiting);
-        assert!(cluster.shared.wait().is_some());
-    }
-}
+mod tests;

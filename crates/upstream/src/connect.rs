@@ -13,6 +13,7 @@ pub struct Endpoint {
     pub(crate) weight: u32,
     pub(crate) priority: u8,
     pub(crate) zone: Option<Arc<str>>,
+    pub(crate) host: Option<Arc<str>>,
 }
 
 /// Where an endpoint is.
@@ -49,6 +50,8 @@ pub struct Destination {
     pub address: Address,
     /// The endpoint's name, as it stands in logs and metrics.
     pub endpoint: Arc<str>,
+    /// What [`Endpoint::with_host`] said.
+    pub host: Option<Arc<str>>,
     /// The client that the connection is for and will be used for alone, see
     /// [`crate::ClusterOptions::connection_per_client`].
     pub client: Option<ClientAddresses>,
@@ -56,7 +59,12 @@ pub struct Destination {
 
 impl From<&Endpoint> for Destination {
     fn from(endpoint: &Endpoint) -> Self {
-        Self { address: endpoint.address.clone(), endpoint: Arc::clone(&endpoint.name), client: None }
+        Self {
+            address: endpoint.address.clone(),
+            endpoint: Arc::clone(&endpoint.name),
+            host: endpoint.host.clone(),
+            client: None,
+        }
     }
 }
 
@@ -87,7 +95,7 @@ pub(crate) const MAX_WEIGHT: u32 = 1000;
 impl Endpoint {
     /// An endpoint of any name.
     pub fn new(name: impl Into<Arc<str>>, address: Address) -> Self {
-        Self { name: name.into(), address, weight: 1, priority: 0, zone: None }
+        Self { name: name.into(), address, weight: 1, priority: 0, zone: None, host: None }
     }
 
     /// How large its share is beside that of others, from 1 to 1000. Default 1.
@@ -111,6 +119,14 @@ impl Endpoint {
         self
     }
 
+    /// The name of the host whose address it is, if another than the address says: what it proves over TLS, and what checks ask it for. Default
+    /// none.
+    #[must_use]
+    pub fn with_host(mut self, host: Option<Arc<str>>) -> Self {
+        self.host = host;
+        self
+    }
+
     /// See [`Endpoint::with_weight`].
     pub fn weight(&self) -> u32 {
         self.weight
@@ -124,6 +140,11 @@ impl Endpoint {
     /// See [`Endpoint::with_zone`].
     pub fn zone(&self) -> Option<&Arc<str>> {
         self.zone.as_ref()
+    }
+
+    /// See [`Endpoint::with_host`].
+    pub fn host(&self) -> Option<&Arc<str>> {
+        self.host.as_ref()
     }
 
     /// The text it was made from.

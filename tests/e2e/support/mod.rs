@@ -7,6 +7,7 @@ pub(crate) mod judge;
 pub(crate) mod origin;
 pub(crate) mod raw;
 pub(crate) mod tls;
+pub(crate) mod tls_origin;
 
 use std::{
     fs,

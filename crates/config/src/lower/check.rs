@@ -7,8 +7,9 @@ use std::{
 
 use portcullis_edge::{
     listener::{BindPlan, ListenAddr, Overlap, TcpOptions, UnixOptions},
-    plan::{AdminPlan, ListenOn},
+    plan::{AdminPlan, ClusterPlan, DiscoveryPlan, ListenOn},
     proxy::{RouteError, Router},
+    upstream::discovery::DnsRecords,
 };
 
 use super::{certificate::Certificate, cluster::Cluster, listener::Listener, route::Route};
@@ -211,7 +212,16 @@ fn ambiguous(sink: &Sink, lines: &Lines<'_>, routes: &[Route]) {
     }
 }
 
-/// `upstream_host = "endpoint"` needs clusters of one endpoint.
+/// Whether all of its endpoints go by one name.
+fn has_one_host(plan: &ClusterPlan) -> bool {
+    match &plan.discovery {
+        None => plan.endpoints.len() <= 1,
+        Some(DiscoveryPlan::Dns { records, .. }) => matches!(records, DnsRecords::Addresses { .. }),
+        Some(_) => false,
+    }
+}
+
+/// `upstream_host = "endpoint"` needs clusters whose endpoints go by one name.
 fn one_endpoint_each(
     sink: &Sink,
     at: &std::ops::Range<usize>,
@@ -220,7 +230,7 @@ fn one_endpoint_each(
 ) {
     let several = |name: &str| {
         let plan = clusters.iter().filter_map(|cluster| cluster.plan.as_ref());
-        plan.into_iter().any(|plan| plan.name == name && plan.endpoints.len() > 1)
+        plan.into_iter().any(|plan| plan.name == name && !has_one_host(plan))
     };
     for name in named.iter().filter(|name| several(name.get_ref())) {
         let wrong = Wrong::new(format!(

@@ -2,6 +2,7 @@
 
 mod balance;
 mod connection;
+mod discovery;
 mod health;
 
 use std::{
@@ -18,7 +19,6 @@ use toml::de::DeValue;
 
 use crate::{
     errors::escape,
-    net::endpoint,
     reader::{Read, Spanned, Table, Wrong, describe},
     values::{boolean, duration, integer, ms, secs, size, word},
 };
@@ -123,7 +123,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Cluster {
             table.sink().error(name.span(), wrong);
         }
     }
-    let endpoints = table.need_list("endpoints", "\"127.0.0.1:3000\"", endpoint);
+    let (endpoints, discovery) = discovery::read(&mut table);
     if let Some(endpoints) = &endpoints {
         let mut seen = HashSet::new();
         for endpoint in endpoints.get_ref() {
@@ -138,6 +138,8 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Cluster {
         name.as_ref().map(|name| name.get_ref().as_str()).unwrap_or_default(),
         endpoints.iter().flat_map(|list| list.get_ref()).map(|endpoint| endpoint.get_ref().clone()),
     );
+    let whole = name.is_some() && (endpoints.is_some() || discovery.is_some());
+    plan.discovery = discovery;
     connection::read(&mut table, &mut plan);
     limits(&mut table, &mut plan.options);
     balance::read(&mut table, &mut plan);
@@ -145,6 +147,5 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Cluster {
     plan.health = table.table("health", "`[cluster.health]`").and_then(health::read);
     table.finish();
 
-    let whole = name.is_some() && endpoints.is_some();
     Cluster { name, span, plan: whole.then_some(plan) }
 }

@@ -5,9 +5,22 @@ use super::*;
 #[test]
 fn every_key_of_a_cluster() {
     let plan = plan(FULL);
-    let [web, api] = &plan.clusters[..] else { panic!("{:?}", plan.clusters) };
+    let ms = Duration::from_millis;
+    let [web, api, found, named] = &plan.clusters[..] else { panic!("{:?}", plan.clusters) };
     assert_eq!(web.endpoints, ["127.0.0.1:3000", "127.0.0.1:3001"].map(EndpointPlan::from));
     assert_eq!(web.options, Default::default());
+    let file = DiscoveryPlan::File { path: "/run/portcullis/found.endpoints".into(), interval: ms(500) };
+    assert_eq!((&found.discovery, found.endpoints.len()), (&Some(file), 0));
+    let mut options = DnsOptions::default();
+    options.servers = vec!["127.0.0.53:53".parse().unwrap()];
+    (options.timeout, options.attempts, options.family) = (secs(1), 3, DnsFamily::V4);
+    (options.min_ttl, options.max_ttl) = (secs(2), secs(30));
+    let dns = DiscoveryPlan::Dns {
+        name: "app.internal".to_owned(),
+        records: DnsRecords::Addresses { port: 3000 },
+        options,
+    };
+    assert_eq!((&named.discovery, named.endpoints.len()), (&Some(dns), 0));
     assert_eq!(api.name, "api");
     let mut endpoints = ["api.internal:8443", "[fd00::1]:8443", "unix:/run/api.sock"].map(EndpointPlan::from);
     endpoints[0].weight = 3;
@@ -19,7 +32,6 @@ fn every_key_of_a_cluster() {
     assert!(matches!(&tls.roots, UpstreamRoots::File(path) if path.ends_with("internal-ca.pem")));
     assert_eq!(tls.identity, Some(("certs/edge.pem".into(), "certs/edge-key.pem".into())));
     assert_eq!(api.proxy_header, Some(ProxyHeader::V2));
-    let ms = Duration::from_millis;
     let options = &api.options;
     assert_eq!((options.protocol, options.title_case), (Spoken::ByAlpn, true));
     assert_eq!((options.connect_timeout, options.tls_timeout), (secs(2), secs(3)));

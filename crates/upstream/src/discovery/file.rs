@@ -2,10 +2,16 @@
 //!
 //! The file is read again by the clock: a link that is swapped, as Kubernetes does it, is seen like any other change.
 
-use std::{fs::File, io, io::Read as _, path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    io,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use super::{Found, Listed, Resolve};
-use crate::Endpoint;
+use super::{Found, Resolve};
+use crate::{Endpoint, connect::MAX_WEIGHT};
 
 /// The most of a file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -29,6 +35,30 @@ impl FileSource {
         self.interval = interval;
         self
     }
+
+    /// Reads it now, and blocks while it does: for a start, when nothing runs yet.
+    ///
+    /// # Errors
+    /// When it cannot be read, is too long, or has a wrong line.
+    pub fn read(&self) -> Result<Found, FileError> {
+        self.found(read_text(&self.path))
+    }
+
+    fn found(&self, text: io::Result<String>) -> Result<Found, FileError> {
+        let text = text.map_err(|source| FileError::Read { path: self.path.clone(), source })?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(FileError::TooLong(self.path.clone()));
+        }
+        let endpoints = parse(&text).map_err(|source| FileError::Line { path: self.path.clone(), source })?;
+        Ok(Found::new(endpoints, self.interval))
+    }
+}
+
+/// As much of the file as may be read, and a byte more.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Why a file gives no endpoints.
@@ -69,18 +99,8 @@ impl Resolve for FileSource {
 
     async fn resolve(&self) -> Result<Found, FileError> {
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let mut text = String::new();
-            File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-            Ok(text)
-        });
-        let text = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let text = text.map_err(|source| FileError::Read { path: self.path.clone(), source })?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(FileError::TooLong(self.path.clone()));
-        }
-        let listed = parse(&text).map_err(|source| FileError::Line { path: self.path.clone(), source })?;
-        Ok(Found::new(listed, self.interval))
+        let read = tokio::task::spawn_blocking(move || read_text(&path)).await;
+        self.found(read.unwrap_or_else(|error| Err(io::Error::other(error))))
     }
 
     fn retry_after(&self, _: u32) -> Duration {
@@ -89,26 +109,26 @@ impl Resolve for FileSource {
 }
 
 /// Reads the text of such a file.
-pub fn parse(text: &str) -> Result<Vec<Listed>, InvalidLine> {
+pub fn parse(text: &str) -> Result<Vec<Endpoint>, InvalidLine> {
     let mut all = Vec::new();
     let mut names = std::collections::HashSet::new();
     for (at, line) in text.lines().enumerate() {
         let line = line.split_once('#').map_or(line, |(before, _)| before);
         let invalid = |why: String| InvalidLine { line: at + 1, why };
-        if let Some(listed) = parse_line(line).map_err(invalid)? {
-            if !names.insert(listed.endpoint.name().to_owned()) {
-                return Err(invalid(format!("{} is named twice", listed.endpoint)));
+        if let Some(endpoint) = parse_line(line).map_err(invalid)? {
+            if !names.insert(endpoint.name().to_owned()) {
+                return Err(invalid(format!("{endpoint} is named twice")));
             }
-            all.push(listed);
+            all.push(endpoint);
         }
     }
     Ok(all)
 }
 
-fn parse_line(line: &str) -> Result<Option<Listed>, String> {
+fn parse_line(line: &str) -> Result<Option<Endpoint>, String> {
     let mut words = line.split_whitespace();
     let Some(endpoint) = words.next() else { return Ok(None) };
-    let mut listed = Listed::from(endpoint.parse::<Endpoint>().map_err(|error| error.to_string())?);
+    let mut endpoint = endpoint.parse::<Endpoint>().map_err(|error| error.to_string())?;
     let mut seen = Vec::new();
     for word in words {
         let Some((key, value)) = word.split_once('=') else {
@@ -120,19 +140,19 @@ fn parse_line(line: &str) -> Result<Option<Listed>, String> {
         seen.push(key);
         match key {
             "weight" => match value.parse() {
-                Ok(weight) if weight > 0 => listed.weight = weight,
-                _ => return Err(format!("`{value}` is no weight: a number of 1 or more")),
+                Ok(weight @ 1..=MAX_WEIGHT) => endpoint = endpoint.with_weight(weight),
+                _ => return Err(format!("`{value}` is no weight: a number from 1 to {MAX_WEIGHT}")),
             },
             "priority" => {
                 let wrong = |_| format!("`{value}` is no priority: a number from 0 to 255");
-                listed.priority = value.parse().map_err(wrong)?;
+                endpoint = endpoint.with_priority(value.parse().map_err(wrong)?);
             }
-            "zone" if !value.is_empty() => listed.zone = Some(value.into()),
+            "zone" if !value.is_empty() => endpoint = endpoint.with_zone(Some(value.into())),
             "zone" => return Err("zone is empty".to_owned()),
             _ => return Err(format!("`{key}` is not known: weight, priority and zone are")),
         }
     }
-    Ok(Some(listed))
+    Ok(Some(endpoint))
 }
 
 #[cfg(test)]
@@ -146,7 +166,7 @@ mod tests {
         let text = "# all\n10.0.0.1:80\n\n  app:81 weight=2 priority=1 zone=a # one\n[::1]:82 zone=b\n";
         let listed = parse(text).unwrap();
         let seen: Vec<_> =
-            listed.iter().map(|l| (l.endpoint.name(), l.weight, l.priority, l.zone.as_deref())).collect();
+            listed.iter().map(|e| (e.name(), e.weight(), e.priority(), e.zone().map(|z| &**z))).collect();
         assert_eq!(
             seen,
             [("10.0.0.1:80", 1, 0, None), ("app:81", 2, 1, Some("a")), ("[::1]:82", 1, 0, Some("b"))]
@@ -160,6 +180,7 @@ mod tests {
             ("a:1 x", "line 1: `x` is not key=value"),
             ("a:1 color=1", "line 1: `color` is not known"),
             ("a:1 weight=0", "line 1: `0` is no weight"),
+            ("a:1 weight=1001", "line 1: `1001` is no weight: a number from 1 to 1000"),
             ("a:1 priority=256", "line 1: `256` is no priority"),
             ("a:1 zone=", "line 1: zone is empty"),
             ("a:1 zone=a zone=b", "line 1: zone is set twice"),
@@ -178,6 +199,68 @@ mod tests {
         assert!(matches!(FileSource::new(path).resolve().await, Err(FileError::Line { .. })));
     }
 
+    /// Names of the lists that were applied, as they come.
+    async fn next(lists: &mut tokio::sync::mpsc::UnboundedReceiver<Vec<String>>) -> Vec<String> {
+        tokio::time::timeout(Duration::from_secs(20), lists.recv()).await.unwrap().unwrap()
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("portcullis-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn follow_file(path: PathBuf) -> tokio::sync::mpsc::UnboundedReceiver<Vec<String>> {
+        let (sender, lists) = tokio::sync::mpsc::unbounded_channel();
+        let source = FileSource::new(path).with_interval(Duration::from_millis(20));
+        tokio::spawn(async move {
+            let apply = |list: Vec<Endpoint>| sender.send(list.iter().map(ToString::to_string).collect());
+            crate::discovery::follow("app", source, crate::discovery::Empty::Keep, apply).await
+        });
+        lists
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_is_seen_and_a_broken_one_changes_nothing() {
+        let directory = directory("file-changes");
+        let path = directory.join("endpoints");
+        std::fs::write(&path, "a:1\n").unwrap();
+        let mut lists = follow_file(path.clone());
+        assert_eq!(next(&mut lists).await, ["a:1"]);
+        for broken in ["nonsense\n", "", "# none\n"] {
+            std::fs::write(&path, broken).unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(lists.try_recv().is_err());
+        std::fs::write(directory.join("new"), "b:1 weight=2\na:1\n").unwrap();
+        std::fs::rename(directory.join("new"), &path).unwrap();
+        assert_eq!(next(&mut lists).await, ["a:1", "b:1"]);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_link_that_is_swapped_is_seen() {
+        use std::os::unix::fs::symlink;
+        let directory = directory("file-swap");
+        for (version, text) in [("v1", "a:1\n"), ("v2", "b:1\n")] {
+            std::fs::create_dir(directory.join(version)).unwrap();
+            std::fs::write(directory.join(version).join("endpoints"), text).unwrap();
+        }
+        // as Kubernetes mounts it: the file is a link through a link to a directory, and that one is swapped
+        symlink("v1", directory.join("data")).unwrap();
+        symlink("data/endpoints", directory.join("endpoints")).unwrap();
+        let mut lists = follow_file(directory.join("endpoints"));
+        assert_eq!(next(&mut lists).await, ["a:1"]);
+        symlink("v2", directory.join("next")).unwrap();
+        std::fs::rename(directory.join("next"), directory.join("data")).unwrap();
+        assert_eq!(next(&mut lists).await, ["b:1"]);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
     proptest! {
         #[test]
         fn no_text_panics(text: String) {
@@ -185,10 +268,11 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(weight in 1_u32.., priority: u8, zone in "[a-z]{1,9}") {
+        fn what_is_written_is_read(weight in 1_u32..=1000, priority: u8, zone in "[a-z]{1,9}") {
             let listed = parse(&format!("a:1 weight={weight} priority={priority} zone={zone}")).unwrap();
+            let expected = "a:1".parse::<Endpoint>().unwrap();
             let expected =
-                Listed { weight, priority, zone: Some(zone.into()), ..Listed::from("a:1".parse::<Endpoint>().unwrap()) };
+                expected.with_weight(weight).with_priority(priority).with_zone(Some(zone.into()));
             prop_assert_eq!(listed, vec![expected]);
         }
     }

@@ -1,51 +1,35 @@
 //! Where the endpoints of a cluster come from when they are not written down: a source that is asked again and again.
 
+#[cfg(feature = "dns")]
+mod dns;
 mod file;
 
-use std::{convert::Infallible, fmt::Display, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Display, time::Duration};
 
 use tracing::{info, warn};
 
 use crate::{Endpoint, health::jitter};
 
+#[cfg(feature = "dns")]
+pub use dns::{DnsError, DnsFamily, DnsOptions, DnsRecords, DnsSource, MAX_ENDPOINTS};
 pub use file::{FileError, FileSource, InvalidLine, parse};
-
-/// An endpoint as a source names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Listed {
-    /// Where it is.
-    pub endpoint: Endpoint,
-    /// Its share of the requests beside others; 1 at least.
-    pub weight: u32,
-    /// Lower ones come first.
-    pub priority: u8,
-    /// Where it stands.
-    pub zone: Option<Arc<str>>,
-}
-
-impl From<Endpoint> for Listed {
-    fn from(endpoint: Endpoint) -> Self {
-        Self { endpoint, weight: 1, priority: 0, zone: None }
-    }
-}
 
 /// A list, and how long it may be used before the source is asked again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found {
     /// The endpoints.
-    pub endpoints: Vec<Listed>,
+    pub endpoints: Vec<Endpoint>,
     /// Until the source is asked again.
     pub valid_for: Duration,
 }
 
 impl Found {
     /// These endpoints, in an order that depends on nothing but them, and each once.
-    pub fn new(mut endpoints: Vec<Listed>, valid_for: Duration) -> Self {
-        endpoints.sort_by(|a, b| (a.priority, a.endpoint.name()).cmp(&(b.priority, b.endpoint.name())));
+    pub fn new(mut endpoints: Vec<Endpoint>, valid_for: Duration) -> Self {
+        endpoints.sort_by(|a, b| (a.priority(), a.name()).cmp(&(b.priority(), b.name())));
         let mut seen = std::collections::HashSet::new();
-        endpoints.retain(|listed| seen.insert(listed.endpoint.name().to_owned()));
+        endpoints.retain(|endpoint| seen.insert(endpoint.name().to_owned()));
         Self { endpoints, valid_for }
     }
 }
@@ -80,7 +64,7 @@ pub enum Empty {
 pub async fn follow<S, A, E>(cluster: &str, source: S, empty: Empty, apply: A) -> Infallible
 where
     S: Resolve,
-    A: Fn(Vec<Listed>) -> Result<(), E>,
+    A: Fn(Vec<Endpoint>) -> Result<(), E>,
     E: Display,
 {
     let (mut last, mut failures, mut said) = (None, 0_u32, None);
@@ -135,7 +119,7 @@ mod tests {
         async fn resolve(&self) -> Result<Found, Self::Error> {
             let mut steps = self.0.lock().unwrap();
             let step = if steps.len() > 1 { steps.remove(0) } else { steps[0].clone() };
-            let listed = step?.iter().map(|text| Listed::from(text.parse::<Endpoint>().unwrap())).collect();
+            let listed = step?.iter().map(|text| text.parse::<Endpoint>().unwrap()).collect();
             Ok(Found::new(listed, Duration::from_secs(1)))
         }
     }
@@ -150,8 +134,8 @@ mod tests {
             Ok(vec!["c:1"]),
         ]));
         let lists = Mutex::new(Vec::new());
-        let apply = |list: Vec<Listed>| {
-            lists.lock().unwrap().push(list.iter().map(|l| l.endpoint.to_string()).collect::<Vec<_>>());
+        let apply = |list: Vec<Endpoint>| {
+            lists.lock().unwrap().push(list.iter().map(|endpoint| endpoint.to_string()).collect::<Vec<_>>());
             Ok::<_, &str>(())
         };
         let _ = tokio::time::timeout(Duration::from_secs(60), follow("app", script, empty, apply)).await;

@@ -27,7 +27,8 @@ where
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
     let mut sender = sender.ready().await?;
-    let request = request(check.authority.as_deref().unwrap_or_else(|| authority(endpoint)))?;
+    let authority = check.authority.as_deref().map_or_else(|| authority(endpoint), Into::into);
+    let request = request(&authority)?;
     let (response, mut stream) = sender.send_request(request, false)?;
     stream.send_data(encode(&check.service), true)?;
     let (head, body) = response.await?.into_parts();

@@ -1,6 +1,6 @@
 //! One check over one connection.
 
-use std::io;
+use std::{borrow::Cow, io};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Uri, header};
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{Check, HttpCheck, TcpCheck, grpc};
-use crate::Endpoint;
+use crate::{Address, Endpoint};
 
 /// The most of a body that is read.
 pub(super) const MAX_BODY: usize = 64 * 1024;
@@ -73,10 +73,14 @@ where
     }
 }
 
-/// The endpoint's name where that is `host:port`.
-pub(super) fn authority(endpoint: &Endpoint) -> &str {
+/// `host:port` of the endpoint, where it has such.
+pub(super) fn authority(endpoint: &Endpoint) -> Cow<'_, str> {
     let name = endpoint.name();
-    if name.parse::<http::uri::Authority>().is_ok() { name } else { "localhost" }
+    match (endpoint.host(), endpoint.address()) {
+        (Some(host), Address::Socket(addr)) => format!("{host}:{}", addr.port()).into(),
+        _ if name.parse::<http::uri::Authority>().is_ok() => name.into(),
+        _ => "localhost".into(),
+    }
 }
 
 async fn http<Io>(check: &HttpCheck, endpoint: &Endpoint, io: Io) -> Result<(), CheckError>
@@ -104,7 +108,7 @@ fn request(check: &HttpCheck, endpoint: &Endpoint) -> Request<Empty<Bytes>> {
     *request.method_mut() = if check.method == Method::HEAD { Method::HEAD } else { Method::GET };
     *request.uri_mut() = Uri::from(check.path.clone());
     let headers = request.headers_mut();
-    let host = check.host.clone().or_else(|| HeaderValue::from_str(authority(endpoint)).ok());
+    let host = check.host.clone().or_else(|| HeaderValue::from_str(&authority(endpoint)).ok());
     // RFC 9112 section 3.2: Host comes with every request
     headers.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
     headers.insert(header::USER_AGENT, USER_AGENT);
