@@ -34,7 +34,7 @@ pub enum Mood {
 }
 
 struct State {
-    records: HashMap<String, (u32, Vec<Data>)>,
+    records: HashMap<String, Vec<(u32, Data)>>,
     mood: Mood,
     questions: Vec<String>,
     over_tcp: usize,
@@ -83,7 +83,13 @@ impl DnsServer {
 
     /// Says from now on that these are the records of a name. Names are without the last dot, in lower case.
     pub fn set(&self, name: &str, ttl: u32, records: &[Data]) {
-        self.state().records.insert(name.to_owned(), (ttl, records.to_vec()));
+        let records = records.iter().map(|data| (ttl, data.clone())).collect();
+        self.state().records.insert(name.to_owned(), records);
+    }
+
+    /// Gives a name one more record, with a TTL of its own.
+    pub fn add(&self, name: &str, ttl: u32, data: Data) {
+        self.state().records.entry(name.to_owned()).or_default().push((ttl, data));
     }
 
     /// Says from now on that these are the addresses of a name.
@@ -180,8 +186,8 @@ fn answer(message: &[u8], state: &Mutex<State>, max: usize) -> Option<Vec<u8>> {
         (Mood::Silent, _) => return None,
         (Mood::Fails, _) => (2, Vec::new()),
         (Mood::Answers, None) => (3, Vec::new()),
-        (Mood::Answers, Some((ttl, all))) => {
-            (0, all.iter().filter_map(|one| record(kind, *ttl, one)).collect())
+        (Mood::Answers, Some(all)) => {
+            (0, all.iter().filter_map(|(ttl, data)| record(kind, *ttl, data)).collect())
         }
     };
     let count = u16::try_from(records.len()).expect("tests are small");

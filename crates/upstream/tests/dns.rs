@@ -45,6 +45,10 @@ async fn every_address_is_an_endpoint_and_lives_as_long_as_its_ttl() {
     server.set_addresses("app.test", 0, &ips(&["10.0.0.3"]));
     let found = source.resolve().await.unwrap();
     assert_eq!((names(&found), found.valid_for), (vec!["10.0.0.3:80"], Duration::from_secs(1)));
+    // what ends first ends the list
+    server.set_addresses("app.test", 50, &ips(&["10.0.0.3"]));
+    server.add("app.test", 20, Data::Address("::9".parse().unwrap()));
+    assert!(source.resolve().await.unwrap().valid_for <= Duration::from_secs(20));
     server.set_addresses("app.test", 86_400, &ips(&["10.0.0.3"]));
     assert_eq!(source.resolve().await.unwrap().valid_for, Duration::from_secs(60));
 }

@@ -3,7 +3,7 @@
 use super::one_error_each;
 
 #[test]
-fn one_mistake_of_a_cluster_is_one_error() {
+fn one_mistake_of_where_endpoints_come_from_is_one_error() {
     one_error_each(&[
         (
             "[[cluster]]\nname = \"b\"\n[cluster.file]\ninterval = \"1s\"",
@@ -70,6 +70,12 @@ fn one_mistake_of_a_cluster_is_one_error() {
             "wants an address and a port",
             "",
         ),
+    ]);
+}
+
+#[test]
+fn one_mistake_of_a_cluster_is_one_error() {
+    one_error_each(&[
         (
             "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1 weight=0\"]",
             3,
