@@ -44,8 +44,10 @@ pub enum ClientFault {
     NotFound,
     /// A method that is understood and not allowed (TRACE): 405.
     MethodNotAllowed,
-    /// A method that is not implemented (CONNECT): 501.
+    /// A method that is not implemented (CONNECT where nothing allows any): 501.
     MethodNotImplemented,
+    /// A CONNECT by whom or to where it is not allowed: 403.
+    ConnectNotAllowed,
     /// The request did not arrive in time: 408.
     Timeout,
     /// The body is too large: 413.
@@ -168,6 +170,7 @@ impl Fault {
                     | ClientFault::TargetTooLong
                     | ClientFault::FieldsTooLarge
                     | ClientFault::MethodNotImplemented
+                    | ClientFault::ConnectNotAllowed
                     | ClientFault::Gone
             )
         )
@@ -182,6 +185,7 @@ impl Fault {
                 ClientFault::NotFound => StatusCode::NOT_FOUND,
                 ClientFault::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
                 ClientFault::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
+                ClientFault::ConnectNotAllowed => StatusCode::FORBIDDEN,
                 ClientFault::Timeout => StatusCode::REQUEST_TIMEOUT,
                 ClientFault::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 ClientFault::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -256,6 +260,7 @@ impl ClientFault {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::MethodNotImplemented => "method_not_implemented",
+            Self::ConnectNotAllowed => "connect_not_allowed",
             Self::Timeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::TargetTooLong => "target_too_long",
@@ -312,6 +317,7 @@ impl fmt::Display for Kind {
                 ClientFault::NotFound => "no route matches the request",
                 ClientFault::MethodNotAllowed => "the method is not allowed",
                 ClientFault::MethodNotImplemented => "the method is not implemented",
+                ClientFault::ConnectNotAllowed => "the tunnel is not allowed",
                 ClientFault::Timeout => "the request did not arrive in time",
                 ClientFault::BodyTooLarge => "the request body is too large",
                 ClientFault::TargetTooLong => "the request target is too long",
@@ -358,6 +364,7 @@ mod tests {
         for (kind, status) in [
             (Kind::Client(C::Malformed), 400),
             (Kind::Client(C::NotFound), 404),
+            (Kind::Client(C::ConnectNotAllowed), 403),
             (Kind::Client(C::MethodNotAllowed), 405),
             (Kind::Client(C::Timeout), 408),
             (Kind::Client(C::BodyTooLarge), 413),

@@ -13,6 +13,7 @@
 use http::{HeaderMap, Method, Request, Uri, Version, header};
 
 use crate::{
+    connect_target::{ConnectTarget, ConnectTargetError},
     fault::{ClientFault, Fault, UpstreamFault},
     fields::{Seen, digits},
     host::HostPort,
@@ -120,9 +121,15 @@ pub enum FramingError {
     /// RFC 9112 section 3.
     #[error("the method is too long")]
     MethodTooLong,
-    /// RFC 9110 section 9.3.6: a reverse proxy opens no tunnel to where a client likes.
+    /// RFC 9110 section 9.3.6: a reverse proxy opens no tunnel to where a client likes; what may be opened is [`crate::connect`]'s.
     #[error("connect is not implemented")]
     Connect,
+    /// RFC 9112 section 3.2.3, RFC 9113 section 8.5: a CONNECT has a host and a port, and nothing else.
+    #[error("the target of a connect is not valid")]
+    ConnectTarget(#[source] ConnectTargetError),
+    /// RFC 9110 section 9.3.6: a CONNECT has no content.
+    #[error("a connect with content")]
+    ConnectContent,
     /// RFC 9110 section 9.3.8: it would show a client's credentials to a script.
     #[error("trace is not allowed")]
     Trace,
@@ -206,15 +213,42 @@ pub(crate) fn check_request_seen(
         check_after_http1(head, seen)?;
     }
     check_length(head, seen)?;
-    // RFC 9110 section 10.1.1; on HTTP/1.0 a 100-continue is ignored, not refused
-    if seen.has(Seen::EXPECT) {
-        let continues = |value: &header::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        if !head.headers.get_all(header::EXPECT).iter().all(continues) {
-            return Err(FramingError::Expectation);
-        }
-    }
+    check_expect(head, seen)?;
     if seen.has(Seen::MAX_FORWARDS) && head.method == Method::OPTIONS && max_forwards(head.headers)? == 0 {
         return Err(FramingError::HopsSpent);
+    }
+    Ok(())
+}
+
+/// Checks a CONNECT that is no extended one, as it came from the client: its target, which must be a host and a port and nothing else
+/// (RFC 9112 section 3.2.3, RFC 9113 section 8.5), and its fields, as [`check_request`] does. It has no content, and so
+/// neither `Content-Length` nor `Transfer-Encoding`, whatever they say.
+pub fn check_connect(head: Head<'_>, limits: &FramingLimits) -> Result<ConnectTarget, FramingError> {
+    let seen = Seen::of(head.headers);
+    if seen.has(Seen::CONTENT_LENGTH) || seen.has(Seen::TRANSFER_ENCODING) {
+        return Err(FramingError::ConnectContent);
+    }
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    if authority.len() > limits.max_target {
+        return Err(FramingError::TargetTooLong);
+    }
+    if head.uri.scheme().is_some() || head.uri.path_and_query().is_some() {
+        return Err(FramingError::ConnectTarget(ConnectTargetError::Invalid));
+    }
+    let target = ConnectTarget::parse(authority).map_err(FramingError::ConnectTarget)?;
+    check_host(head, seen)?;
+    if head.version > Version::HTTP_11 {
+        check_after_http1(head, seen)?;
+    }
+    check_expect(head, seen)?;
+    Ok(target)
+}
+
+/// RFC 9110 section 10.1.1; on HTTP/1.0 a 100-continue is ignored, not refused.
+fn check_expect(head: Head<'_>, seen: Seen) -> Result<(), FramingError> {
+    let continues = |value: &header::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if seen.has(Seen::EXPECT) && !head.headers.get_all(header::EXPECT).iter().all(continues) {
+        return Err(FramingError::Expectation);
     }
     Ok(())
 }

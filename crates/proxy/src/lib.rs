@@ -15,6 +15,8 @@
 //! - [`split`]: shares of requests among several.
 //! - [`mirror`]: a copy of some requests to another place.
 //! - [`upgrade`]: whether a request asks for another protocol, and whether the upstream agreed.
+//! - [`connect_target`]: where a CONNECT leads, and the list of what it may lead to.
+//! - [`connect`]: [`ConnectProxy`], which opens a tunnel to what that list allows.
 //! - [`tunnel`]: what happens after it agreed: bytes both ways, counted, bounded and drained.
 //! - [`fault`]: who is at fault, and the one table from fault to status.
 //! - [`service`]: [`ReverseProxy`], which does all of it around any upstream service.
@@ -42,11 +44,14 @@
 //! # });
 //! ```
 
+pub mod connect;
+pub mod connect_target;
 pub mod edits;
 pub mod fault;
 mod fields;
 pub mod forwarded;
 pub mod framing;
+mod handover;
 pub mod hop;
 pub mod host;
 pub mod matcher;
@@ -61,6 +66,10 @@ pub mod tunnel;
 pub mod upgrade;
 mod websocket;
 
+pub use connect::{ConnectOptions, ConnectProxy, ConnectRefused, is_connect};
+pub use connect_target::{
+    ConnectHost, ConnectRule, ConnectRuleError, ConnectRules, ConnectTarget, ConnectTargetError,
+};
 pub use edits::{EditError, FieldEdits};
 pub use fault::{
     AnswerOptions, Asker, ClientFault, Fault, Format, InternalFault, Kind, ProxyName, UpstreamFault,

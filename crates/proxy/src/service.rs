@@ -1,7 +1,6 @@
 //! [`ReverseProxy`]: the rules of this crate around an upstream service.
 
 use std::{
-    error::Error,
     future::Future,
     mem,
     pin::Pin,
@@ -11,10 +10,8 @@ use std::{
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use portcullis_conn::{ConnInfo, StreamHold};
-use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::{
@@ -22,8 +19,9 @@ use crate::{
     fields::Seen,
     forwarded::{self, Downstream, ForwardedOptions, Trust, Via},
     framing::{self, FramingLimits, Head},
+    handover::Handover,
     hop, target,
-    tunnel::{BoxIo, RelayEnd, RelayOptions, TunnelGuard, Tunnels, UpstreamTunnel},
+    tunnel::{RelayOptions, TunnelGuard, Tunnels, UpstreamTunnel},
     upgrade::{self, ExtendedError, UpgradeProtocols, UpgradeRequest},
     websocket,
 };
@@ -199,6 +197,12 @@ struct Pending {
 /// does not have it is an answer by somebody who knows of no tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelBegun(());
+
+impl TunnelBegun {
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
 
 /// Everything between the client's driver and the upstream, in the one order that is safe.
 fn prepare<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option<Box<Pending>>, Fault> {
@@ -435,43 +439,11 @@ fn switch<RB>(response: &mut Response<RB>, seen: Seen, pending: Option<Box<Pendi
             headers.insert(&websocket::ACCEPT, websocket::accept(key));
         }
     }
-    response.extensions_mut().insert(TunnelBegun(()));
-    tokio::spawn(run_tunnel(*pending, upstream));
+    response.extensions_mut().insert(TunnelBegun::new());
+    let Pending { request, downstream, guard, relay, extended, hold, key: _ } = *pending;
+    let protocol = request.protocol().to_str().unwrap_or_default().to_owned();
+    let handover =
+        Handover { downstream, hold, guard, bound: None, relay, protocol, to: None, http2: extended };
+    tokio::spawn(handover.run(upstream));
     Ok(())
-}
-
-async fn run_tunnel(pending: Pending, upstream: BoxIo) {
-    let Pending { request, downstream, guard, relay, extended, hold, key: _ } = pending;
-    // the driver hands the client's stream over when it has written its answer
-    let downstream = tokio::select! {
-        downstream = timeout(relay.idle_timeout, downstream) => downstream,
-        () = guard.aborted() => return,
-    };
-    let downstream = match downstream {
-        Ok(Ok(downstream)) => TokioIo::new(downstream),
-        Ok(Err(error)) => {
-            tracing::debug!(error = &error as &dyn Error, "the client went away before its tunnel began");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!("the client's connection was not handed over in time");
-            return;
-        }
-    };
-    let stats = guard.relay(downstream, upstream, relay).await;
-    drop(hold);
-    let error = match &stats.end {
-        RelayEnd::Failed(error) => Some(error as &dyn Error),
-        _ => None,
-    };
-    tracing::info!(
-        protocol = request.protocol().to_str().unwrap_or_default(),
-        over = if extended { "HTTP/2" } else { "HTTP/1.1" },
-        to_upstream = stats.a_to_b,
-        to_downstream = stats.b_to_a,
-        life = ?stats.life,
-        end = stats.end.as_str(),
-        error,
-        "tunnel closed"
-    );
 }

@@ -264,7 +264,10 @@ impl Fault {
             Kind::Client(ClientFault::Gone | ClientFault::HopsSpent) => return None,
             Kind::Client(ClientFault::NotFound) => "destination_not_found",
             Kind::Client(
-                ClientFault::MethodNotAllowed | ClientFault::TooManyRequests | ClientFault::TooEarly,
+                ClientFault::MethodNotAllowed
+                | ClientFault::ConnectNotAllowed
+                | ClientFault::TooManyRequests
+                | ClientFault::TooEarly,
             ) => "http_request_denied",
             Kind::Client(_) => "http_request_error",
             Kind::Upstream(fault) => match fault {

@@ -369,6 +369,52 @@ fn dot_segments() {
 }
 
 #[test]
+fn rfc9110_9_3_6_what_a_connect_has() {
+    use ConnectTargetError as T;
+    const AT: &str = "a.example:443";
+    const NAMED: (&str, &str) = ("host", AT);
+    let (http10, http11, http2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
+    let target = |error| Err(E::ConnectTarget(error));
+    for (version, at, fields, expected) in [
+        (http11, AT, &[NAMED][..], Ok(AT)),
+        (http11, "A.example.:443", &[NAMED], Ok(AT)),
+        (http10, AT, &[], Ok(AT)),
+        (http2, AT, &[], Ok(AT)),
+        (http2, AT, &[NAMED], Ok(AT)),
+        // RFC 9112 section 3.2.2: it is the target that counts
+        (http11, AT, &[HOST], Ok(AT)),
+        (http2, AT, &[HOST], Err(E::HostMismatch)),
+        (http11, AT, &[], Err(E::NoHost)),
+        (http11, AT, &[NAMED, NAMED], Err(E::ManyHosts)),
+        (http11, AT, &[("host", "u@a.example:443")], Err(E::BadHost)),
+        (http11, "a.example", &[HOST], target(T::NoPort)),
+        (http11, "a.example:0", &[HOST], target(T::Invalid)),
+        (http11, "u@a.example:443", &[NAMED], target(T::Invalid)),
+        (http11, "127.1:443", &[NAMED], target(T::BadHost)),
+        (http11, "http://a.example:443/", &[NAMED], target(T::Invalid)),
+        (http11, "/a.example:443", &[NAMED], target(T::Invalid)),
+        (http2, "https://a.example:443/", &[], target(T::Invalid)),
+        (http11, AT, &[NAMED, ("content-length", "0")], Err(E::ConnectContent)),
+        (http11, AT, &[NAMED, ("content-length", "5")], Err(E::ConnectContent)),
+        (http11, AT, &[NAMED, ("transfer-encoding", "chunked")], Err(E::ConnectContent)),
+        (http2, AT, &[("connection", "close")], Err(E::ConnectionField)),
+        (http11, AT, &[NAMED, ("expect", "100-continue")], Ok(AT)),
+        (http11, AT, &[NAMED, ("expect", "a")], Err(E::Expectation)),
+    ] {
+        let request = request("CONNECT", at, version, fields);
+        let found = check_connect(Head::of(&request), &FramingLimits::default());
+        assert_eq!(
+            found.map(|target| target.to_string()),
+            expected.map(str::to_owned),
+            "{version:?} {at} {fields:?}"
+        );
+    }
+    let long = request("CONNECT", AT, http11, &[NAMED]);
+    let limits = FramingLimits::default().with_max_target(AT.len() - 1);
+    assert_eq!(check_connect(Head::of(&long), &limits), Err(E::TargetTooLong));
+}
+
+#[test]
 fn statuses() {
     for (error, status) in [
         (E::TwoFramings, 400),
@@ -379,6 +425,8 @@ fn statuses() {
         (E::TargetTooLong, 414),
         (E::Expectation, 417),
         (E::Connect, 501),
+        (E::ConnectTarget(ConnectTargetError::NoPort), 400),
+        (E::ConnectContent, 400),
         (E::MethodTooLong, 501),
         (E::HopsSpent, 200),
     ] {
