@@ -4,6 +4,7 @@ mod acme;
 mod certificate;
 mod check;
 mod cluster;
+mod connect;
 mod http;
 mod layers;
 mod listener;
@@ -24,6 +25,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
     let mut plan = Plan::default();
     process::read(&mut root, &mut plan);
     layers::read(&mut root, &mut plan);
+    plan.connect = connect::read(&mut root, &plan);
 
     plan.paths = route::paths(&mut root);
     let timeouts = process::timeouts(&mut root);
@@ -42,7 +44,8 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
     let sink = root.sink();
     check::listeners(sink, lines, &listeners, &certificates, acme.is_some(), plan.admin.as_ref());
     check::routes(sink, lines, &routes, &clusters);
-    if routes.is_empty() && listeners.iter().any(|listener| !listener.is_redirect()) {
+    if routes.is_empty() && plan.connect.is_none() && listeners.iter().any(|listener| !listener.is_redirect())
+    {
         let wrong = Wrong::new("the file has no `[[route]]`: every request is answered 404");
         sink.warn(root.span(), wrong);
     }

@@ -2,6 +2,8 @@
 
 #[path = "lowered/clusters.rs"]
 mod clusters;
+#[path = "lowered/connect.rs"]
+mod connect;
 
 use std::{fs, path::PathBuf, time::Duration};
 

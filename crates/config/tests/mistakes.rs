@@ -4,6 +4,8 @@
 mod acme;
 #[path = "mistakes/clusters.rs"]
 mod clusters;
+#[path = "mistakes/connect.rs"]
+mod connect;
 
 use portcullis_config::{Errors, parse};
 

@@ -10,15 +10,15 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri};
 use portcullis_conn::ConnInfo;
-use portcullis_middleware::redirect::RedirectToHttps;
+use portcullis_middleware::{access_log::UpstreamName, redirect::RedirectToHttps};
 use portcullis_proxy::{
-    AnswerOptions, Asked, Asker, ClientFault, Fault, FieldEdits, Lookup, ReverseProxy, Router,
-    rewrite::RedirectTarget, split::Split,
+    AnswerOptions, Asked, Asker, ClientFault, ConnectProxy, Fault, FieldEdits, Lookup, ReverseProxy, Router,
+    is_connect, rewrite::RedirectTarget, split::Split,
 };
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::{Body, Causes, routes::connection, service::respond, to_route::ToRoute};
+use crate::{Body, Causes, routes::connection, service::respond, to_route::ToRoute, tunnel_to::ToTarget};
 
 /// What a listener does with requests that came without TLS.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct Routes {
     pub(crate) router: Router<()>,
     /// By the numbers of the routes.
     pub(crate) targets: Vec<Target>,
+    /// What answers CONNECT, in the place of routes.
+    pub(crate) connect: Option<ConnectProxy<ToTarget>>,
 }
 
 /// What a route does, with everything it takes.
@@ -80,6 +82,11 @@ impl Service<Request<Body>> for Dispatch {
         {
             return DispatchFuture::Ready { response: Some(redirect.respond(&request)) };
         }
+        if let Some(connect) = &self.routes.connect
+            && is_connect(&request)
+        {
+            return self.tunnel(connect.clone(), request);
+        }
         let mut asked = Asked::of(&request);
         if self.routes.router.looks_at_connection() {
             let (client, secure) = connection(request.extensions());
@@ -115,6 +122,21 @@ impl Service<Request<Body>> for Dispatch {
 }
 
 impl Dispatch {
+    /// Apart from the routes: a CONNECT has no path, and its authority is not one of ours.
+    fn tunnel(&self, mut connect: ConnectProxy<ToTarget>, request: Request<Body>) -> DispatchFuture {
+        let (asker, errors) = (Asker::of(&request), Arc::clone(&self.errors));
+        let name = request.uri().authority().map(|authority| Arc::from(authority.as_str()));
+        let opening = connect.call(request);
+        let future = Box::pin(async move {
+            let mut response = opening.await?.map(|()| Body::empty());
+            if let Some(name) = name {
+                response.extensions_mut().insert(UpstreamName(name));
+            }
+            Ok(response)
+        });
+        DispatchFuture::Tunnel { future, asker, errors }
+    }
+
     fn refuse(&self, request: &Request<Body>, fault: ClientFault) -> Response<Body> {
         answer(&Fault::client(fault), &Asker::of(request), &self.errors)
     }
@@ -159,6 +181,11 @@ pin_project_lite::pin_project! {
     #[project = DispatchProj]
     pub(crate) enum DispatchFuture {
         Ready { response: Option<Response<Body>> },
+        Tunnel {
+            future: Pin<Box<dyn Future<Output = Result<Response<Body>, Fault>> + Send>>,
+            asker: Asker,
+            errors: Arc<AnswerOptions>,
+        },
         Forward {
             #[pin] future: <ReverseProxy<ToRoute> as Service<Request<Body>>>::Future,
             asker: Asker,
@@ -177,6 +204,10 @@ impl Future for DispatchFuture {
                 // it was ready before: nobody may ask again
                 None => Poll::Pending,
             },
+            DispatchProj::Tunnel { future, asker, errors } => future
+                .as_mut()
+                .poll(cx)
+                .map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors)))),
             DispatchProj::Forward { future, asker, errors } => {
                 future.poll(cx).map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors))))
             }

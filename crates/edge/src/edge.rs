@@ -21,7 +21,7 @@ use portcullis_listener::{
 use portcullis_middleware::{
     filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
 };
-use portcullis_proxy::{Router, Trust, Tunnels, mirror::Mirror};
+use portcullis_proxy::{ConnectProxy, Router, Trust, Tunnels, mirror::Mirror};
 use portcullis_server::ServerCounters;
 use portcullis_tls::CertStore;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,7 @@ use crate::{
     order::UserLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Plan, WithoutCertificate, Workers},
     sockets::{Inherited, Sockets, bind_plan, settle_http3},
+    tunnel_to::{self, ToTarget},
     workers,
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) listener_limits: Vec<ListenerLimits>,
     pub(crate) quic_limits: ConnLimits,
     pub(crate) tunnels: Tunnels,
+    /// What answers CONNECT, where the plan has it.
+    pub(crate) connect: Option<ConnectProxy<ToTarget>>,
     /// The routes, by their numbers in the plan.
     pub(crate) router: Router<()>,
     pub(crate) mirrors: HashMap<usize, Mirror>,
@@ -256,14 +259,17 @@ impl Shared {
             limits.listener(sockets.name(place, listener), listener.max_connections)
         };
         let listener_limits = plan.listeners.iter().enumerate().map(part).collect();
+        let trust = Arc::new(Trust::new(plan.trusted_proxies.iter().copied()));
+        let tunnels = Tunnels::new(plan.limits.max_tunnels);
         Ok(Self {
             tls,
             clusters,
-            trust: Arc::new(Trust::new(plan.trusted_proxies.iter().copied())),
+            connect: plan.connect.as_ref().map(|connect| tunnel_to::proxy(connect, &trust, &tunnels)),
+            trust,
             listener_limits,
             quic_limits: quic_limits(&plan, &limits),
             limits,
-            tunnels: Tunnels::new(plan.limits.max_tunnels),
+            tunnels,
             router: crate::routes::router(&plan)?,
             mirrors: crate::routes::mirrors(&plan),
             http: Arc::new(ServerCounters::default()),

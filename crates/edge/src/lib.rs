@@ -35,6 +35,7 @@ mod certs;
 mod cluster_plan;
 mod clusters;
 mod connect;
+mod connect_plan;
 mod dispatch;
 mod edge;
 mod error;
@@ -51,6 +52,7 @@ mod sockets;
 mod tcp;
 mod tls_plan;
 mod to_route;
+mod tunnel_to;
 mod workers;
 
 pub use body::Body;

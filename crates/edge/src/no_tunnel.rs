@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use portcullis_proxy::TunnelBegun;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -15,6 +15,9 @@ use crate::{Body, service::respond};
 
 /// Answers 501 in the place of a success to a CONNECT, extended or not, behind which no tunnel begins: a layer or a route that
 /// answers every request alike does not see that here its answer would be the begin of a byte stream.
+///
+/// Where a CONNECT on HTTP/1 is answered without a tunnel, by whomever, its connection ends with the answer: what the client has sent behind it
+/// in good faith was for the tunnel, and must not be read as a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoTunnelLayer;
 
@@ -46,7 +49,8 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let connects = request.method() == Method::CONNECT;
-        NoTunnelFuture { future: self.inner.call(request), connects }
+        let http1 = request.version() <= Version::HTTP_11;
+        NoTunnelFuture { future: self.inner.call(request), connects, http1 }
     }
 }
 
@@ -56,6 +60,7 @@ pin_project_lite::pin_project! {
         #[pin]
         future: F,
         connects: bool,
+        http1: bool,
     }
 }
 
@@ -65,10 +70,15 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for NoTunnel
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.future.poll(cx));
-        let is_safe = !*this.connects
-            || !response.status().is_success()
-            || response.extensions().get::<TunnelBegun>().is_some();
-        Poll::Ready(Ok(if is_safe { response } else { respond(StatusCode::NOT_IMPLEMENTED) }))
+        if !*this.connects || response.extensions().get::<TunnelBegun>().is_some() {
+            return Poll::Ready(Ok(response));
+        }
+        let success = response.status().is_success();
+        let mut response = if success { respond(StatusCode::NOT_IMPLEMENTED) } else { response };
+        if *this.http1 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -91,8 +101,13 @@ mod tests {
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok(response)
             }));
-            let request = Request::builder().method(method.clone()).uri("/").body(Body::empty()).unwrap();
-            assert_eq!(service.oneshot(request).await.unwrap().status(), expected, "{method} {status}");
+            for version in [Version::HTTP_11, Version::HTTP_2] {
+                let request = Request::builder().method(method.clone()).uri("a:1").version(version);
+                let response = service.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+                assert_eq!(response.status(), expected, "{method} {status}");
+                let closes = response.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
+                assert_eq!(closes, method == Method::CONNECT && version == Version::HTTP_11, "{method}");
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ pub use crate::acme_plan::{AcmePlan, AcmeStorage, DnsHookPlan, ExternalAccountPl
 pub use crate::cluster_plan::{
     ClusterPlan, DiscoveryPlan, EndpointPlan, ProxyHeader, StickyPlan, UpstreamRoots, UpstreamTlsPlan,
 };
+pub use crate::connect_plan::ConnectPlan;
 pub use crate::route_plan::{EarlyPlan, MirrorPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
 
@@ -62,6 +63,8 @@ pub struct Plan {
     pub via: Option<Via>,
     /// WebSockets and what else leaves HTTP behind.
     pub upgrades: UpgradePlan,
+    /// Tunnels by CONNECT. Default `None`: every CONNECT is answered 501.
+    pub connect: Option<ConnectPlan>,
     /// How a request that could not be forwarded is answered. Default: text, JSON or HTML by its `Accept`.
     pub errors: portcullis_proxy::AnswerOptions,
     /// Limits over all listeners.
@@ -102,6 +105,7 @@ impl Default for Plan {
             forwarded: ForwardedOptions::default(),
             via: None,
             upgrades: UpgradePlan::default(),
+            connect: None,
             errors: portcullis_proxy::AnswerOptions::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
@@ -348,7 +352,7 @@ pub struct Limits {
     /// Open QUIC connections over all listeners; past it new ones are refused. Default 1000. Worst-case memory of each
     /// is in the documentation of `portcullis_h3::QuicOptions`.
     pub max_quic_connections: usize,
-    /// Open tunnels (WebSocket and other upgrades). Past it an upgrade is answered 503. Default 1000.
+    /// Open tunnels (WebSocket and other upgrades, CONNECT). Past it an upgrade or a CONNECT is answered 503. Default 1000.
     pub max_tunnels: usize,
 }
 

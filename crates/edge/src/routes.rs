@@ -137,7 +137,7 @@ pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
     let targets = shared.plan.routes.iter().enumerate();
     let targets = targets.map(|(number, route)| worker.target(number, route)).collect::<Result<_, _>>()?;
     // a clone of its own: what regular expressions remember is not shared with other workers
-    Ok(Routes { router: shared.router.clone(), targets })
+    Ok(Routes { router: shared.router.clone(), targets, connect: shared.connect.clone() })
 }
 
 struct Worker<'s> {
@@ -273,7 +273,12 @@ pub(crate) fn early_data(shared: &Shared, listener: &ListenerPlan) -> EarlyDataL
     }
     let routes = shared.router.clone();
     let plans: Vec<EarlyPlan> = shared.plan.routes.iter().map(|route| route.early_data).collect();
+    let connects = shared.connect.is_some();
     layer.with_policy(move |request: &request::Parts| {
+        // its target is no route's, whatever the routes say
+        if connects && request.method == Method::CONNECT && request.uri.path_and_query().is_none() {
+            return EarlyPolicy::by_method(request);
+        }
         let (client, secure) = connection(&request.extensions);
         let asked = Asked::of_parts(request).with_connection(client, secure);
         let plan = match routes.lookup(&asked) {

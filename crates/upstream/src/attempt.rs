@@ -329,6 +329,10 @@ where
         let error = match error {
             ConnectError::Resolve(source) => Error::Resolve { endpoint, source },
             ConnectError::Io(source) => Error::Connect { endpoint, source },
+            error @ ConnectError::NotAllowed => {
+                let source = io::Error::new(io::ErrorKind::PermissionDenied, error);
+                Error::Connect { endpoint, source }
+            }
             ConnectError::Timeout => Error::ConnectTimeout { endpoint },
             ConnectError::Tls(source) => Error::Tls { endpoint, source },
             ConnectError::TlsTimeout => Error::TlsTimeout { endpoint },

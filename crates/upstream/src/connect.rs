@@ -75,6 +75,9 @@ pub enum ConnectError {
     /// The endpoint's name has no address.
     #[error("its name could not be resolved")]
     Resolve(#[source] io::Error),
+    /// The endpoint's name has addresses, and none of them may be connected to.
+    #[error("none of its addresses is allowed")]
+    NotAllowed,
     /// The system refused.
     #[error("no connection")]
     Io(#[from] io::Error),

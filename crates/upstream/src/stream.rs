@@ -134,15 +134,28 @@ impl Connector {
     /// # Errors
     /// When the name has no address, no address can be connected to, or time is up. Dropping the future ends it.
     pub async fn connect(self, address: Address) -> Result<Stream, ConnectError> {
-        tokio::time::timeout(self.timeout, self.any(address)).await.map_err(|_| ConnectError::Timeout)?
+        self.connect_where(address, |_| true).await
     }
 
-    async fn any(self, address: Address) -> Result<Stream, ConnectError> {
+    /// The same, to such addresses of a name alone as `may` says: for names that somebody else has chosen or resolves. An address that
+    /// is given as one is not asked about.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`], and [`ConnectError::NotAllowed`] when the name has addresses and `may` lets none of them pass.
+    pub async fn connect_where(
+        self,
+        address: Address,
+        may: impl Fn(SocketAddr) -> bool,
+    ) -> Result<Stream, ConnectError> {
+        tokio::time::timeout(self.timeout, self.any(address, may)).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    async fn any(self, address: Address, may: impl Fn(SocketAddr) -> bool) -> Result<Stream, ConnectError> {
         let tcp = match address {
             Address::Socket(address) => TcpStream::connect(address).await?,
             Address::Name { host, port } => {
                 let found = tokio::net::lookup_host((&*host, port)).await.map_err(ConnectError::Resolve)?;
-                self.race(in_turn(found.collect())).await?
+                self.race(in_turn(only(found.collect(), may)?)).await?
             }
             #[cfg(unix)]
             Address::Unix(path) => return Ok(Stream::Unix(UnixStream::connect(path).await?)),
@@ -187,6 +200,16 @@ impl Connector {
             }
         }
     }
+}
+
+/// Those that may be connected to; not none of some.
+fn only(
+    mut found: Vec<SocketAddr>,
+    may: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<SocketAddr>, ConnectError> {
+    let any = !found.is_empty();
+    found.retain(|address| may(*address));
+    if any && found.is_empty() { Err(ConnectError::NotAllowed) } else { Ok(found) }
 }
 
 /// RFC 8305 section 4: the families in turn, the first as the resolver has it.
@@ -254,6 +277,23 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), good);
         assert!(matches!(connector.race(vec![refusing, refusing]).await, Err(ConnectError::Io(_))));
         assert!(matches!(connector.race(vec![]).await, Err(ConnectError::Resolve(_))));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_connected_to_where_it_may_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let name = || Address::Name { host: "localhost".into(), port };
+        let connector = Connector::default();
+        let refused = connector.connect_where(name(), |_| false).await;
+        assert!(matches!(refused, Err(ConnectError::NotAllowed)), "{refused:?}");
+        let made = connector.connect_where(name(), |address| address.is_ipv4()).await.unwrap();
+        assert!(matches!(made, Stream::Tcp(made) if made.peer_addr().unwrap().port() == port));
+        // an address says itself where it is
+        let address = Address::Socket(listener.local_addr().unwrap());
+        assert!(connector.connect_where(address, |_| false).await.is_ok());
+        // what has no address at all is not what may not be
+        assert!(only(Vec::new(), |_| false).unwrap().is_empty());
     }
 
     #[cfg(unix)]

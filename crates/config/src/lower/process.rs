@@ -202,7 +202,7 @@ fn access_log(mut log: Table<'_, '_>) -> AccessLogPlan {
 }
 
 /// A network, or the peers of unix sockets, whose address is the unspecified one.
-fn forwarder(value: &DeValue<'_>) -> Read<ipnet::IpNet> {
+pub(crate) fn forwarder(value: &DeValue<'_>) -> Read<ipnet::IpNet> {
     match value {
         DeValue::String(text) if text == "unix" => Ok(std::net::IpAddr::from([0, 0, 0, 0]).into()),
         _ => network(value),
