@@ -15,6 +15,7 @@ mod bounds;
 mod certificates;
 mod check;
 mod config;
+mod connect;
 mod demo;
 mod discovery;
 mod drain;

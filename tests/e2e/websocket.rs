@@ -1,6 +1,6 @@
 //! WebSockets through the edge, with HTTP/1.1 and HTTP/2 on either side.
 
-mod peers;
+pub(crate) mod peers;
 
 use std::{fs, time::Duration};
 

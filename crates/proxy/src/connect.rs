@@ -145,6 +145,9 @@ fn prepare<B>(
     options: &ConnectOptions,
     request: &mut Request<B>,
 ) -> Result<(ConnectTarget, Handover), Fault> {
+    // a driver that has none (HTTP/3) can't do it, whatever is asked; taken out in any case, so that nobody behind finds it
+    let downstream = request.extensions_mut().remove::<OnUpgrade>();
+    let downstream = downstream.ok_or_else(|| Fault::client(ClientFault::MethodNotImplemented))?;
     let target = framing::check_connect(Head::of(request), &options.framing)?;
     let http2 = request.version() == Version::HTTP_2;
     let client = request
@@ -157,9 +160,7 @@ fn prepare<B>(
     if !options.rules.allows(&target) {
         return Err(ConnectRefused::Target(target).into());
     }
-    let extensions = request.extensions_mut();
-    let (downstream, hold) = (extensions.remove::<OnUpgrade>(), extensions.remove::<StreamHold>());
-    let downstream = downstream.ok_or_else(|| Fault::client(ClientFault::MethodNotImplemented))?;
+    let hold = request.extensions_mut().remove::<StreamHold>();
     let full = || Fault::internal(InternalFault::TunnelsFull);
     let bound = options.bound.try_open().ok_or_else(full)?;
     let guard = options.tunnels.try_open().ok_or_else(full)?;

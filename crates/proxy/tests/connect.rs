@@ -58,11 +58,14 @@ fn edge(options: ConnectOptions, connector: Connector, peer: &str) -> Edge {
         }
     });
     let proxy = ConnectProxy::new(options, connect);
-    let info =
-        Arc::new(ConnInfo::new(Transport::Tcp, peer.parse().unwrap(), "192.0.2.2:80".parse().unwrap()));
+    // with none, nothing is known of the client
+    let known = |peer| Arc::new(ConnInfo::new(Transport::Tcp, peer, "192.0.2.2:80".parse().unwrap()));
+    let info = peer.parse().ok().map(known);
     let service = tower::service_fn(move |mut request: Request<Incoming>| {
         let (proxy, version) = (proxy.clone(), request.version());
-        request.extensions_mut().insert(Arc::clone(&info));
+        if let Some(info) = &info {
+            request.extensions_mut().insert(Arc::clone(info));
+        }
         async move {
             Ok::<_, Infallible>(match proxy.oneshot(request).await {
                 Ok(response) => response.map(|()| Full::<Bytes>::default()),
@@ -194,6 +197,7 @@ async fn who_may_is_told_by_the_connection_or_a_proxy_that_is_trusted() {
     for (peer, ask, expected) in [
         ("192.0.2.1:1000", ASK, "200"),
         ("203.0.113.1:1000", ASK, "403"),
+        ("", ASK, "403"),
         ("203.0.113.1:1000", told.as_str(), "403"),
         ("198.51.100.1:1000", ASK, "403"),
         ("198.51.100.1:1000", told.as_str(), "200"),
@@ -203,11 +207,15 @@ async fn who_may_is_told_by_the_connection_or_a_proxy_that_is_trusted() {
         edge.client.write_all(ask.as_bytes()).await.unwrap();
         assert_eq!(&head(&mut edge.client).await[9..12], expected, "{peer} {ask}");
     }
-    // nothing is known of the client
+}
+
+/// HTTP/3, and whatever else hands over no stream.
+#[tokio::test]
+async fn a_driver_that_can_not_is_501() {
     let connect = tower::service_fn(|_: ConnectTarget| async { Ok::<_, Fault>(duplex(1).0) });
     let proxy = ConnectProxy::new(options(&Tunnels::new(1)), connect);
     let request = Request::connect("db.internal:5432").header("host", "db.internal:5432").body(()).unwrap();
-    assert_eq!(proxy.oneshot(request).await.unwrap_err().status(), 403);
+    assert_eq!(proxy.oneshot(request).await.unwrap_err().status(), 501);
 }
 
 #[tokio::test]
