@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> ACME challenge
-//!              -> health -> security fields -> paths -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes -> forward
+//!              -> health -> security fields -> paths -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes, or CONNECT -> forward
 //! response <-  the same way back
 //! ```
 //!

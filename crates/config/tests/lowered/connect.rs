@@ -5,7 +5,7 @@ use portcullis_edge::{plan::ConnectPlan, proxy::ConnectTarget};
 use super::{FULL, LEAST, plan, secs, warnings};
 
 fn connect(text: &str) -> ConnectPlan {
-    plan(&format!("{LEAST}[connect]\n{text}")).connect.unwrap()
+    plan(&format!("{LEAST}[connect]\n{text}")).connect.expect("there is one")
 }
 
 #[test]
