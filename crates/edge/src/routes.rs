@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Uri, request};
+use hyper::ext::Protocol;
 use portcullis_cache::BypassCache;
 use portcullis_conn::ConnInfo;
 use portcullis_listener::Limits;
@@ -274,24 +275,31 @@ pub(crate) fn early_data(shared: &Shared, listener: &ListenerPlan) -> EarlyDataL
     let routes = shared.router.clone();
     let plans: Vec<EarlyPlan> = shared.plan.routes.iter().map(|route| route.early_data).collect();
     let connects = shared.connect.is_some();
-    layer.with_policy(move |request: &request::Parts| {
-        // its target is no route's, whatever the routes say
-        if connects && request.method == Method::CONNECT && request.uri.path_and_query().is_none() {
-            return EarlyPolicy::by_method(request);
-        }
-        let (client, secure) = connection(&request.extensions);
-        let asked = Asked::of_parts(request).with_connection(client, secure);
-        let plan = match routes.lookup(&asked) {
-            Lookup::Found(found) => plans.get(found.number).copied().unwrap_or_default(),
-            _ => EarlyPlan::default(),
-        };
-        match plan {
-            EarlyPlan::ByMethod => EarlyPolicy::by_method(request),
-            EarlyPlan::Serve => EarlyPolicy::Serve,
-            EarlyPlan::Hold => EarlyPolicy::Hold,
-            EarlyPlan::Refuse => EarlyPolicy::Refuse,
-        }
-    })
+    layer.with_policy(move |request: &request::Parts| early_policy(&routes, &plans, connects, request))
+}
+
+/// `connects`: whether CONNECT is answered beside the routes. A tunnel is never opened by what may be a replay, whatever they say.
+fn early_policy(
+    routes: &Router<()>,
+    plans: &[EarlyPlan],
+    connects: bool,
+    request: &request::Parts,
+) -> EarlyPolicy {
+    if connects && request.method == Method::CONNECT && request.extensions.get::<Protocol>().is_none() {
+        return EarlyPolicy::by_method(request);
+    }
+    let (client, secure) = connection(&request.extensions);
+    let asked = Asked::of_parts(request).with_connection(client, secure);
+    let plan = match routes.lookup(&asked) {
+        Lookup::Found(found) => plans.get(found.number).copied().unwrap_or_default(),
+        _ => EarlyPlan::default(),
+    };
+    match plan {
+        EarlyPlan::ByMethod => EarlyPolicy::by_method(request),
+        EarlyPlan::Serve => EarlyPolicy::Serve,
+        EarlyPlan::Hold => EarlyPolicy::Hold,
+        EarlyPlan::Refuse => EarlyPolicy::Refuse,
+    }
 }
 
 /// Why [`Plan::explain`] says nothing.
@@ -326,5 +334,28 @@ impl Plan {
             .with_method(method)
             .with_connection(client, uri.scheme_str() == Some("https"));
         Ok(router.explain(&asked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tunnel_is_opened_by_what_may_be_a_replay() {
+        let mut plan = Plan::default();
+        let respond = RouteAction::Respond { status: http::StatusCode::OK, body: String::new() };
+        plan.routes.push(RoutePlan::new(None, respond));
+        let routes = router(&plan).unwrap();
+        for (method, uri, connects, expected) in [
+            ("GET", "/", true, EarlyPolicy::Serve),
+            ("CONNECT", "a.test:443", true, EarlyPolicy::Hold),
+            // the route's affair, which answers 501
+            ("CONNECT", "a.test:443", false, EarlyPolicy::Serve),
+        ] {
+            let (request, ()) = Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
+            let found = early_policy(&routes, &[EarlyPlan::Serve], connects, &request);
+            assert_eq!(found, expected, "{method} {uri} {connects}");
+        }
     }
 }
