@@ -24,6 +24,7 @@ mod endpoints;
 mod failover;
 mod fields;
 mod grpc;
+mod idle;
 mod layers;
 mod listeners;
 mod nginx;

@@ -5,6 +5,8 @@
 // A program talks to the person who started it.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(feature = "mimalloc")]
+mod allocator;
 mod certs;
 mod cli;
 mod demo;
@@ -20,10 +22,6 @@ use portcullis_telemetry::subscriber::{self, LogOptions};
 use tracing::warn;
 
 use cli::{Cli, Command, LogFormat};
-
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -111,9 +109,13 @@ fn load(path: &Path) -> Result<Plan, ExitCode> {
 }
 
 /// Binds, says where, and serves until told to stop. `hints` are printed below the addresses.
-fn run(plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
+fn run(mut plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
     if let Err(error) = raise_descriptor_limit() {
         warn!(%error, "the limit of open files could not be raised");
+    }
+    #[cfg(feature = "mimalloc")]
+    {
+        plan.give_back = Some(allocator::give_back);
     }
     let edge = build(plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -196,6 +196,7 @@ fn every_key_of_http() {
         .with_first_request_timeout(secs(20))
         .with_header_timeout(secs(15))
         .with_idle_timeout(secs(70))
+        .with_release_after(secs(2))
         .with_send_timeout(secs(25))
         .with_min_send_rate(1024)
         .with_min_body_rate(2048)

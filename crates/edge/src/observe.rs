@@ -75,6 +75,38 @@ impl Telemetry {
         self.bind_middleware(shared)
     }
 
+    fn bind_http(&self, shared: &Shared) -> Result<(), MetricError> {
+        let http = Arc::clone(&shared.http);
+        self.metrics.register_gauge_series(
+            "portcullis_http_connections_open",
+            "Open connections by protocol",
+            "protocol",
+            move |series| {
+                let stats = http.stats();
+                series.push("http1", to_f64(stats.http1_open));
+                series.push("http2", to_f64(stats.http2_open));
+            },
+        )?;
+        let http = Arc::clone(&shared.http);
+        self.metrics.register_gauge_fn(
+            "portcullis_http_connections_resting",
+            "Idle HTTP/1 connections that have given their buffers back",
+            move || to_f64(http.stats().http1_resting),
+        )?;
+        let http = Arc::clone(&shared.http);
+        self.metrics.register_counter_series(
+            "portcullis_http_connections_closed_total",
+            "HTTP/1 and 2 connections that ended, by reason",
+            "reason",
+            move |series| {
+                let stats = http.stats();
+                for reason in CloseReason::ALL {
+                    series.push(reason.as_str(), stats.closed(reason));
+                }
+            },
+        )
+    }
+
     fn bind_connections(&self, shared: &Shared) -> Result<(), MetricError> {
         let counter = |name, help, read: Box<dyn Fn() -> u64 + Send + Sync>| {
             self.metrics.register_counter_fn(name, help, read)
@@ -111,6 +143,7 @@ impl Telemetry {
                 series.push("client", stats.refused_over_client);
             },
         )?;
+        self.bind_http(shared)?;
         let limits = shared.limits.clone();
         counter(
             "portcullis_accept_paused_milliseconds_total",
@@ -122,29 +155,6 @@ impl Telemetry {
             "portcullis_connection_limit_reached_total",
             "Episodes in which the limit of connections was reached",
             Box::new(move || limits.stats().limit_reached),
-        )?;
-        let http = Arc::clone(&shared.http);
-        self.metrics.register_gauge_series(
-            "portcullis_http_connections_open",
-            "Open connections by protocol",
-            "protocol",
-            move |series| {
-                let stats = http.stats();
-                series.push("http1", to_f64(stats.http1_open));
-                series.push("http2", to_f64(stats.http2_open));
-            },
-        )?;
-        let http = Arc::clone(&shared.http);
-        self.metrics.register_counter_series(
-            "portcullis_http_connections_closed_total",
-            "HTTP/1 and 2 connections that ended, by reason",
-            "reason",
-            move |series| {
-                let stats = http.stats();
-                for reason in CloseReason::ALL {
-                    series.push(reason.as_str(), stats.closed(reason));
-                }
-            },
         )?;
         let http = Arc::clone(&shared.http);
         counter(

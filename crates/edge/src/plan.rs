@@ -69,6 +69,10 @@ pub struct Plan {
     pub errors: portcullis_proxy::AnswerOptions,
     /// Limits over all listeners.
     pub limits: Limits,
+    /// Called on the thread of each worker after idle connections gave their buffers back, once a second at most: a program whose allocator
+    /// keeps what is freed can tell it to give that back to the system. Work-stealing workers call it on one of their threads. It must not
+    /// block. Default `None`.
+    pub give_back: Option<fn()>,
     /// How long a drain may take before what is left is aborted. Default 10 s.
     pub drain_timeout: Duration,
     /// How long `/health` says 503 before the drain begins, while everything goes on as before: time for a balancer in
@@ -108,6 +112,7 @@ impl Default for Plan {
             connect: None,
             errors: portcullis_proxy::AnswerOptions::default(),
             limits: Limits::default(),
+            give_back: None,
             drain_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
             health_path: Some("/health".to_owned()),

@@ -167,6 +167,7 @@ async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
     if let Some(admin) = share.admin {
         serve_admin(&shared, admin, &mut serving)?;
     }
+    give_back(&shared, &mut serving);
     if share.index == 0 {
         Tls::follow(&shared, &mut serving);
         tidy(&shared, &mut serving);
@@ -345,6 +346,23 @@ fn misdirected(shared: &Shared, at: usize) -> Option<MisdirectedLayer> {
     let tls = &shared.tls.listener(at)?.tls;
     let policies = tls.clone();
     tls.has_host_policies().then(|| MisdirectedLayer::new(move |name, host| policies.allows(name, host)))
+}
+
+/// Tells the program on this worker's thread that memory was freed which may stay free.
+fn give_back(shared: &Arc<Shared>, serving: &mut JoinSet<()>) {
+    let Some(give_back) = shared.plan.give_back else { return };
+    let (stop, http) = (shared.stop.clone(), Arc::clone(&shared.http));
+    serving.spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        let mut rests = 0;
+        while stop.run_until_cancelled(every.tick()).await.is_some() {
+            let now = http.stats().http1_rests;
+            if now != rests {
+                rests = now;
+                give_back();
+            }
+        }
+    });
 }
 
 /// Keeps the shared cache in order while nobody asks it anything.

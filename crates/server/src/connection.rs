@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use portcullis_conn::{Conn, ConnId, ConnInfo, FirstBytes};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     time::{Sleep, error::Elapsed},
 };
 use tower_service::Service;
@@ -26,9 +26,10 @@ use crate::{
     activity::Activity,
     drain::Drain,
     frames::FrameGuard,
+    http1::{BAD_REQUEST, last_word},
     idle::Idle,
     service::ConnService,
-    state::{ConnState, ConnTimer},
+    state::ConnState,
     stats::{ServerCounters, count},
     wire::Wire,
 };
@@ -39,6 +40,13 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 const FINISH_UNUSED: Duration = Duration::from_millis(250);
 /// A timeout longer than this is this: far enough away, and no overflow.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What became of a connection.
+pub(crate) enum Ended<E> {
+    Over(Result<(), E>),
+    /// HTTP/1: it has been idle for a while, and all that was written is out.
+    Resting,
+}
 
 /// What all connections of one call of `serve` share.
 #[derive(Debug)]
@@ -66,7 +74,8 @@ impl Driver {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Some(conn) = self.shake_hands(conn, handshake).await else { return };
+        // in boxes: what comes and goes is not to make the task large for as long as it lives
+        let Some(conn) = Box::pin(self.shake_hands(conn, handshake)).await else { return };
         let id = conn.info.id;
         let info = Arc::new(conn.info);
         let state = Arc::new(ConnState::new(&self.options));
@@ -88,26 +97,20 @@ impl Driver {
             let _open = self.counters.http2.enter();
             let conn = self.http2.serve_connection(TokioIo::new(io), service);
             let idle = Idle::new(activity, &self.options);
-            self.run(pin!(conn), http2::Connection::graceful_shutdown, Some(idle), &state).await
+            let finish = http2::Connection::graceful_shutdown;
+            match self.run(Box::pin(conn).as_mut(), finish, Some(idle), &state, &mut self.age()).await {
+                Ended::Over(result) => result,
+                // that is HTTP/1's
+                Ended::Resting => Ok(()),
+            }
         } else {
             let _open = self.counters.http1.enter();
             if info.tls.is_none() && info.first_bytes == Some(FirstBytes::Http2Preface) {
                 debug!(conn = %id, "HTTP/2 by prior knowledge is off here");
                 self.counters.on_closed(CloseReason::ProtocolError);
-                return last_word(io, BAD_REQUEST, self.options.send_timeout).await;
+                return Box::pin(last_word(io, BAD_REQUEST, self.options.send_timeout)).await;
             }
-            let mut conn = http1_builder(&self.options, &state)
-                .serve_connection(TokioIo::new(io), service)
-                .with_upgrades();
-            let finish = http1::UpgradeableConnection::graceful_shutdown;
-            let result = self.run(Pin::new(&mut conn), finish, None, &state).await;
-            if result.is_err()
-                && state.reason() == Some(CloseReason::HeaderTimeout)
-                && let Some(parts) = conn.into_parts()
-            {
-                last_word(parts.io.into_inner(), REQUEST_TIMEOUT, self.options.send_timeout).await;
-            }
-            result
+            self.http1(io, service, &state).await
         };
         let reason = state.reason().or_else(|| result.as_ref().err().map(reason_of));
         let reason = reason.unwrap_or(CloseReason::Client);
@@ -160,40 +163,57 @@ impl Driver {
         }
     }
 
-    /// Polls the connection to its end; once the drain begins, or it is old enough, or an HTTP/2 connection has been idle
+    pub(crate) fn options(&self) -> &HttpOptions {
+        &self.options
+    }
+
+    pub(crate) fn counters(&self) -> &ServerCounters {
+        &self.counters
+    }
+
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// The timer of a connection that begins now.
+    pub(crate) fn age(&self) -> Option<Pin<Box<Sleep>>> {
+        self.options.max_age.map(|age| Box::pin(tokio::time::sleep(with_jitter(age))))
+    }
+
+    /// Polls the connection to its end, or until it is time for it to rest; once the drain begins, or it is old enough, or an HTTP/2 connection has been idle
     /// for long, it is told to finish. An HTTP/2 connection that is idle and does not finish, for its client says
     /// nothing, is dropped.
     ///
     /// To finish is, in HTTP/1, to close at once if no request is in flight, and else to say `Connection: close` and
     /// close after it; in HTTP/2, two GOAWAYs (RFC 9113 section 6.8): one that names no last stream, and a PING; when that
     /// is answered, one that does, so that a request on its way is served and not lost.
-    async fn run<C, E>(
+    pub(crate) async fn run<C, E>(
         &self,
         mut conn: Pin<&mut C>,
         finish: fn(Pin<&mut C>),
         mut idle: Option<Idle>,
         state: &ConnState,
-    ) -> Result<(), E>
+        age: &mut Option<Pin<Box<Sleep>>>,
+    ) -> Ended<E>
     where
         C: Future<Output = Result<(), E>>,
     {
         let mut drained = pin!(self.drain.notified());
-        let mut age = self.options.max_age.map(|age| Box::pin(tokio::time::sleep(with_jitter(age))));
         let mut listening = false;
         let mut finishing = false;
         std::future::poll_fn(|cx| {
             loop {
                 if let Poll::Ready(result) = conn.as_mut().poll(cx) {
-                    return Poll::Ready(result);
+                    return Poll::Ready(Ended::Over(result));
                 }
                 if idle.as_mut().is_some_and(|idle| idle.poll_stalled(cx).is_ready()) {
                     // its streams can't be reset from here; a client like this does not get to keep its connection
                     state.close_for(CloseReason::ClientStoppedReading);
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ended::Over(Ok(())));
                 }
                 if finishing {
                     return match &mut idle {
-                        Some(idle) => idle.poll(cx).map(|()| Ok(())),
+                        Some(idle) => idle.poll(cx).map(|()| Ended::Over(Ok(()))),
                         None => Poll::Pending,
                     };
                 }
@@ -213,16 +233,16 @@ impl Driver {
                 }
                 if is_idle && is_unused {
                     // it may not even have begun to speak HTTP/2: there is nobody to say goodbye to
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ended::Over(Ok(())));
                 }
                 if self.drain.has_begun() {
                     state.finish_for(CloseReason::Drained);
                 }
-                if is_old(&mut age, cx) {
+                if is_old(age, cx) {
                     state.finish_for(CloseReason::MaxAge);
                 }
                 if !is_idle && !state.must_finish() {
-                    return Poll::Pending;
+                    return if state.may_rest() { Poll::Ready(Ended::Resting) } else { Poll::Pending };
                 }
                 finishing = true;
                 finish(conn.as_mut());
@@ -235,7 +255,7 @@ impl Driver {
     }
 }
 
-fn is_old(age: &mut Option<Pin<Box<Sleep>>>, cx: &mut std::task::Context<'_>) -> bool {
+pub(crate) fn is_old(age: &mut Option<Pin<Box<Sleep>>>, cx: &mut std::task::Context<'_>) -> bool {
     age.as_mut().is_some_and(|age| age.as_mut().poll(cx).is_ready())
 }
 
@@ -245,19 +265,6 @@ fn with_jitter(age: Duration) -> Duration {
     let chance = RandomState::new().build_hasher().finish() % 2001;
     let thousandths = u32::try_from(chance).unwrap_or_default();
     (age.min(FOREVER) / 10_000).saturating_mul(9_000 + thousandths)
-}
-
-const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-
-/// What the protocol's driver does not say by itself. Nobody waits for it: a failure is the client's loss.
-async fn last_word(mut io: impl AsyncWrite + Unpin, word: &[u8], within: Duration) {
-    let say = async {
-        io.write_all(word).await?;
-        io.shutdown().await
-    };
-    let _ = tokio::time::timeout(within.min(FOREVER), say).await;
 }
 
 /// What an error of hyper's says of why the connection ended.
@@ -299,23 +306,6 @@ fn speaks_http2(info: &ConnInfo) -> bool {
         Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
         None => info.first_bytes == Some(FirstBytes::Http2Preface),
     }
-}
-
-/// One per connection, for the timer is one connection's.
-fn http1_builder(options: &HttpOptions, state: &Arc<ConnState>) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(ConnTimer(Arc::clone(state)))
-        // the timer has the deadlines; without one here hyper would not ask it
-        .header_read_timeout(FOREVER)
-        .max_headers(options.max_headers)
-        .max_header_size(options.max_header_bytes)
-        .max_buf_size(options.max_read_buffer.max(options.max_header_bytes).max(8 << 10))
-        .preserve_header_case(options.preserve_header_case)
-        .title_case_headers(options.title_case_headers)
-        .half_close(false)
-        .keep_alive(true);
-    builder
 }
 
 fn http2_builder(options: &HttpOptions) -> http2::Builder<TokioExecutor> {

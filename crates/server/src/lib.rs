@@ -17,6 +17,7 @@ mod body;
 mod connection;
 mod drain;
 mod frames;
+mod http1;
 mod idle;
 mod options;
 mod reason;

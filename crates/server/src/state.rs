@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -37,6 +37,11 @@ pub(crate) struct ConnState {
     awaiting: AtomicBool,
     /// HTTP/1: bytes have come since it is.
     begun: AtomicBool,
+    /// HTTP/1: all that was written has left the buffers above the transport.
+    flushed: AtomicBool,
+    /// HTTP/1: it has waited for a head for long enough to give back what it needs for one.
+    tired: AtomicBool,
+    release_after: Duration,
     /// HTTP/1: requests so far.
     requests: AtomicU64,
     /// A request's body was dropped before its end.
@@ -44,6 +49,8 @@ pub(crate) struct ConnState {
     /// The connection is no longer HTTP.
     upgraded: AtomicBool,
     sleep: Mutex<Option<Pin<Box<tokio::time::Sleep>>>>,
+    /// HTTP/1: when waiting for a head is over, and what that is called, as of when it grew tired.
+    until: Mutex<Option<(Instant, CloseReason)>>,
     /// What watches over a body; one that has ended leaves it to the next, with its timer.
     pub(crate) spare: Mutex<Option<Box<Watch>>>,
 }
@@ -62,10 +69,14 @@ impl ConnState {
             finish: AtomicBool::new(false),
             awaiting: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            flushed: AtomicBool::new(true),
+            tired: AtomicBool::new(false),
+            release_after: options.release_after.min(FOREVER),
             requests: AtomicU64::new(0),
             unread: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             sleep: Mutex::new(None),
+            until: Mutex::new(None),
             spare: Mutex::new(None),
         }
     }
@@ -118,6 +129,47 @@ impl ConnState {
         }
     }
 
+    pub(crate) fn on_write(&self) {
+        self.flushed.store(false, Relaxed);
+    }
+
+    pub(crate) fn on_flushed(&self) {
+        self.flushed.store(true, Relaxed);
+    }
+
+    /// Whether nothing is lost when the connection's driver is dropped, and it is time for that: it waits for a head of which nothing is there,
+    /// and what it had to say is said.
+    pub(crate) fn may_rest(&self) -> bool {
+        self.tired.load(Relaxed)
+            && self.awaiting.load(Relaxed)
+            && !self.begun.load(Relaxed)
+            && self.flushed.load(Relaxed)
+    }
+
+    /// Ready when the wait for a head, during which the connection grew tired, is over.
+    pub(crate) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((deadline, reason)) = *self.until.lock() else { return Poll::Ready(()) };
+        ready!(self.poll_deadline(deadline, cx));
+        self.close_for(reason);
+        Poll::Ready(())
+    }
+
+    /// All waits of a connection share one timer, which is touched when it fires, or has to fire earlier.
+    fn poll_deadline(&self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let mut shared = self.sleep.lock();
+        let sleep = shared.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+
     pub(crate) fn on_unread_body(&self) {
         self.unread.store(true, Relaxed);
     }
@@ -139,6 +191,7 @@ impl ConnState {
     fn await_head(&self) {
         self.begun.store(false, Relaxed);
         self.unread.store(false, Relaxed);
+        self.tired.store(false, Relaxed);
         self.awaiting.store(true, Relaxed);
     }
 }
@@ -202,19 +255,16 @@ impl Future for HeadSleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let (deadline, reason) = self.deadline();
-        let mut shared = self.state.sleep.lock();
-        let sleep = shared.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
+        let state = &self.state;
+        let tired_at = self.idle_since + state.release_after;
+        if tired_at < deadline && !state.begun.load(Relaxed) && !state.tired.load(Relaxed) {
+            ready!(state.poll_deadline(tired_at, cx));
+            *state.until.lock() = Some((deadline, reason));
+            state.tired.store(true, Relaxed);
         }
-        while sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                self.state.close_for(reason);
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        ready!(state.poll_deadline(deadline, cx));
+        state.close_for(reason);
+        Poll::Ready(())
     }
 }
 
@@ -251,6 +301,28 @@ mod tests {
         assert_eq!((start.elapsed().as_secs(), timer.0.reason()), (2, Some(CloseReason::HeaderTimeout)));
         timer.sleep(FOREVER).await;
         assert_eq!(start.elapsed().as_secs(), 32);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rests_only_when_nothing_is_under_way() {
+        let timer = timer();
+        let state = &timer.0;
+        let mut wait = timer.sleep(FOREVER);
+        let mut look = async || {
+            std::future::poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx).is_pending())).await
+                && state.may_rest()
+        };
+        assert!(!look().await, "too early");
+        tokio::time::advance(Duration::from_millis(1100)).await;
+        assert!(look().await);
+        state.on_write();
+        assert!(!look().await, "something has not left yet");
+        state.on_flushed();
+        assert!(look().await);
+        state.on_read();
+        assert!(!look().await, "a head has begun");
+        state.on_request();
+        assert!(!look().await, "a request is served");
     }
 
     #[tokio::test(start_paused = true)]

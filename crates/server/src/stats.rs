@@ -8,6 +8,7 @@ use crate::CloseReason;
 #[derive(Debug, Default)]
 pub struct ServerCounters {
     pub(crate) http1: Gauge,
+    pub(crate) resting: Gauge,
     pub(crate) http2: Gauge,
     pub(crate) handshake_failures: AtomicU64,
     pub(crate) handshake_timeouts: AtomicU64,
@@ -24,6 +25,11 @@ pub struct ServerStats {
     pub http1_total: u64,
     /// HTTP/1 connections open; upgraded ones no longer count.
     pub http1_open: u64,
+    /// Of these, connections that have given their buffers back, see
+    /// [`HttpOptions::release_after`](crate::HttpOptions::release_after).
+    pub http1_resting: u64,
+    /// How often connections did so far.
+    pub http1_rests: u64,
     /// HTTP/2 connections so far.
     pub http2_total: u64,
     /// HTTP/2 connections open.
@@ -51,6 +57,8 @@ impl ServerCounters {
         ServerStats {
             http1_total: load(&self.http1.total),
             http1_open: load(&self.http1.open),
+            http1_resting: load(&self.resting.open),
+            http1_rests: load(&self.resting.total),
             http2_total: load(&self.http2.total),
             http2_open: load(&self.http2.open),
             handshake_failures: load(&self.handshake_failures),

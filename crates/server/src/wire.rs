@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep, sleep_until},
@@ -35,6 +36,9 @@ pin_project_lite::pin_project! {
         io: Io,
         state: Arc<ConnState>,
         frames: Option<FrameGuard>,
+        // what was read while nobody was there to take it
+        ahead: Bytes,
+        failed: Option<io::Error>,
         pace: Pace,
         linger: Duration,
         closing: Closing,
@@ -58,10 +62,33 @@ impl<Io> Wire<Io> {
             io,
             state,
             frames,
+            ahead: Bytes::new(),
+            failed: None,
             pace: Pace::new(options.send_timeout, options.min_send_rate),
             linger: options.linger.min(FOREVER),
             closing: Closing::Not,
         }
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Wire<Io> {
+    /// These were read, and are to be read again before all others.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        self.ahead = bytes;
+    }
+
+    /// Whether there is something to read: bytes, the end, or an error. It is kept for the next read.
+    pub(crate) fn poll_begins(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ahead.is_empty() {
+            // a small request's head; of a larger one the rest comes with the next read
+            let mut scratch = [MaybeUninit::<u8>::uninit(); 512];
+            let mut buf = ReadBuf::uninit(&mut scratch);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(()) => self.ahead = Bytes::copy_from_slice(buf.filled()),
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -136,6 +163,14 @@ impl<Io: AsyncRead> AsyncRead for Wire<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let before = buf.filled().len();
+        if !this.ahead.is_empty() {
+            buf.put_slice(&this.ahead.split_to(this.ahead.len().min(buf.remaining())));
+            this.state.on_read();
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         ready!(this.io.poll_read(cx, buf))?;
         let Some(frames) = this.frames else {
             if buf.filled().len() > before {
@@ -197,12 +232,16 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.project();
         let result = this.io.poll_write(cx, buf);
+        this.state.on_write();
         this.pace.watch(result, |written| *written, this.state, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let result = this.io.poll_flush(cx);
+        if matches!(result, Poll::Ready(Ok(()))) {
+            this.state.on_flushed();
+        }
         this.pace.watch(result, |()| 0, this.state, cx)
     }
 
@@ -228,6 +267,7 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let result = this.io.poll_write_vectored(cx, bufs);
+        this.state.on_write();
         this.pace.watch(result, |written| *written, this.state, cx)
     }
 

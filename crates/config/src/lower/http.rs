@@ -14,6 +14,7 @@ pub(super) fn read(listener: &mut Table<'_, '_>, plan: &mut ListenerPlan) {
     table.set("first_request_timeout", &mut to.first_request_timeout, time());
     table.set("header_timeout", &mut to.header_timeout, time());
     table.set("idle_timeout", &mut to.idle_timeout, time());
+    table.set("release_after", &mut to.release_after, duration(ms(0)..=secs(24 * 3600)));
     table.set("send_timeout", &mut to.send_timeout, time());
     table.set("min_send_rate", &mut to.min_send_rate, size(0..=1 << 30));
     table.set("min_body_rate", &mut to.min_body_rate, size(0..=1 << 30));
