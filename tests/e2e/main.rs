@@ -23,6 +23,7 @@ mod drains;
 mod endpoints;
 mod failover;
 mod fields;
+mod floods;
 mod grpc;
 mod idle;
 mod layers;

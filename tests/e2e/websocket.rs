@@ -2,7 +2,7 @@
 
 pub(crate) mod peers;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -322,13 +322,6 @@ fn an_idle_tunnel_is_closed_and_counted() {
     });
 }
 
-/// Resident memory in KiB.
-fn resident(edge: &Edge) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", edge.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// 200 here; `PORTCULLIS_TUNNELS` names another number.
 #[test]
 fn idle_tunnels_are_small() {
@@ -343,14 +336,14 @@ fn idle_tunnels_are_small() {
         // the first ones are those that fill what is made once
         for at in 0..count + 20 {
             if at == 20 {
-                before = resident(&edge);
+                before = edge.resident_memory();
             }
             let (mut socket, _) = open(Http::One, &edge).await;
             socket.send(Message::text("x")).await.unwrap();
             assert_eq!(next(&mut socket).await, Message::text("x"));
             sockets.push(socket);
         }
-        let each = resident(&edge).saturating_sub(before) * 1024 / count;
+        let each = edge.resident_memory().saturating_sub(before) * 1024 / count;
         eprintln!("{count} idle tunnels: {each} bytes each");
         assert!(each < 64 << 10, "{each} bytes for an idle tunnel");
         for socket in &mut sockets {

@@ -15,7 +15,7 @@ use std::{
 use portcullis_testkit::process::ChildGuard;
 use tokio::sync::watch;
 
-use super::{Dir, SOON, within};
+use super::{Dir, SOON, client::Client, within};
 
 /// Where the binary is: `PORTCULLIS_BIN`, or beside this test.
 fn binary() -> PathBuf {
@@ -235,9 +235,25 @@ impl Edge {
 
     /// The most memory that it ever had resident, in KiB.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// What it has resident now, in KiB.
+    pub(crate) fn resident_memory(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The sum of the samples in its metrics that begin so; needs an admin service.
+    pub(crate) async fn metric(&self, begin: &str) -> f64 {
+        let text = Client::plain(self.admin(), "localhost").await.get("/metrics").await.body;
+        let samples = text.lines().filter(|line| line.starts_with(begin));
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 }
 
