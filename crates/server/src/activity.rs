@@ -1,10 +1,15 @@
 //! What an HTTP/2 connection's streams are doing, so that its driver can tell an idle connection, and one whose client
 //! holds responses back, from one that works.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
 };
+
+use parking_lot::Mutex;
 
 /// A slot that no response uses.
 const FREE: u32 = 0;
@@ -12,6 +17,12 @@ const FREE: u32 = 0;
 const ASKED: u32 = 1;
 /// Added to the tick at which a response began to wait for its client.
 const HANDED: u32 = 2;
+
+/// Resets that are remembered at most; they are forgotten by themselves two ticks later.
+const MAX_RESETS: usize = 4096;
+
+/// Bytes of a response that must have been written within a tick for it not to stand still, unless it ends.
+const PROGRESS: usize = 1 << 10;
 
 /// One per connection. Streams write to it without a lock; the driver looks when its timers fire.
 #[derive(Debug)]
@@ -23,6 +34,31 @@ pub(crate) struct Activity {
     next: AtomicUsize,
     /// One for each response on its way.
     slots: Box<[AtomicU32]>,
+    /// Responses on their way that have none.
+    beyond: AtomicUsize,
+    tunnels: AtomicUsize,
+    written: Mutex<Written>,
+    /// Whether the last tick found responses that nobody but the client can be waiting for.
+    stuck: AtomicBool,
+}
+
+/// What the frames say.
+#[derive(Debug, Default)]
+struct Written {
+    /// Streams whose response has begun and is not over.
+    open: HashMap<u32, Progress>,
+    /// Streams that the client reset with no response begun: its head may be on its way, and is the last that is heard of it.
+    reset: HashMap<u32, u32>,
+    /// The transport takes nothing now: whatever waits, waits for that, and another watches over it.
+    is_blocked: bool,
+}
+
+#[derive(Debug)]
+struct Progress {
+    /// When it last went on.
+    tick: u32,
+    /// What was written since.
+    bytes: usize,
 }
 
 impl Activity {
@@ -36,6 +72,10 @@ impl Activity {
             tick: AtomicU32::new(0),
             next: AtomicUsize::new(0),
             slots: (0..slots).map(|_| AtomicU32::new(FREE)).collect(),
+            beyond: AtomicUsize::new(0),
+            tunnels: AtomicUsize::new(0),
+            written: Mutex::default(),
+            stuck: AtomicBool::new(false),
         }
     }
 
@@ -50,9 +90,58 @@ impl Activity {
 
     /// Moves the clock, and says whether a response has waited for its client for a whole tick and more: its client
     /// opens no window for it (RFC 9113 section 5.2), whatever else it does.
+    ///
+    /// A response may wait in the protocol's driver after its service is done: the driver takes a piece of any size for a window of
+    /// one byte. Of those nothing is left here but their frames: more of them stand still than there are services to wait for. As a service
+    /// may be done in this very moment, that counts when it is so at two ticks.
     pub(crate) fn tick(&self) -> bool {
-        let now = self.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(HANDED);
-        self.slots.iter().map(|slot| slot.load(Ordering::Relaxed)).any(|slot| slot >= HANDED && slot < now)
+        let tick = self.tick.fetch_add(1, Ordering::Relaxed);
+        let now = tick.wrapping_add(HANDED);
+        let (mut asked, mut waits) = (0, false);
+        for slot in self.slots.iter().map(|slot| slot.load(Ordering::Relaxed)) {
+            asked += usize::from(slot == ASKED);
+            waits |= slot >= HANDED && slot < now;
+        }
+        let may_stand = asked + self.beyond.load(Ordering::Relaxed) + self.tunnels.load(Ordering::Relaxed);
+        let mut written = self.written.lock();
+        written.reset.retain(|_, since| *since + 1 >= tick);
+        let stand = written.open.values().filter(|progress| progress.tick < tick).count();
+        let stuck = stand > may_stand && !written.is_blocked;
+        let was = self.stuck.swap(stuck, Ordering::Relaxed);
+        waits || (stuck && was)
+    }
+
+    /// A frame of a response that is not its last, with so many bytes; `begins` for its head.
+    pub(crate) fn on_written(&self, stream: u32, begins: bool, bytes: usize) {
+        let tick = self.tick.load(Ordering::Relaxed);
+        let mut written = self.written.lock();
+        if let Some(progress) = written.open.get_mut(&stream) {
+            progress.bytes += bytes;
+            if progress.bytes >= PROGRESS {
+                *progress = Progress { tick, bytes: 0 };
+            }
+        } else if begins && written.reset.remove(&stream).is_none() {
+            written.open.insert(stream, Progress { tick, bytes: 0 });
+        }
+    }
+
+    /// Whether the transport takes what is written.
+    pub(crate) fn on_blocked(&self, is: bool) {
+        self.written.lock().is_blocked = is;
+    }
+
+    /// The last frame of a response, or its reset by this side.
+    pub(crate) fn on_end(&self, stream: u32) {
+        self.written.lock().open.remove(&stream);
+    }
+
+    /// A reset by the client.
+    pub(crate) fn on_reset(&self, stream: u32) {
+        let tick = self.tick.load(Ordering::Relaxed);
+        let mut written = self.written.lock();
+        if written.open.remove(&stream).is_none() && written.reset.len() < MAX_RESETS {
+            written.reset.insert(stream, tick);
+        }
     }
 
     fn handed(&self) -> u32 {
@@ -61,24 +150,28 @@ impl Activity {
 }
 
 /// A stream, from its request until its response is over or it is cancelled.
-pub(crate) struct Open(Arc<Activity>);
+pub(crate) struct Open {
+    activity: Arc<Activity>,
+    is_tunnel: bool,
+}
 
 impl Open {
     pub(crate) fn new(activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
         activity.total.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
+        Self { activity: Arc::clone(activity), is_tunnel: false }
     }
 
     /// A tunnel on a stream of its own: it is open for longer than its response, and waits for nobody.
     pub(crate) fn tunnel(activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
+        activity.tunnels.fetch_add(1, Ordering::Relaxed);
+        Self { activity: Arc::clone(activity), is_tunnel: true }
     }
 
     /// Its response is there, and waits for the client from now on.
     pub(crate) fn respond(self) -> Responding {
-        let activity = &self.0;
+        let activity = &self.activity;
         let first = activity.next.fetch_add(1, Ordering::Relaxed);
         let count = activity.slots.len();
         let handed = activity.handed();
@@ -87,13 +180,19 @@ impl Open {
                 .compare_exchange(FREE, handed, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         });
+        if slot.is_none() {
+            activity.beyond.fetch_add(1, Ordering::Relaxed);
+        }
         Responding { open: self, slot }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.activity.open.fetch_sub(1, Ordering::Relaxed);
+        if self.is_tunnel {
+            self.activity.tunnels.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -111,12 +210,12 @@ impl Responding {
 
     /// The service gave more: it is the client's turn.
     pub(crate) fn handed(&self) {
-        self.set(self.open.0.handed());
+        self.set(self.open.activity.handed());
     }
 
     fn set(&self, value: u32) {
         if let Some(slot) = self.slot {
-            self.open.0.slots[slot].store(value, Ordering::Relaxed);
+            self.open.activity.slots[slot].store(value, Ordering::Relaxed);
         }
     }
 }
@@ -124,6 +223,9 @@ impl Responding {
 impl Drop for Responding {
     fn drop(&mut self) {
         self.set(FREE);
+        if self.slot.is_none() {
+            self.open.activity.beyond.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -80,10 +80,11 @@ impl Driver {
         let info = Arc::new(conn.info);
         let state = Arc::new(ConnState::new(&self.options));
         let http2 = speaks_http2(&info) && (self.options.h2c || info.tls.is_some());
-        let frames =
-            http2.then(|| FrameGuard::new(self.options.h2_max_resets, self.options.h2_max_control_frames));
-        let io = Wire::new(conn.io, &self.options, Arc::clone(&state), frames);
         let activity = http2.then(|| Arc::new(Activity::new(self.options.h2_max_streams)));
+        let frames = activity.clone().map(|activity| {
+            FrameGuard::new(self.options.h2_max_resets, self.options.h2_max_control_frames, activity)
+        });
+        let io = Wire::new(conn.io, &self.options, Arc::clone(&state), frames);
         let service = ConnService {
             service,
             info: Arc::clone(&info),

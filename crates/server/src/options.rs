@@ -22,7 +22,7 @@ pub struct HttpOptions {
     /// never does. Memory of an idle connection: about 2 KiB and what its transport keeps then, 16 KiB and a request's future before.
     pub release_after: Duration,
     /// How long a client may take nothing of what is written to it before its connection is closed; over HTTP/2 also how
-    /// long it may keep the window of one response shut (up to twice this). Default 30 s. It holds for upgraded
+    /// long it may keep the window of one response shut (up to twice this, or three times once the service has given all of it). Default 30 s. It holds for upgraded
     /// connections too.
     pub send_timeout: Duration,
     /// Bytes per second that a client must take at least, over the time in which something waited to be written to it; looked at

@@ -232,7 +232,10 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.project();
         let result = this.io.poll_write(cx, buf);
-        this.state.on_write();
+        match this.frames {
+            Some(frames) => frames.on_write(&result, &[io::IoSlice::new(buf)]),
+            None => this.state.on_write(),
+        }
         this.pace.watch(result, |written| *written, this.state, cx)
     }
 
@@ -267,7 +270,10 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let result = this.io.poll_write_vectored(cx, bufs);
-        this.state.on_write();
+        match this.frames {
+            Some(frames) => frames.on_write(&result, bufs),
+            None => this.state.on_write(),
+        }
         this.pace.watch(result, |written| *written, this.state, cx)
     }
 

@@ -259,7 +259,7 @@ async fn a_long_answer_is_no_idle_connection() {
 async fn a_window_that_stays_shut_ends_the_connection() {
     let options = HttpOptions::default().with_send_timeout(Duration::from_secs(5));
     let server = Server::start_with(options, |_| async {
-        // in pieces: one that is a single piece is the protocol's to hold, and no longer its service's
+        // in pieces: a single one would be its driver's to hold (tests/windows.rs)
         let (sender, body) = feed();
         (0..20).for_each(|_| sender.send(Bytes::from(vec![0; 10_000])).unwrap());
         Response::new(body)

@@ -101,6 +101,33 @@ fn windows_that_stay_shut() {
     });
 }
 
+/// The same with room for the first byte of each: the edge has the rest of the answer, and nobody is asked for more of it. A request now and
+/// then is answered in full.
+#[test]
+fn windows_that_open_by_a_byte() {
+    withstands(Flood {
+        keys: "send_timeout = \"500ms\"\n",
+        connections: 4,
+        pace: Duration::from_millis(100),
+        reason: "client_stopped_reading",
+        closed: 4,
+        ..flood("windows of a byte", |number, n| {
+            if n == 0 {
+                let narrow = frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 1]);
+                return turn(
+                    0,
+                    [narrow].into_iter().chain(streams(0, 99).map(|stream| get(stream, "/bytes/4000"))),
+                );
+            }
+            let next = 199 + n * 2;
+            let more = |stream, by| frame(WINDOW_UPDATE, 0, stream, [0, 0, 0, by]);
+            // half of them open it by another byte, again and again
+            let held = streams(0, 99).filter(|_| number % 2 == 0).map(|stream| more(stream, 1));
+            turn(n, [get(next, "/"), more(next, 9)].into_iter().chain(held))
+        })
+    });
+}
+
 #[test]
 fn pings_and_settings() {
     for (name, sends) in [
