@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Method, Response};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -17,7 +17,11 @@ use tokio::{
 
 use crate::{
     config::plain,
-    support::{client::Client, edge::Edge, run},
+    support::{
+        client::{Client, empty},
+        edge::Edge,
+        run,
+    },
 };
 
 /// Streams of one connection.
@@ -34,6 +38,8 @@ enum Ends {
 struct Server {
     addr: SocketAddr,
     connections: Arc<AtomicUsize>,
+    /// Requests that it took up.
+    requests: Arc<AtomicUsize>,
     _task: JoinSet<()>,
 }
 
@@ -42,25 +48,27 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&connections);
+        let requests = Arc::new(AtomicUsize::new(0));
+        let (counted, taken) = (Arc::clone(&connections), Arc::clone(&requests));
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut all = JoinSet::new();
             while let Ok((io, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::SeqCst);
-                all.spawn(serve(io, ends));
+                all.spawn(serve(io, ends, Arc::clone(&taken)));
             }
         });
-        Self { addr, connections, _task: task }
+        Self { addr, connections, requests, _task: task }
     }
 }
 
-async fn serve(io: TcpStream, ends: Ends) {
+async fn serve(io: TcpStream, ends: Ends, requests: Arc<AtomicUsize>) {
     let mut conn = h2::server::handshake(io).await.unwrap();
     let mut answers = JoinSet::new();
     let mut count = 0;
     while let Some(Ok((_, mut respond))) = conn.accept().await {
         count += 1;
+        requests.fetch_add(1, Ordering::SeqCst);
         answers.spawn(async move {
             // a turn later: some are on their way when the connection ends
             tokio::task::yield_now().await;
@@ -93,12 +101,17 @@ fn nobody_notices(ends: Ends) {
                     _ => Client::plain_h2(addr, "a.test").await,
                 };
                 for at in 0..125 {
-                    let reply = client.get(&format!("/{task}/{at}")).await;
+                    // what a graceful end leaves was not begun: even a POST goes out again
+                    let method = if ends == Ends::Gracefully { Method::POST } else { Method::GET };
+                    let request = client.request(method, &format!("/{task}/{at}")).body(empty()).unwrap();
+                    let reply = client.fetch(request).await;
                     assert_eq!((reply.status.as_u16(), &*reply.body), (200, "ok"), "{ends:?} {task} {at}");
                 }
             });
         }
         all.join_all().await;
+        let requests = server.requests.load(Ordering::SeqCst);
+        assert!(requests == 1000 || ends == Ends::Abruptly, "{requests}: something was done twice");
         let connections = server.connections.load(Ordering::SeqCst);
         let retries = edge.metric("portcullis_upstream_retries_total").await;
         eprintln!("{ends:?}: {connections} connections, {retries} retries");
