@@ -87,12 +87,14 @@ impl Client {
     /// HTTP/1.1 without TLS.
     pub(crate) async fn plain(addr: SocketAddr, host: &str) -> Self {
         let io = tokio::net::TcpStream::connect(addr).await.unwrap();
+        io.set_nodelay(true).unwrap();
         Self { inner: Inner::H1(h1(io).await.unwrap()), authority: host.to_owned() }
     }
 
     /// HTTP/2 by prior knowledge, without TLS.
     pub(crate) async fn plain_h2(addr: SocketAddr, host: &str) -> Self {
         let io = tokio::net::TcpStream::connect(addr).await.unwrap();
+        io.set_nodelay(true).unwrap();
         Self { inner: Inner::H2(h2(io).await.unwrap()), authority: host.to_owned() }
     }
 
