@@ -12,7 +12,8 @@ Usage: portcullis-loadgen [options] URL          a load run
        portcullis-loadgen get [options] URL      one request
 
 A load run:
-  --protocol P         h1 | h1s (TLS) | h2 (TLS) | h3 (default: h1 for http, h1s for https)
+  --protocol P         h1 | h1s (TLS) | h2 (TLS) | h3 | ws (default: h1 for http, h1s for https); ws sends messages on
+                       WebSockets, of --body-bytes (default 64, at most 65535), and waits for each to come back
   --connections N      connections, 1 to 20000 (default 64)
   --streams N          requests at once on each h2 or h3 connection, 1 to 1000 (default 32)
   --duration S         seconds that are measured, at most 3600 (default 10)
@@ -59,6 +60,8 @@ pub(crate) enum Protocol {
     H1s,
     H2,
     H3,
+    /// WebSocket over HTTP/1.1, plain or under TLS.
+    Ws,
 }
 
 impl Protocol {
@@ -68,13 +71,14 @@ impl Protocol {
             Self::H1s => "h1s",
             Self::H2 => "h2",
             Self::H3 => "h3",
+            Self::Ws => "ws",
         }
     }
 
     pub(crate) fn alpn(self) -> Option<&'static [u8]> {
         match self {
             Self::H1 => None,
-            Self::H1s => Some(b"http/1.1"),
+            Self::H1s | Self::Ws => Some(b"http/1.1"),
             Self::H2 => Some(b"h2"),
             Self::H3 => Some(b"h3"),
         }
@@ -257,6 +261,7 @@ impl RawLoad {
         let protocol = match (url.scheme_str(), self.protocol) {
             (Some("http"), None | Some(Protocol::H1)) => Protocol::H1,
             (Some("https"), None) => Protocol::H1s,
+            (Some("http" | "https"), Some(Protocol::Ws)) => Protocol::Ws,
             (Some("https"), Some(protocol)) if protocol != Protocol::H1 => protocol,
             (Some("http" | "https"), Some(protocol)) => {
                 let scheme = if protocol == Protocol::H1 { "http" } else { "https" };
@@ -271,6 +276,9 @@ impl RawLoad {
         }
         if self.per_connection.is_some() && !matches!(protocol, Protocol::H1 | Protocol::H1s) {
             return Err(UsageError("--per-connection is for h1 and h1s".to_owned()));
+        }
+        if protocol == Protocol::Ws && self.body_bytes > crate::ws::MAX_LEN {
+            return Err(UsageError(format!("--body-bytes is at most {} with ws", crate::ws::MAX_LEN)));
         }
         if self.duration.is_zero() {
             return Err(UsageError("--duration is more than 0".to_owned()));
@@ -339,10 +347,10 @@ fn method_or_default(method: Option<Method>, body_bytes: u64) -> Method {
 }
 
 fn protocol(name: &str) -> Result<Protocol, UsageError> {
-    [Protocol::H1, Protocol::H1s, Protocol::H2, Protocol::H3]
+    [Protocol::H1, Protocol::H1s, Protocol::H2, Protocol::H3, Protocol::Ws]
         .into_iter()
         .find(|protocol| protocol.name() == name)
-        .ok_or_else(|| UsageError(format!("`{name}` is no protocol: h1, h1s, h2 or h3")))
+        .ok_or_else(|| UsageError(format!("`{name}` is no protocol: h1, h1s, h2, h3 or ws")))
 }
 
 fn within<T: PartialOrd + fmt::Display + Copy>(
@@ -415,6 +423,9 @@ mod tests {
         assert_eq!(load(&["--protocol", "h3", "https://localhost/"]).unwrap().protocol, Protocol::H3);
         assert!(load(&["--protocol", "h2", "http://localhost/"]).unwrap_err().contains("https://"));
         assert!(load(&["--protocol", "h1", "https://localhost/"]).unwrap_err().contains("http://"));
+        assert_eq!(load(&["--protocol", "ws", "http://localhost/"]).unwrap().protocol, Protocol::Ws);
+        assert_eq!(load(&["--protocol", "ws", "https://localhost/"]).unwrap().protocol, Protocol::Ws);
+        assert!(load(&["--protocol", "ws", "--body-bytes=65536", "http://localhost/"]).is_err());
         assert!(load(&["--protocol", "h4", "https://localhost/"]).is_err());
         assert!(load(&["localhost:80"]).is_err());
     }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 load: a slot is a connection, and its codec runs in the slot's own task on two reused buffers.
 
-mod wire;
+pub(crate) mod wire;
 
 use std::{
     future::poll_fn,

@@ -27,6 +27,7 @@ mod stats;
 mod target;
 mod tls;
 mod worker;
+mod ws;
 
 use std::process::ExitCode;
 

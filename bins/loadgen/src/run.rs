@@ -26,6 +26,7 @@ use crate::{
     target::{self, Target},
     tls,
     worker::{Body, OpenLoop, Plan, Worker},
+    ws,
 };
 
 /// Between the start of the threads and the first request.
@@ -172,6 +173,9 @@ fn spawn_slots(slots: &mut JoinSet<()>, worker: &Rc<Worker>) {
     match worker.plan.protocol {
         Protocol::H1 | Protocol::H1s => {
             slots.spawn_local(h1::slot(Rc::clone(worker)));
+        }
+        Protocol::Ws => {
+            slots.spawn_local(ws::slot(Rc::clone(worker)));
         }
         Protocol::H2 => {
             let shared = Shared::new();

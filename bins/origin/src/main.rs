@@ -11,6 +11,7 @@
 mod body;
 mod routes;
 mod serve;
+mod websocket;
 
 use std::{net::SocketAddr, num::NonZeroUsize, process::ExitCode, thread};
 
@@ -35,6 +36,7 @@ It prints `listening on http://ADDR` first. Routes:
   /headers       the request as it arrived
   /echo          the request's body
   /sink          POST, PUT: reads the body and answers its length
+  /ws            a WebSocket that sends each frame back
 ";
 
 struct Options {

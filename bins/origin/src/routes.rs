@@ -22,6 +22,8 @@ pub(crate) enum Route {
     Echo,
     /// The length of the request's body.
     Sink,
+    /// A WebSocket.
+    WebSocket,
     /// 404.
     Unknown,
 }
@@ -34,6 +36,7 @@ impl Route {
             "/headers" => return Self::Headers,
             "/echo" => return Self::Echo,
             "/sink" => return Self::Sink,
+            "/ws" => return Self::WebSocket,
             _ => {}
         }
         let Some((name, argument)) = path.strip_prefix('/').and_then(|rest| rest.split_once('/')) else {
@@ -65,6 +68,7 @@ mod tests {
             ("/headers", Route::Headers),
             ("/echo", Route::Echo),
             ("/sink", Route::Sink),
+            ("/ws", Route::WebSocket),
             ("/sink/1", Route::Unknown),
             ("/bytes/", Route::Unknown),
             ("/bytes/-1", Route::Unknown),

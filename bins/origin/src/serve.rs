@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-use crate::{body::OriginBody, routes::Route};
+use crate::{body::OriginBody, routes::Route, websocket};
 
 const BACKLOG: i32 = 4096;
 /// Between accepts while the process is short of descriptors.
@@ -55,7 +55,7 @@ async fn accept(listener: TcpListener) -> io::Result<()> {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let connection = http.serve_connection(TokioIo::new(stream), Origin);
+        let connection = http.serve_connection(TokioIo::new(stream), Origin).with_upgrades();
         tokio::task::spawn_local(async move {
             // a client that goes away in the middle is none of the origin's business
             let _ = connection.await;
@@ -106,6 +106,7 @@ impl Service<Request<Incoming>> for Origin {
                 Answer::Later(Box::pin(sink(request.into_body())))
             }
             Route::Sink => now(method_not_allowed()),
+            Route::WebSocket => now(websocket::upgrade(request)),
             Route::Unknown => now(text(StatusCode::NOT_FOUND, "not found\n".to_owned())),
         }
     }

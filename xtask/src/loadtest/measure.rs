@@ -21,8 +21,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) loadgen: &'a Path,
     pub(crate) dir: &'a Path,
     pub(crate) certs: &'a Path,
-    /// `address:port`.
-    pub(crate) origin: &'a str,
+    /// `address:port` of each.
+    pub(crate) origins: &'a [String],
 }
 
 /// The numbers of one run.
@@ -35,7 +35,7 @@ pub(crate) struct Sample {
     pub(crate) cpu_us: f64,
     pub(crate) peak_mib: f64,
     pub(crate) requests: u64,
-    /// Failed requests and answers other than 200.
+    /// Failed requests and answers with another status than the workload's.
     pub(crate) bad: u64,
     /// What the load generator reported.
     pub(crate) report: Value,
@@ -60,7 +60,7 @@ impl Bench<'_> {
             certs: self.certs,
             plain: free_port()?,
             tls: free_port()?,
-            origin: self.origin,
+            origins: self.origins,
             workers: self.options.workers,
             root: proc::is_root(),
         };
@@ -69,7 +69,7 @@ impl Bench<'_> {
         for port in [place.plain, place.tls] {
             proxy.wait_for(SocketAddr::from(([127, 0, 0, 1], port)), START)?;
         }
-        let port = if workload == Workload::H1 { place.plain } else { place.tls };
+        let port = if workload.is_plain() { place.plain } else { place.tls };
         let name = format!("the load on {}", subject.name);
         let mut load = Running::start(&name, self.load(workload, port), &log("loadgen"), true)?;
 
@@ -89,14 +89,15 @@ impl Bench<'_> {
             return Err(load.failed(&format!("gave no result ({status})")));
         };
         // also an end with `no request succeeded` has a report; it says why
-        sample(before, after, peak_mib, report).ok_or_else(|| load.failed("succeeded with no request"))
+        sample(before, after, peak_mib, report, workload.good())
+            .ok_or_else(|| load.failed("succeeded with no request"))
     }
 
     fn load(&self, workload: Workload, port: u16) -> Command {
         let (connections, streams) = workload.shape();
         let options = self.options;
         let mut command = Command::new(self.loadgen);
-        command.args(["--json", "--marks", "--insecure", "--protocol", workload.name()]);
+        command.args(["--json", "--marks", "--insecure", "--protocol", workload.protocol()]);
         command.args(["--connections".to_owned(), connections.to_string()]);
         command.args(["--streams".to_owned(), streams.to_string()]);
         command.args(["--duration".to_owned(), options.seconds.to_string()]);
@@ -104,17 +105,20 @@ impl Bench<'_> {
         if let Some(rate) = options.rate {
             command.args(["--rate".to_owned(), rate.to_string()]);
         }
+        if let Some(bytes) = workload.sends() {
+            command.args(["--body-bytes".to_owned(), bytes.to_string()]);
+        }
         // by name, because a TLS name is a name; by address for plain, because localhost is two of them
-        let host = if workload == Workload::H1 { "127.0.0.1" } else { "localhost" };
-        command.arg(format!("{}://{host}:{port}/bytes/{}", workload.scheme(), options.bytes));
+        let place = if workload.is_plain() { "http://127.0.0.1" } else { "https://localhost" };
+        command.arg(format!("{place}:{port}{}", workload.path(options.bytes)));
         command
     }
 }
 
-fn sample(before: u64, after: u64, peak_mib: f64, report: Value) -> Option<Sample> {
+fn sample(before: u64, after: u64, peak_mib: f64, report: Value, good: &str) -> Option<Sample> {
     let number = |name: &str| report[name].as_f64();
     let requests = report["requests"].as_u64().filter(|requests| *requests > 0)?;
-    let ok = report["statuses"]["200"].as_u64().unwrap_or(0);
+    let ok = report["statuses"][good].as_u64().unwrap_or(0);
     Some(Sample {
         rps: number("rps")?,
         p50_us: number("p50_us")?,
@@ -138,9 +142,9 @@ mod tests {
             "requests": 1000, "errors": 2, "rps": 500.0, "p50_us": 1.0, "p99_us": 2.0, "p999_us": 3.0,
             "statuses": {"200": 990, "502": 10},
         });
-        let sample = sample(1_000_000, 1_009_500, 1.0, report).unwrap();
+        let sample = sample(1_000_000, 1_009_500, 1.0, report, "200").unwrap();
         assert!((sample.cpu_us - 9.5).abs() < 1e-9);
         assert_eq!(sample.bad, 12);
-        assert!(super::sample(0, 1, 1.0, json!({"requests": 0})).is_none());
+        assert!(super::sample(0, 1, 1.0, json!({"requests": 0}), "200").is_none());
     }
 }

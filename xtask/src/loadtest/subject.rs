@@ -1,7 +1,7 @@
 //! What is measured: portcullis, its variants, and other proxies with an equal configuration.
 //!
-//! Equal means: connections to the origin are kept, X-Forwarded-For is added, nothing is logged, bodies stream,
-//! the same number of workers, the same certificate.
+//! Equal means: requests are balanced over two origins, connections to them are kept, X-Forwarded-For is added, nothing is
+//! logged, bodies stream, the same number of workers, the same certificate. Portcullis counts for its metrics besides.
 
 use std::{
     path::{Path, PathBuf},
@@ -91,7 +91,7 @@ pub(crate) struct Place<'a> {
     pub(crate) certs: &'a Path,
     pub(crate) plain: u16,
     pub(crate) tls: u16,
-    pub(crate) origin: &'a str,
+    pub(crate) origins: &'a [String],
     pub(crate) workers: usize,
     /// As root, nginx gives its workers another user, who can't use the directory.
     pub(crate) root: bool,
@@ -161,7 +161,7 @@ fn portcullis_toml(place: &Place<'_>, keys: &[(String, String)]) -> String {
         }
     }
     let top: String = top.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-    let Place { plain, tls, origin, .. } = place;
+    let Place { plain, tls, origins, .. } = place;
     let (cert, key) = (place.certs.join("cert.pem"), place.certs.join("key.pem"));
     format!(
         r#"{top}
@@ -170,6 +170,9 @@ max_connections = 4096
 
 [access_log]
 output = "off"
+
+[admin]
+address = "127.0.0.1:0"
 
 [[listener]]
 address = "127.0.0.1:{plain}"
@@ -189,7 +192,7 @@ cluster = "origin"
 
 [[cluster]]
 name = "origin"
-endpoints = ["{origin}"]
+endpoints = {origins:?}
 "#,
         cert.display(),
         key.display()
@@ -197,9 +200,10 @@ endpoints = ["{origin}"]
 }
 
 fn nginx_conf(place: &Place<'_>, h3: bool, http2_directive: bool) -> String {
-    let Place { dir, certs, plain, tls, origin, workers, root } = place;
+    let Place { dir, certs, plain, tls, origins, workers, root } = place;
     let (dir, certs) = (dir.display(), certs.display());
     let user = if *root { "user root;\n" } else { "" };
+    let servers: String = origins.iter().map(|origin| format!("    server {origin};\n")).collect();
     let (flag, directive) = if http2_directive { ("", "    http2 on;\n") } else { (" http2", "") };
     let quic = if h3 {
         format!("    listen 127.0.0.1:{tls} quic reuseport;\n    http3 on;\n")
@@ -224,8 +228,7 @@ http {{
   uwsgi_temp_path {dir}/uwsgi;
   scgi_temp_path {dir}/scgi;
   upstream origin {{
-    server {origin};
-    keepalive 1024;
+{servers}    keepalive 1024;
     keepalive_requests 1000000000;
   }}
   server {{
@@ -243,6 +246,14 @@ http {{
       proxy_request_buffering off;
       proxy_max_temp_file_size 0;
     }}
+    location /ws {{
+      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Connection upgrade;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    }}
   }}
 }}
 "
@@ -250,9 +261,11 @@ http {{
 }
 
 fn haproxy_cfg(place: &Place<'_>, h3: bool) -> String {
-    let Place { dir, plain, tls, origin, workers, .. } = place;
+    let Place { dir, plain, tls, origins, workers, .. } = place;
     let both = dir.join("both.pem");
     let both = both.display();
+    let server = |(at, origin)| format!("  server origin{at} {origin} pool-max-conn -1\n");
+    let servers: String = origins.iter().enumerate().map(server).collect();
     let quic =
         if h3 { format!("  bind quic4@127.0.0.1:{tls} ssl crt {both} alpn h3\n") } else { String::new() };
     format!(
@@ -268,14 +281,14 @@ defaults
   timeout connect 5s
   timeout client 60s
   timeout server 60s
+  timeout tunnel 60s
   timeout http-keep-alive 60s
 frontend in
   bind 127.0.0.1:{plain}
   bind 127.0.0.1:{tls} ssl crt {both} alpn h2,http/1.1
 {quic}  default_backend origin
 backend origin
-  server origin {origin} pool-max-conn -1
-"
+{servers}"
     )
 }
 
@@ -283,13 +296,15 @@ backend origin
 mod tests {
     use super::*;
 
+    static ORIGINS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+
     fn place() -> Place<'static> {
         Place {
             dir: Path::new("/d"),
             certs: Path::new("/c"),
             plain: 80,
             tls: 443,
-            origin: "127.0.0.1:3000",
+            origins: ORIGINS.get_or_init(|| vec!["127.0.0.1:3000".to_owned(), "127.0.0.1:3001".to_owned()]),
             workers: 2,
             root: false,
         }

@@ -11,10 +11,22 @@ pub(crate) enum Workload {
     H2,
     /// HTTP/3.
     H3,
+    /// Plain HTTP/1.1, requests with a body of 64 KiB.
+    Upload,
+    /// Plain HTTP/1.1, answers of 10 MiB.
+    Bulk,
+    /// WebSocket messages of 64 bytes over plain HTTP/1.1, each of which comes back.
+    Ws,
 }
 
+/// Of [`Workload::Upload`].
+const UPLOAD: u64 = 64 << 10;
+/// Of [`Workload::Bulk`].
+const BULK: u64 = 10 << 20;
+
 impl Workload {
-    pub(crate) const ALL: [Self; 4] = [Self::H1, Self::H1s, Self::H2, Self::H3];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::H1, Self::H1s, Self::H2, Self::H3, Self::Upload, Self::Bulk, Self::Ws];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|workload| workload.name() == name)
@@ -26,18 +38,50 @@ impl Workload {
             Self::H1s => "h1s",
             Self::H2 => "h2",
             Self::H3 => "h3",
+            Self::Upload => "upload",
+            Self::Bulk => "bulk",
+            Self::Ws => "ws",
+        }
+    }
+
+    /// What the load generator calls it.
+    pub(crate) fn protocol(self) -> &'static str {
+        match self {
+            Self::Upload | Self::Bulk => Self::H1.name(),
+            other => other.name(),
         }
     }
 
     /// Connections, and streams on each.
     pub(crate) fn shape(self) -> (usize, usize) {
         match self {
-            Self::H1 | Self::H1s => (64, 1),
+            Self::H1 | Self::H1s | Self::Upload | Self::Ws => (64, 1),
+            Self::Bulk => (16, 1),
             Self::H2 | Self::H3 => (16, 32),
         }
     }
 
-    pub(crate) fn scheme(self) -> &'static str {
-        if self == Self::H1 { "http" } else { "https" }
+    pub(crate) fn is_plain(self) -> bool {
+        matches!(self, Self::H1 | Self::Upload | Self::Bulk | Self::Ws)
+    }
+
+    /// What is asked for, where `bytes` is how long the others' answers are.
+    pub(crate) fn path(self, bytes: u64) -> String {
+        match self {
+            Self::Upload => "/sink".to_owned(),
+            Self::Bulk => format!("/bytes/{BULK}"),
+            Self::Ws => "/ws".to_owned(),
+            Self::H1 | Self::H1s | Self::H2 | Self::H3 => format!("/bytes/{bytes}"),
+        }
+    }
+
+    /// The length of each request's body.
+    pub(crate) fn sends(self) -> Option<u64> {
+        (self == Self::Upload).then_some(UPLOAD)
+    }
+
+    /// The status of what went well: of a message, that of its tunnel.
+    pub(crate) fn good(self) -> &'static str {
+        if self == Self::Ws { "101" } else { "200" }
     }
 }
