@@ -60,7 +60,7 @@ pub(crate) enum Protocol {
     H1s,
     H2,
     H3,
-    /// WebSocket over HTTP/1.1, plain or under TLS.
+    /// WebSocket over plain HTTP/1.1.
     Ws,
 }
 
@@ -77,8 +77,8 @@ impl Protocol {
 
     pub(crate) fn alpn(self) -> Option<&'static [u8]> {
         match self {
-            Self::H1 => None,
-            Self::H1s | Self::Ws => Some(b"http/1.1"),
+            Self::H1 | Self::Ws => None,
+            Self::H1s => Some(b"http/1.1"),
             Self::H2 => Some(b"h2"),
             Self::H3 => Some(b"h3"),
         }
@@ -260,11 +260,11 @@ impl RawLoad {
     fn finish(self, url: Uri) -> Result<LoadOptions, UsageError> {
         let protocol = match (url.scheme_str(), self.protocol) {
             (Some("http"), None | Some(Protocol::H1)) => Protocol::H1,
+            (Some("http"), Some(Protocol::Ws)) => Protocol::Ws,
             (Some("https"), None) => Protocol::H1s,
-            (Some("http" | "https"), Some(Protocol::Ws)) => Protocol::Ws,
-            (Some("https"), Some(protocol)) if protocol != Protocol::H1 => protocol,
+            (Some("https"), Some(protocol)) if protocol.alpn().is_some() => protocol,
             (Some("http" | "https"), Some(protocol)) => {
-                let scheme = if protocol == Protocol::H1 { "http" } else { "https" };
+                let scheme = if protocol.alpn().is_none() { "http" } else { "https" };
                 return Err(UsageError(format!("{} needs an {scheme}:// URL", protocol.name())));
             }
             _ => return Err(UsageError(format!("`{url}` is no http:// or https:// URL"))),
@@ -424,7 +424,7 @@ mod tests {
         assert!(load(&["--protocol", "h2", "http://localhost/"]).unwrap_err().contains("https://"));
         assert!(load(&["--protocol", "h1", "https://localhost/"]).unwrap_err().contains("http://"));
         assert_eq!(load(&["--protocol", "ws", "http://localhost/"]).unwrap().protocol, Protocol::Ws);
-        assert_eq!(load(&["--protocol", "ws", "https://localhost/"]).unwrap().protocol, Protocol::Ws);
+        assert!(load(&["--protocol", "ws", "https://localhost/"]).unwrap_err().contains("http://"));
         assert!(load(&["--protocol", "ws", "--body-bytes=65536", "http://localhost/"]).is_err());
         assert!(load(&["--protocol", "h4", "https://localhost/"]).is_err());
         assert!(load(&["localhost:80"]).is_err());

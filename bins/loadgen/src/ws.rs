@@ -1,4 +1,4 @@
-//! WebSocket load over HTTP/1.1 (RFC 6455): a slot is a connection, a request is a message of which the echo is waited for.
+//! WebSocket load over plain HTTP/1.1 (RFC 6455): a slot is a connection, a request is a message of which the echo is waited for.
 
 use std::rc::Rc;
 
