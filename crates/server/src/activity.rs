@@ -18,8 +18,9 @@ const ASKED: u32 = 1;
 /// Added to the tick at which a response began to wait for its client.
 const HANDED: u32 = 2;
 
-/// Resets that are remembered at most; they are forgotten by themselves two ticks later.
-const MAX_RESETS: usize = 4096;
+/// Resets that are remembered at most, and responses that are followed: as many as there are slots. Resets are forgotten by themselves two
+/// ticks later.
+const MAX_FOLLOWED: usize = 1 << 12;
 
 /// Bytes of a response that must have been written within a tick for it not to stand still, unless it ends.
 const PROGRESS: usize = 1 << 10;
@@ -65,7 +66,7 @@ impl Activity {
     /// For a connection with at most so many streams at a time.
     pub(crate) fn new(max_streams: u32) -> Self {
         // a few more: a stream may be counted out by the protocol before its task has ended. More than this share nothing
-        let slots = usize::try_from(max_streams).unwrap_or(usize::MAX).min(1 << 12) + 8;
+        let slots = usize::try_from(max_streams).unwrap_or(usize::MAX).min(MAX_FOLLOWED) + 8;
         Self {
             open: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -120,7 +121,7 @@ impl Activity {
             if progress.bytes >= PROGRESS {
                 *progress = Progress { tick, bytes: 0 };
             }
-        } else if begins && written.reset.remove(&stream).is_none() {
+        } else if begins && written.reset.remove(&stream).is_none() && written.open.len() < MAX_FOLLOWED {
             written.open.insert(stream, Progress { tick, bytes: 0 });
         }
     }
@@ -139,7 +140,7 @@ impl Activity {
     pub(crate) fn on_reset(&self, stream: u32) {
         let tick = self.tick.load(Ordering::Relaxed);
         let mut written = self.written.lock();
-        if written.open.remove(&stream).is_none() && written.reset.len() < MAX_RESETS {
+        if written.open.remove(&stream).is_none() && written.reset.len() < MAX_FOLLOWED {
             written.reset.insert(stream, tick);
         }
     }
@@ -263,6 +264,17 @@ mod tests {
         assert!(!activity.is_idle() && !activity.tick() && !activity.tick());
         drop(tunnel);
         assert!(activity.is_idle() && activity.total() == 1);
+    }
+
+    #[test]
+    fn what_is_remembered_of_frames_has_a_bound() {
+        let activity = Activity::new(1);
+        for stream in 0..MAX_FOLLOWED as u32 + 10 {
+            activity.on_reset(stream * 2 + 1);
+            activity.on_written(stream * 2 + 2, true, 1);
+        }
+        let written = activity.written.lock();
+        assert_eq!((written.open.len(), written.reset.len()), (MAX_FOLLOWED, MAX_FOLLOWED));
     }
 
     #[test]

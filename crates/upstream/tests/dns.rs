@@ -103,6 +103,19 @@ async fn services_have_ports_weights_and_levels() {
     assert!(found.valid_for <= Duration::from_secs(5), "{:?}", found.valid_for);
 }
 
+/// As many questions as that go out at once.
+#[tokio::test]
+async fn services_on_many_hosts() {
+    let server = DnsServer::start().await;
+    let host = |n: u8| format!("host{n}.test");
+    for n in 0..70 {
+        server.add("_http._tcp.app.test", 30, Data::Service(0, 1, 8000, host(n)));
+        server.set_addresses(&host(n), 30, &[IpAddr::from([10, 0, 0, n])]);
+    }
+    let source = DnsSource::new("_http._tcp.app.test", DnsRecords::Services, options(&server)).unwrap();
+    assert_eq!(source.resolve().await.unwrap().endpoints.len(), 64, "and no more");
+}
+
 #[tokio::test]
 async fn an_answer_that_does_not_fit_comes_over_tcp_and_a_list_has_a_bound() {
     let server = DnsServer::start().await;
