@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
+use portcullis_h3::client::Connection;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -76,9 +77,12 @@ fn ask(target: impl std::fmt::Display) -> String {
 async fn one(edge: SocketAddr, target: SocketAddr) -> (BoxIo, String) {
     let mut io = TcpStream::connect(edge).await.unwrap();
     io.write_all(ask(target).as_bytes()).await.unwrap();
-    // nothing comes behind it before the target is sent something
-    let head = raw::head(&mut io).await;
-    (Box::new(io), head)
+    // byte by byte: what comes behind it is the tunnel's
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(SOON, "a head", io.read_u8()).await.unwrap());
+    }
+    (Box::new(io), String::from_utf8(head).unwrap())
 }
 
 /// A tunnel over HTTP/2.
@@ -461,12 +465,16 @@ fn tunnels_through_tls_and_none_beside_it() {
             let io = hyper::upgrade::on(&mut response).await.unwrap();
             echoes(Box::new(hyper_util::rt::TokioIo::new(io))).await;
         }
-        // HTTP/3 has no tunnels here, and a port of TLS none without it
-        let mut three = Client::connect(Protocol::H3, edge.https(), "localhost").await;
-        let mut request = three.request(Method::CONNECT, "").body(empty()).unwrap();
-        *request.uri_mut() = target.addr.to_string().parse().unwrap();
-        let answered = within(SOON, "an answer", three.send(request)).await;
-        assert!(answered.as_ref().map_or(true, |found| found.status() == 501), "{answered:?}");
+        let config = crate::support::tls::config(None, &["h3"]);
+        let three = Connection::connect(edge.https(), "localhost", config).await.unwrap();
+        let ask_three = || Request::connect(target.addr.to_string()).body(()).unwrap();
+        let (response, tunnel) = within(SOON, "an answer", three.open_tunnel(ask_three())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        echoes(Box::new(tunnel.unwrap())).await;
+        let elsewhere = Request::connect("127.0.0.1:9").body(()).unwrap();
+        let (response, tunnel) = within(SOON, "an answer", three.open_tunnel(elsewhere)).await.unwrap();
+        assert_eq!((response.status(), tunnel.is_none()), (StatusCode::FORBIDDEN, true));
+        // a port of TLS has none without it
         let answered = raw::send(edge.https(), ask(target.addr)).await;
         assert_eq!(answered.statuses(), [400], "{answered:?}");
     });

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use self::peers::{Echo, H2Io, Http, LARGE, Socket, connect_two, open};
+use self::peers::{Echo, H2Io, Http, LARGE, Socket, ask_three, connect_three, connect_two, open};
 use crate::{
     config::plain,
     support::{SOON, edge::Edge, raw, run, within},
@@ -33,7 +33,7 @@ async fn next(socket: &mut Socket) -> Message {
 
 async fn all_kinds(downstream: Http, upstream: Http) {
     let origin = Echo::start(upstream).await;
-    let edge = Edge::run(&origin.config(upstream)).await;
+    let edge = Edge::run(&origin.config(downstream, upstream)).await;
     let (mut socket, _two) = open(downstream, &edge).await;
     for message in [
         Message::text("hello"),
@@ -92,6 +92,54 @@ fn rfc8441_one_to_two_all_that_a_websocket_can_do() {
 #[test]
 fn rfc8441_two_to_two_all_that_a_websocket_can_do() {
     run(all_kinds(Http::Two, Http::Two));
+}
+
+#[test]
+fn rfc9220_three_to_one_all_that_a_websocket_can_do() {
+    run(all_kinds(Http::Three, Http::One));
+}
+
+#[test]
+fn rfc9220_three_to_two_all_that_a_websocket_can_do() {
+    run(all_kinds(Http::Three, Http::Two));
+}
+
+#[test]
+fn what_is_not_offered_over_http3_is_refused() {
+    run(async {
+        let origin = Echo::start(Http::One).await;
+        let config = origin.config(Http::Three, Http::One);
+        let edge = Edge::run(&config).await;
+        let three = connect_three(edge.https()).await;
+        // RFC 9220 section 3
+        let (response, tunnel) = three.open_tunnel(ask_three("connect-udp", "/chat")).await.unwrap();
+        assert_eq!((response.status().as_u16(), tunnel.is_none()), (501, true));
+        // where no upgrade is allowed nothing is offered, and what was not offered is malformed
+        let edge = Edge::run(&format!("[upgrades]\nprotocols = []\n{config}")).await;
+        let three = connect_three(edge.https()).await;
+        let refused = three.open_tunnel(ask_three("websocket", "/chat")).await.unwrap_err();
+        assert!(refused.to_string().contains("0x10e"), "{refused}");
+    });
+}
+
+#[test]
+fn a_tunnel_over_http3_outlives_the_begin_of_a_drain() {
+    run(async {
+        let origin = Echo::start(Http::One).await;
+        let mut edge =
+            Edge::run(&format!("drain_timeout = \"3s\"\n{}", origin.config(Http::Three, Http::One))).await;
+        let (mut socket, _below) = open(Http::Three, &edge).await;
+        edge.terminate();
+        for word in ["one", "two", "three"] {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            socket.send(Message::text(word)).await.unwrap();
+            assert_eq!(next(&mut socket).await, Message::text(word));
+        }
+        socket.close(None).await.unwrap();
+        while let Some(Ok(_)) = within(SOON, "the end", socket.next()).await {}
+        drop(socket);
+        assert!(edge.ended(Duration::from_secs(10)).await.0.success());
+    });
 }
 
 /// The bytes of a head are the origin's to read, whatever it answers.
@@ -255,7 +303,7 @@ fn a_tunnel_over_http2_outlives_idle_times_and_the_begin_of_a_drain() {
     run(async {
         let origin = Echo::start(Http::One).await;
         let config = origin
-            .config(Http::One)
+            .config(Http::Two, Http::One)
             .replace("[[route]]", "[listener.http]\nidle_timeout = \"1s\"\n[[route]]");
         let mut edge = Edge::run(&format!("drain_timeout = \"8s\"\n{config}")).await;
         let (mut socket, _two) = open(Http::Two, &edge).await;
@@ -286,7 +334,7 @@ fn an_idle_tunnel_is_closed_and_counted() {
         let origin = Echo::start(Http::One).await;
         let text = format!(
             "[admin]\naddress = \"127.0.0.1:0\"\n[upgrades]\nidle_timeout = \"1s\"\n{}",
-            origin.config(Http::One)
+            origin.config(Http::One, Http::One)
         );
         let edge = Edge::run(&text).await;
         for http in [Http::One, Http::Two] {
@@ -328,8 +376,10 @@ fn idle_tunnels_are_small() {
     let count: u64 = std::env::var("PORTCULLIS_TUNNELS").ok().map_or(200, |count| count.parse().unwrap());
     run(async move {
         let origin = Echo::start(Http::One).await;
-        let text =
-            format!("[limits]\nmax_tunnels = 5_000\nmax_connections = 2_000\n{}", origin.config(Http::One));
+        let text = format!(
+            "[limits]\nmax_tunnels = 5_000\nmax_connections = 2_000\n{}",
+            origin.config(Http::One, Http::One)
+        );
         let edge = Edge::run(&text).await;
         let mut sockets = Vec::new();
         let mut before = 0;

@@ -24,9 +24,11 @@ use rustls_pki_types::CertificateDer;
 
 mod early;
 mod hold;
+mod protocol;
 
 pub use early::{Confirm, EarlyData};
 pub use hold::StreamHold;
+pub use protocol::ConnectProtocol;
 
 /// A connection: the byte stream and what is known about it.
 #[derive(Debug)]

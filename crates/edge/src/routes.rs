@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use http::{HeaderValue, Method, Request, Uri, request};
 use hyper::ext::Protocol;
 use portcullis_cache::BypassCache;
-use portcullis_conn::ConnInfo;
+use portcullis_conn::{ConnInfo, ConnectProtocol};
 use portcullis_listener::Limits;
 use portcullis_middleware::{
     ClientIp,
@@ -285,7 +285,9 @@ fn early_policy(
     connects: bool,
     request: &request::Parts,
 ) -> EarlyPolicy {
-    if connects && request.method == Method::CONNECT && request.extensions.get::<Protocol>().is_none() {
+    let extended = request.extensions.get::<Protocol>().is_some()
+        || request.extensions.get::<ConnectProtocol>().is_some();
+    if connects && request.method == Method::CONNECT && !extended {
         return EarlyPolicy::by_method(request);
     }
     let (client, secure) = connection(&request.extensions);

@@ -9,7 +9,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
+use portcullis_h3::{OnTunnel, RecvBody};
+use portcullis_proxy::ClientStream;
 use tower_service::Service;
 use tracing::error;
 
@@ -153,6 +155,29 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> EdgeFuture {
+        self.0.call(request.map(Body::from))
+    }
+}
+
+/// The same for HTTP/3, whose driver hands the stream behind a CONNECT over in its own way.
+#[derive(Clone, Debug)]
+pub(crate) struct FromQuic(pub(crate) EdgeService);
+
+impl Service<Request<RecvBody>> for FromQuic {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = EdgeFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<RecvBody>) -> EdgeFuture {
+        if request.method() == Method::CONNECT
+            && let Some(tunnel) = request.extensions_mut().remove::<OnTunnel>()
+        {
+            request.extensions_mut().insert(ClientStream::new(tunnel.wait()));
+        }
         self.0.call(request.map(Body::from))
     }
 }

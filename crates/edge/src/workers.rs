@@ -7,7 +7,7 @@
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use portcullis_acme::Acme;
-use portcullis_h3::{Endpoint, EndpointError, WorkerId};
+use portcullis_h3::{Endpoint, EndpointError, QuicOptions, WorkerId};
 #[cfg(unix)]
 use portcullis_listener::UnixAcceptor;
 use portcullis_listener::{AcceptOptions, AnyAcceptor, Bound, Incoming, ListenAddr, TcpAcceptor};
@@ -32,7 +32,7 @@ use crate::{
     order::Order,
     paths::PathsLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
-    service::{EdgeService, FromProtocol},
+    service::{EdgeService, FromProtocol, FromQuic},
     sockets::Sockets,
     tcp::Handshake,
 };
@@ -259,6 +259,12 @@ fn http_options(shared: &Shared, plan: &ListenerPlan) -> HttpOptions {
     plan.http.clone().with_h2_extended_connect(offered)
 }
 
+/// The listener's, with extended CONNECT where there is anything to ask for by it.
+fn quic_options(shared: &Shared, plan: &ListenerPlan) -> QuicOptions {
+    let offered = plan.quic.extended_connect || shared.plan.upgrades.over_http2();
+    plan.quic.clone().with_extended_connect(offered)
+}
+
 fn serve_quic(
     shared: &Arc<Shared>,
     at: usize,
@@ -271,10 +277,11 @@ fn serve_quic(
     let Some(listener) = shared.tls.listener(at) else { return Ok(()) };
     let (plan, tls) = (&shared.plan.listeners[at], listener.tls.quic());
     let address = plan.address.to_string();
-    let endpoint = Endpoint::new(socket, tls, &plan.quic, WorkerId::new(index), shared.quic_limits.clone())
+    let options = quic_options(shared, plan);
+    let endpoint = Endpoint::new(socket, tls, &options, WorkerId::new(index), shared.quic_limits.clone())
         .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;
     let stop = shared.stop.clone().cancelled_owned();
-    serving.spawn(endpoint.serve(FromProtocol(service), stop, shared.plan.drain_timeout));
+    serving.spawn(endpoint.serve(FromQuic(service), stop, shared.plan.drain_timeout));
     Ok(())
 }
 

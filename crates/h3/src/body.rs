@@ -6,115 +6,86 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use ::h3::error::{Code, StreamError};
-use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::{
     BodyError, codes,
     connection::ConnContext,
-    glue::{Bidi, StreamCore},
+    frame::{Event, FrameReader, StreamFault},
+    head::TrailerFields,
+    qpack::decode::{Bounds, SectionFault, decode},
+    quic::{Quic, RecvHalf},
 };
 
-/// A stream of `h3` that a body can be read from, at either end.
-pub(crate) trait BodyStream {
-    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>>;
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, StreamError>>;
-    fn stop(&mut self, code: Code);
-}
-
-/// The request stream of a server.
-pub(crate) type ServerStream = ::h3::server::RequestStream<Bidi, Bytes>;
-
-impl BodyStream for ServerStream {
-    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        // the buffer is a `Bytes` behind an opaque type: this moves it
-        self.poll_recv_data(cx).map_ok(|data| data.map(|mut data| data.copy_to_bytes(data.remaining())))
-    }
-
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, StreamError>> {
-        self.poll_recv_trailers(cx)
-    }
-
-    fn stop(&mut self, code: Code) {
-        self.stop_sending(code);
-    }
-}
-
 /// Reads a body: hands its frames out and holds it against what was announced.
-pub(crate) struct Reader<S> {
-    pub(crate) stream: S,
-    core: Arc<StreamCore>,
+pub(crate) struct Reader<R: RecvHalf> {
+    pub(crate) frames: FrameReader<R>,
     announced: Option<u64>,
     left: u64,
-    /// HEADERS frames before the body.
-    heads: u32,
-    max_fields: usize,
-    in_trailers: bool,
+    bounds: Bounds,
 }
 
-impl<S: BodyStream> Reader<S> {
-    pub(crate) fn new(
-        stream: S,
-        core: Arc<StreamCore>,
-        announced: Option<u64>,
-        heads: u32,
-        max_fields: usize,
-    ) -> Self {
-        Self { stream, core, announced, left: announced.unwrap_or(0), heads, max_fields, in_trailers: false }
+/// What a body that can't go on means for its stream and its connection.
+pub(crate) enum Broken {
+    /// The stream is given up with this code.
+    Stream(u32),
+    Connection(u32, &'static str),
+    /// The peer gave up.
+    Peer,
+}
+
+/// A frame of a body, or why there is none and what that means.
+type ReadFrame = Result<Frame<Bytes>, (BodyError, Broken)>;
+
+impl<R: RecvHalf> Reader<R> {
+    pub(crate) fn new(frames: FrameReader<R>, announced: Option<u64>, bounds: Bounds) -> Self {
+        Self { frames, announced, left: announced.unwrap_or(0), bounds }
     }
 
     /// After `None` or an error the reader must not be polled again.
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(match ready!(self.poll_inner(cx)) {
-            Ok(frame) => frame.map(Ok),
-            Err(error) => {
-                if !error.is_disconnect() {
-                    // RFC 9114 section 4.1.2: a malformed message is a stream error
-                    self.core.fail(codes::MESSAGE_ERROR);
-                    self.stream.stop(Code::H3_MESSAGE_ERROR);
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<ReadFrame>> {
+        let event = match ready!(self.frames.poll_event(cx)) {
+            Ok(event) => event,
+            Err(fault) => return Poll::Ready(Some(Err(broken(fault)))),
+        };
+        Poll::Ready(match event {
+            Event::Data(data) => {
+                if self.announced.is_some() {
+                    match self.left.checked_sub(data.len() as u64) {
+                        Some(left) => self.left = left,
+                        None => return Poll::Ready(Some(Err(self.malformed()))),
+                    }
                 }
-                Some(Err(error))
+                Some(Ok(Frame::data(data)))
             }
+            // RFC 9114 section 4.1.2
+            Event::Headers(_) | Event::End if self.announced.is_some() && self.left > 0 => {
+                Some(Err(self.malformed()))
+            }
+            Event::Headers(section) => {
+                let mut fields = TrailerFields::default();
+                Some(match decode(&section, self.bounds, &mut fields) {
+                    Ok(()) => Ok(Frame::trailers(fields.0)),
+                    Err(fault) => {
+                        self.frames.stop(codes::MESSAGE_ERROR);
+                        Err(bad_trailers(fault))
+                    }
+                })
+            }
+            Event::End => None,
         })
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
-        while !self.in_trailers {
-            match ready!(self.stream.poll_payload(cx)).map_err(BodyError::from_h3)? {
-                Some(data) => {
-                    self.core.took(data.len() as u64);
-                    if self.announced.is_some() {
-                        self.left =
-                            self.left.checked_sub(data.len() as u64).ok_or_else(|| self.wrong_length())?;
-                    }
-                    return Poll::Ready(Ok(Some(Frame::data(data))));
-                }
-                None if self.core.took_empty() => {}
-                None => self.in_trailers = true,
-            }
-        }
-        let trailers = ready!(self.stream.poll_trailers(cx)).map_err(BodyError::from_h3)?;
-        if self.announced.is_some() && self.left > 0 {
-            return Poll::Ready(Err(self.wrong_length()));
-        }
-        if trailers.as_ref().is_some_and(|trailers| trailers.len() > self.max_fields) {
-            return Poll::Ready(Err(BodyError::TrailersTooLarge));
-        }
-        Poll::Ready(Ok(trailers.map(Frame::trailers)))
-    }
-
-    fn wrong_length(&self) -> BodyError {
-        BodyError::Length { announced: self.announced.unwrap_or(0) }
+    fn malformed(&mut self) -> (BodyError, Broken) {
+        self.frames.stop(codes::MESSAGE_ERROR);
+        let error = BodyError::Length { announced: self.announced.unwrap_or(0) };
+        (error, Broken::Stream(codes::MESSAGE_ERROR))
     }
 
     /// Whether the next poll would report the end, and no error.
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.left == 0 && !self.in_trailers && self.core.at_end(self.heads)
+        self.left == 0 && self.frames.at_end()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -126,16 +97,82 @@ impl<S: BodyStream> Reader<S> {
     }
 }
 
+fn broken(fault: StreamFault) -> (BodyError, Broken) {
+    match fault {
+        StreamFault::Reset(code) => (BodyError::Reset { code }, Broken::Peer),
+        StreamFault::Lost(lost) => (BodyError::Disconnected(lost.into()), Broken::Peer),
+        StreamFault::Stream(code, what) => (BodyError::Protocol(what.into()), Broken::Stream(code)),
+        StreamFault::Connection(code, what) => {
+            (BodyError::Protocol(what.into()), Broken::Connection(code, what))
+        }
+    }
+}
+
+fn bad_trailers(fault: SectionFault) -> (BodyError, Broken) {
+    match fault {
+        SectionFault::TooLarge | SectionFault::TooMany => {
+            (BodyError::TrailersTooLarge, Broken::Stream(codes::MESSAGE_ERROR))
+        }
+        SectionFault::Malformed => (BodyError::Protocol(fault.into()), Broken::Stream(codes::MESSAGE_ERROR)),
+        SectionFault::Decompression => (
+            BodyError::Protocol(fault.into()),
+            Broken::Connection(codes::QPACK_DECOMPRESSION_FAILED, "trailers that can not be decompressed"),
+        ),
+    }
+}
+
 /// The body of a request.
 ///
 /// It yields data as it comes, then trailers if there are any. If it ends before, or goes on after, the length that
 /// `Content-Length` announced, it yields [`BodyError::Length`]. Dropping it unread asks the client to send no more of
-/// it (`STOP_SENDING` with `H3_NO_ERROR`, RFC 9114 section 4.1.1).
-pub struct RecvBody(Option<Box<Request>>);
+/// it (`STOP_SENDING` with `H3_NO_ERROR`, RFC 9114 section 4.1.1). A client that waits for a `100 Continue` gets it when the
+/// body is first polled (RFC 9110 section 10.1.1).
+pub struct RecvBody(Option<Box<dyn Incoming>>);
 
-struct Request {
-    reader: Reader<ServerStream>,
-    context: Arc<ConnContext>,
+/// A body of any implementation of QUIC.
+pub(crate) trait Incoming: Send + Sync {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+    fn is_end_stream(&self) -> bool;
+    fn size_hint(&self) -> SizeHint;
+}
+
+/// The body of a request to a server.
+pub(crate) struct RequestBody<Q: Quic> {
+    pub(crate) reader: Reader<Q::Recv>,
+    pub(crate) context: Arc<ConnContext<Q>>,
+    pub(crate) side: Arc<crate::side::Side>,
+    /// The client waits to be asked for it.
+    pub(crate) expected: bool,
+}
+
+impl<Q: Quic> Incoming for RequestBody<Q> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if std::mem::take(&mut self.expected) {
+            self.side.send_continue();
+        }
+        let frame = ready!(self.reader.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|(error, broken)| {
+                match broken {
+                    Broken::Stream(code) => self.side.fail(code),
+                    Broken::Connection(code, what) => {
+                        self.side.fail(code);
+                        self.context.quic.close(code, what);
+                    }
+                    Broken::Peer => {}
+                }
+                error
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reader.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.reader.size_hint()
+    }
 }
 
 impl RecvBody {
@@ -143,8 +180,8 @@ impl RecvBody {
         Self(None)
     }
 
-    pub(crate) fn new(reader: Reader<ServerStream>, context: Arc<ConnContext>) -> Self {
-        Self(Some(Box::new(Request { reader, context })))
+    pub(crate) fn new<Q: Quic>(body: RequestBody<Q>) -> Self {
+        Self(Some(Box::new(body)))
     }
 }
 
@@ -156,26 +193,20 @@ impl Body for RecvBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(request) = &mut self.0 else { return Poll::Ready(None) };
-        let frame = ready!(request.reader.poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) if frame.is_data() => {}
-            Some(Err(_)) => self.0 = None,
-            _ => {
-                if let Some(request) = self.0.take() {
-                    request.context.bury(request.reader.stream);
-                }
-            }
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = ready!(body.poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.0 = None;
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|request| request.reader.is_end_stream())
+        self.0.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |request| request.reader.size_hint())
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
     }
 }
 

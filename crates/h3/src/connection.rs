@@ -1,4 +1,4 @@
-//! One connection: handshake, requests, drain.
+//! One connection: requests, control streams, drain.
 
 use std::{
     collections::VecDeque,
@@ -12,42 +12,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::h3::{
-    error::ConnectionError,
-    server::{self, RequestResolver},
-};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::Body;
-use portcullis_conn::{Confirm, ConnInfo, EarlyData, TlsInfo, TlsVersion, Transport};
-use quinn::crypto::rustls::HandshakeData;
-use rustls::pki_types::CertificateDer;
+use portcullis_conn::ConnInfo;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::debug;
 
 use crate::{
-    BoxError, QuicOptions, RecvBody,
-    body::ServerStream,
-    codes,
-    endpoint::{Handshake, Pending},
-    glue::{Connection, Quiet, Role, Shared, StreamCore},
-    limits::{Counters, count},
+    BoxError, QuicOptions, RecvBody, codes,
+    control::{self, Command, Role},
+    frame::{GOAWAY, StreamFault, put_varint},
+    limits::Counters,
     outgoing::Outgoing,
+    priority::Priorities,
+    qpack::decode::Bounds,
+    quic::{Lost, Quic, SendHalf},
+    quiet::Quiet,
     request,
+    settings::Settings,
 };
 
-type H3 = server::Connection<Connection, Bytes>;
-
-/// Read request streams that wait to be dropped together.
-const BURIED_MAX: usize = 16;
 /// What `QuicOptions::max_cancelled` counts in.
 const CANCELLED_PERIOD: Duration = Duration::from_secs(10);
-/// Cancelled requests that end a connection however long it took: `h3` keeps a few bytes for each whose head never
-/// came.
-const CANCELLED_EVER: u32 = 1 << 18;
 /// Bounds how long requests that crossed the first GOAWAY are waited for.
 const RACE_MAX: Duration = Duration::from_millis(100);
 /// Bounds the wait for room on the control stream.
@@ -55,58 +45,63 @@ const GOAWAY_MAX: Duration = Duration::from_secs(1);
 /// How long a peer that owes an acknowledgement may be silent during a drain, or four round trips if that is more. It
 /// may hold one back for 25 ms (RFC 9000 section 18.2, max_ack_delay), so this leaves room for several losses.
 const SILENCE_MIN: Duration = Duration::from_millis(500);
+/// Beyond every request, RFC 9114 section 5.2: the end is near, but no request is refused yet.
+const NO_REQUEST: u64 = (1 << 62) - 4;
 
 /// What all requests of a connection share.
-pub(crate) struct ConnContext {
+pub(crate) struct ConnContext<Q: Quic> {
+    pub(crate) quic: Q,
     pub(crate) info: Arc<ConnInfo>,
     pub(crate) options: Arc<QuicOptions>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) priorities: Priorities,
     active: AtomicUsize,
     /// Who waits for `active` to become 0.
     idle: AtomicWaker,
-    unacked: Mutex<VecDeque<quinn::SendStream>>,
-    buried: Mutex<Vec<ServerStream>>,
+    unacked: Mutex<VecDeque<Q::Send>>,
     cancelled: Mutex<Cancelled>,
-    quinn: quinn::Connection,
 }
 
 /// Requests that the client gave up.
 struct Cancelled {
     since: Instant,
     within: u32,
-    ever: u32,
 }
 
-impl ConnContext {
-    fn new(
-        quinn: quinn::Connection,
+impl<Q: Quic> ConnContext<Q> {
+    pub(crate) fn new(
+        quic: Q,
         info: ConnInfo,
         options: Arc<QuicOptions>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            quic,
             info: Arc::new(info),
             options,
             counters,
+            priorities: Priorities::default(),
             active: AtomicUsize::new(0),
             idle: AtomicWaker::new(),
             unacked: Mutex::default(),
-            buried: Mutex::default(),
-            cancelled: Mutex::new(Cancelled { since: Instant::now(), within: 0, ever: 0 }),
-            quinn,
+            cancelled: Mutex::new(Cancelled { since: Instant::now(), within: 0 }),
         })
+    }
+
+    /// What a field section may be.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { size: self.options.max_field_section_size, fields: self.options.max_fields }
     }
 
     /// Takes a response that is written. Closing a connection drops what its peer has not acknowledged, so a drain
     /// must know what is still on its way; what has arrived is forgotten here and now.
-    pub(crate) fn sent(&self, out: Outgoing) {
+    pub(crate) fn sent(&self, out: Outgoing<Q::Send>) {
         let Some(stream) = out.finish() else { return };
         let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
         // in order, so that the oldest tell; two for one keeps it short, and the peer's stream credit, which comes
         // back by acknowledgement, bounds it
         for _ in 0..2 {
-            // quinn forgets a stream once all of it is acknowledged
-            if unacked.front().is_some_and(|stream| stream.priority().is_err()) {
+            if unacked.front().is_some_and(SendHalf::is_over) {
                 unacked.pop_front();
             }
         }
@@ -118,42 +113,46 @@ impl ConnContext {
     pub(crate) fn cancelled(&self) {
         let mut cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
         if cancelled.since.elapsed() > CANCELLED_PERIOD {
-            cancelled.since = Instant::now();
-            cancelled.within = 0;
+            *cancelled = Cancelled { since: Instant::now(), within: 0 };
         }
         cancelled.within += 1;
-        cancelled.ever += 1;
-        if cancelled.within > self.options.max_cancelled || cancelled.ever > CANCELLED_EVER {
-            self.quinn.close(codes::var(codes::EXCESSIVE_LOAD), b"too many cancelled requests");
+        if cancelled.within > self.options.max_cancelled {
+            self.quic.close(codes::EXCESSIVE_LOAD, "too many cancelled requests");
         }
     }
 
-    /// Takes a request stream that was read to its end. `h3` wakes the connection's task for each one that is
-    /// dropped; together they wake it once.
-    pub(crate) fn bury(&self, stream: ServerStream) {
-        let mut buried = self.buried.lock().unwrap_or_else(PoisonError::into_inner);
-        buried.push(stream);
-        if buried.len() >= BURIED_MAX {
-            buried.clear();
+    fn heed(&self, command: Command) {
+        match command {
+            Command::Priority(id, value) => self.priorities.update(id, &value),
+            // nothing is pushed, and a client that goes away closes the connection itself
+            Command::GoAway(_) => {}
+            // what a client bounds or offers here is of no use to us
+            Command::Settings(_) => {}
         }
     }
 }
 
-/// A request that is being served.
-pub(crate) struct Active(Arc<ConnContext>);
+/// A request that is being served, or a tunnel that it became.
+pub(crate) struct Active<Q: Quic>(Arc<ConnContext<Q>>);
 
-impl Active {
-    fn begin(context: &Arc<ConnContext>) -> Self {
+impl<Q: Quic> Active<Q> {
+    fn begin(context: &Arc<ConnContext<Q>>) -> Self {
         context.active.fetch_add(1, Ordering::SeqCst);
         Self(context.clone())
     }
 
-    pub(crate) fn context(&self) -> &Arc<ConnContext> {
+    pub(crate) fn context(&self) -> &Arc<ConnContext<Q>> {
         &self.0
     }
 }
 
-impl Drop for Active {
+impl<Q: Quic> Clone for Active<Q> {
+    fn clone(&self) -> Self {
+        Self::begin(&self.0)
+    }
+}
+
+impl<Q: Quic> Drop for Active<Q> {
     fn drop(&mut self) {
         if self.0.active.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.idle.wake();
@@ -161,126 +160,118 @@ impl Drop for Active {
     }
 }
 
-/// Runs a connection from its first packet to its close.
-pub(crate) async fn run<S, B>(handshake: Handshake, service: S, drain: CancellationToken)
-where
+/// Opens our control stream and says what we are. The streams of QPACK are not opened: they would carry nothing (RFC 9204
+/// section 4.2).
+pub(crate) async fn open_control<Q: Quic>(quic: &Q, options: &QuicOptions) -> Result<Q::Send, Lost> {
+    let mut control = quic.open_uni().await?;
+    let settings = Settings {
+        max_field_section_size: Some(options.max_field_section_size),
+        connect_protocol: options.extended_connect,
+        datagrams: false,
+    };
+    let mut bytes = BytesMut::new();
+    put_varint(&mut bytes, control::CONTROL_STREAM);
+    settings.encode(&mut bytes);
+    write(&mut control, bytes).await;
+    Ok(control)
+}
+
+/// Writes all, unless the peer or the connection is gone, which others notice.
+pub(crate) async fn write<S: SendHalf>(stream: &mut S, bytes: BytesMut) {
+    let mut chunk = [bytes.freeze()];
+    while !chunk[0].is_empty() {
+        if poll_fn(|cx| stream.poll_write(cx, &mut chunk)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs a connection whose handshake is done, or done enough, to its close.
+pub(crate) async fn drive<Q, S, B>(
+    control: Q::Send,
+    context: Arc<ConnContext<Q>>,
+    service: S,
+    drain: &CancellationToken,
+) where
+    Q: Quic,
     S: Service<Request<RecvBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let Handshake { incoming, options, counters, local_port, permit, mut hold, pending, early } = handshake;
-    let begun = tokio::time::Instant::now();
-    let started = tokio::time::timeout(options.handshake_timeout, async {
-        let (quinn, unconfirmed) = shake_hands(incoming.accept()?, early).await?;
-        let shared = Shared::new(quinn.clone(), Role::Server, options.max_frame_size);
-        let mut builder = server::builder();
-        // RFC 9114 section 7.2.8: reserved frames and streams are a courtesy that costs each client a stream
-        builder.send_grease(false).max_field_section_size(options.max_field_section_size);
-        let h3: H3 = builder.build(Connection::new(shared)).await?;
-        Ok::<_, BoxError>((quinn, h3, unconfirmed))
-    })
-    .await;
-    let (quinn, h3, unconfirmed) = match started {
-        Ok(Ok(started)) => started,
-        Ok(Err(error)) => {
-            count(&counters.handshake_failures);
-            debug!(error, "a QUIC handshake failed");
-            return;
-        }
-        Err(_) => {
-            count(&counters.handshake_failures);
-            debug!("a QUIC handshake took too long");
-            return;
-        }
-    };
-    let early = unconfirmed.map(|unconfirmed| {
-        let (early, confirm) = EarlyData::new();
-        let deadline = begun + options.handshake_timeout;
-        tokio::spawn(confirm_handshake(quinn.clone(), unconfirmed, confirm, deadline, pending));
-        early
-    });
-    // the address is proven now
-    if hold.is_none() {
-        match permit.limits().admit(quinn.remote_address().ip()) {
-            Ok(admitted) => hold = admitted,
-            Err(_) => {
-                count(&counters.refused);
-                quinn.close(codes::var(codes::EXCESSIVE_LOAD), b"too many connections of this client");
-                return;
-            }
-        }
-    }
-    count(&counters.accepted);
-    let info = describe(&quinn, local_port, early);
-    let context = ConnContext::new(quinn.clone(), info, options, counters);
     let spawn_request = {
-        let context = context.clone();
-        move |resolver, core| {
-            let (active, service) = (Active::begin(&context), service.clone());
-            tokio::spawn(request::serve(resolver, core, active, service));
+        let context = Arc::clone(&context);
+        move |stream| {
+            tokio::spawn(request::serve(stream, Active::begin(&context), service.clone()));
         }
     };
-    serve(h3, &quinn, &context, spawn_request, &drain).await;
+    let listening = async {
+        let heed = |command| {
+            context.heed(command);
+            Ok(())
+        };
+        if let Err(StreamFault::Connection(code, what)) =
+            control::read(&context.quic, Role::Server, heed).await
+        {
+            context.quic.close(code, what);
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut listening = pin!(listening);
+    serve(control, &context, spawn_request, drain, listening.as_mut()).await;
     // RFC 9114 section 5.2: a connection that is done is closed with H3_NO_ERROR; after an error this does nothing
-    quinn.close(codes::var(codes::NO_ERROR), b"");
-    drop((hold, permit));
+    context.quic.close(codes::NO_ERROR, "");
 }
 
 /// Takes requests until the connection is lost or, on drain, served.
-async fn serve(
-    mut h3: H3,
-    quinn: &quinn::Connection,
-    context: &Arc<ConnContext>,
-    spawn_request: impl Fn(RequestResolver<Connection, Bytes>, Arc<StreamCore>),
+async fn serve<Q: Quic>(
+    mut control: Q::Send,
+    context: &Arc<ConnContext<Q>>,
+    spawn_request: impl Fn((Q::Send, Q::Recv)),
     drain: &CancellationToken,
+    mut listening: Pin<&mut impl Future<Output = ()>>,
 ) {
+    let quic = &context.quic;
     let mut drained = pin!(drain.cancelled());
+    let mut accept = pin!(quic.accept_bi());
     let mut state = Drain { phase: Phase::Open, quiet: Quiet::new(), last: None, refuse_from: u64::MAX };
+    let quiet = Quiet::new();
     loop {
-        let event = {
-            let mut accept = pin!(h3.accept());
-            let (state, drained) = (&mut state, &mut drained);
-            poll_fn(move |cx| {
-                if let Poll::Ready(event) = state.poll(cx, context, drained.as_mut()) {
-                    return Poll::Ready(event);
-                }
-                if matches!(state.phase, Phase::PeerDone) {
-                    return Poll::Pending;
-                }
-                accept.as_mut().poll(cx).map(Event::Accepted)
-            })
-            .await
-        };
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(event) = state.poll(cx, context, drained.as_mut()) {
+                return Poll::Ready(event);
+            }
+            let _ = quiet.poll(cx, |cx| listening.as_mut().poll(cx));
+            accept.as_mut().poll(cx).map(Event::Accepted)
+        })
+        .await;
         match event {
-            Event::Accepted(Ok(Some(resolver))) => {
-                let Some(core) = h3.inner.conn.take_accepted() else { continue };
-                if core.id >= state.refuse_from {
-                    // RFC 9114 section 5.2: beyond the GOAWAY; the client may safely try elsewhere
-                    core.fail(codes::REQUEST_REJECTED);
+            Event::Accepted(Ok(stream)) => {
+                accept.set(quic.accept_bi());
+                let id = stream.0.id();
+                if id >= state.refuse_from {
+                    reject(stream);
                     continue;
                 }
-                state.last = Some(core.id);
-                spawn_request(resolver, core);
+                state.last = Some(id);
+                spawn_request(stream);
             }
-            // the client said GOAWAY and has no request left that `h3` knows of; wait for their responses
-            Event::Accepted(Ok(None)) => state.phase = Phase::PeerDone,
-            Event::Accepted(Err(error)) => {
-                log_lost(context, &error);
+            Event::Accepted(Err(lost)) => {
+                log_lost(context, &lost);
                 return;
             }
             Event::DrainBegins => {
                 // first say that the end is near and let requests come that are on their way
-                goaway(&mut h3, usize::MAX >> 3).await;
+                goaway(&mut control, NO_REQUEST).await;
                 state.refuse_from = if state.last.is_some() { u64::MAX } else { 0 };
-                let race = (quinn.rtt() * 2).clamp(Duration::from_millis(1), RACE_MAX);
+                let race = (quic.rtt() * 2).clamp(Duration::from_millis(1), RACE_MAX);
                 state.phase = Phase::Announced(Box::pin(tokio::time::sleep(race)));
             }
             Event::RaceOver => {
                 // then say which was the last
-                goaway(&mut h3, 1).await;
                 state.refuse_from = state.last.map_or(0, |last| last + 4);
+                goaway(&mut control, state.refuse_from).await;
                 state.phase = Phase::Final;
             }
             Event::Served => break,
@@ -290,52 +281,27 @@ async fn serve(
     let arrived = async {
         for stream in unacked {
             // ends when the peer has all of it, does not want it, or the connection is lost
-            let _ = stream.stopped().await;
+            stream.stopped().await;
         }
     };
     tokio::select! {
         () = arrived => {}
-        () = silence(quinn) => {}
+        () = silence(quic) => {}
     }
 }
 
-/// With `early`, ready as soon as the client's hello is understood: requests may come with it.
-async fn shake_hands(
-    mut connecting: quinn::Connecting,
-    early: bool,
-) -> Result<(quinn::Connection, Option<quinn::ZeroRttAccepted>), quinn::ConnectionError> {
-    if !early {
-        return Ok((connecting.await?, None));
-    }
-    connecting.handshake_data().await?;
-    match connecting.into_0rtt() {
-        Ok((quinn, unconfirmed)) => Ok((quinn, Some(unconfirmed))),
-        Err(connecting) => Ok((connecting.await?, None)),
-    }
-}
-
-/// Tells of the end of a handshake; one that does not end in time closes the connection.
-async fn confirm_handshake(
-    quinn: quinn::Connection,
-    unconfirmed: quinn::ZeroRttAccepted,
-    confirm: Confirm,
-    deadline: tokio::time::Instant,
-    _pending: Pending,
-) {
-    match tokio::time::timeout_at(deadline, unconfirmed).await {
-        // what it resolves to means something to clients only; it does so too when the connection is lost
-        Ok(_) if quinn.close_reason().is_none() => confirm.confirm(),
-        Ok(_) => {}
-        Err(_) => quinn.close(codes::var(codes::NO_ERROR), b"the handshake took too long"),
-    }
+/// RFC 9114 section 5.2: beyond the GOAWAY; the client may safely try elsewhere.
+fn reject<S: SendHalf, R: crate::quic::RecvHalf>((mut send, mut recv): (S, R)) {
+    recv.stop(codes::REQUEST_REJECTED);
+    send.reset(codes::REQUEST_REJECTED);
 }
 
 /// Ends once nothing has come from the peer for a while: it went away without a word and will acknowledge nothing.
-async fn silence(quinn: &quinn::Connection) {
-    let mut heard = quinn.stats().udp_rx.datagrams;
+async fn silence<Q: Quic>(quic: &Q) {
+    let mut heard = quic.heard();
     loop {
-        tokio::time::sleep((quinn.rtt() * 4).max(SILENCE_MIN)).await;
-        let now = quinn.stats().udp_rx.datagrams;
+        tokio::time::sleep((quic.rtt() * 4).max(SILENCE_MIN)).await;
+        let now = quic.heard();
         if now == heard {
             return;
         }
@@ -343,19 +309,27 @@ async fn silence(quinn: &quinn::Connection) {
     }
 }
 
-async fn goaway(h3: &mut H3, max_requests: usize) {
-    // an error closes the connection, and `accept` reports it
-    let _ = tokio::time::timeout(GOAWAY_MAX, h3.shutdown(max_requests)).await;
+async fn goaway<S: SendHalf>(control: &mut S, id: u64) {
+    let mut bytes = BytesMut::new();
+    put_varint(&mut bytes, GOAWAY);
+    // an id has 8 bytes at most
+    let mut payload = BytesMut::new();
+    put_varint(&mut payload, id);
+    put_varint(&mut bytes, payload.len() as u64);
+    bytes.extend_from_slice(&payload);
+    let _ = tokio::time::timeout(GOAWAY_MAX, write(control, bytes)).await;
 }
 
-fn log_lost(context: &ConnContext, error: &ConnectionError) {
-    if !error.is_h3_no_error() && !matches!(error, ConnectionError::Timeout { .. }) {
-        debug!(connection = %context.info.id, %error, "a connection was lost");
+fn log_lost<Q: Quic>(context: &ConnContext<Q>, lost: &Lost) {
+    if !matches!(lost, Lost::TimedOut)
+        && !matches!(lost, Lost::Closed(code) if *code == u64::from(codes::NO_ERROR))
+    {
+        debug!(connection = %context.info.id, error = lost as &dyn std::error::Error, "a connection was lost");
     }
 }
 
-enum Event {
-    Accepted(Result<Option<RequestResolver<Connection, Bytes>>, ConnectionError>),
+enum Event<T> {
+    Accepted(Result<T, Lost>),
     DrainBegins,
     RaceOver,
     Served,
@@ -367,8 +341,6 @@ enum Phase {
     Announced(Pin<Box<Sleep>>),
     /// The client was told which request was the last.
     Final,
-    /// The client asked for no more.
-    PeerDone,
 }
 
 struct Drain {
@@ -381,16 +353,16 @@ struct Drain {
 }
 
 impl Drain {
-    fn poll(
+    fn poll<Q: Quic, T>(
         &mut self,
         cx: &mut Context<'_>,
-        context: &ConnContext,
+        context: &ConnContext<Q>,
         drained: Pin<&mut impl Future<Output = ()>>,
-    ) -> Poll<Event> {
+    ) -> Poll<Event<T>> {
         match &mut self.phase {
             Phase::Open => self.quiet.poll(cx, |cx| drained.poll(cx)).map(|()| Event::DrainBegins),
             Phase::Announced(race) => race.as_mut().poll(cx).map(|()| Event::RaceOver),
-            Phase::Final | Phase::PeerDone => {
+            Phase::Final => {
                 // registered before the count is read: the last request either counts or wakes
                 context.idle.register(cx.waker());
                 match context.active.load(Ordering::SeqCst) {
@@ -400,27 +372,4 @@ impl Drain {
             }
         }
     }
-}
-
-fn describe(quinn: &quinn::Connection, local_port: u16, early: Option<EarlyData>) -> ConnInfo {
-    let peer = quinn.remote_address();
-    // where the system does not tell which of our addresses was used, the unspecified one stands for it
-    let local_ip = quinn.local_ip().unwrap_or(match peer {
-        std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    });
-    let mut tls = TlsInfo::default();
-    tls.early_data = early;
-    // QUIC has no other (RFC 9001 section 4.2)
-    tls.version = Some(TlsVersion::Tls13);
-    if let Some(data) = quinn.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok()) {
-        tls.server_name = data.server_name;
-        tls.alpn = data.protocol;
-    }
-    if let Some(chain) =
-        quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok())
-    {
-        tls.peer_chain = *chain;
-    }
-    ConnInfo::new(Transport::Quic, peer, (local_ip, local_port).into()).with_tls(tls)
 }

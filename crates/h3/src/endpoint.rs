@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::{
     BoxError, Congestion, ConnLimits, EndpointError, QuicOptions, RecvBody, Retry, WorkerId,
     cid::WorkerIds,
-    codes, connection,
+    codes, handshake,
     limits::{ClientHold, Counters, Permit, count},
 };
 
@@ -141,7 +141,7 @@ impl Endpoint {
                 incoming = self.quinn.accept() => match incoming {
                     Some(incoming) => {
                         if let Some(handshake) = self.admit(incoming, &pending) {
-                            tasks.spawn(connection::run(handshake, service.clone(), drain.clone()));
+                            tasks.spawn(handshake::run(handshake, service.clone(), drain.clone()));
                         }
                     }
                     None => {

@@ -66,14 +66,4 @@ impl BodyError {
     pub fn is_disconnect(&self) -> bool {
         matches!(self, Self::Reset { .. } | Self::Disconnected(_))
     }
-
-    pub(crate) fn from_h3(error: ::h3::error::StreamError) -> Self {
-        use ::h3::error::StreamError;
-        match error {
-            StreamError::RemoteTerminate { code, .. } => Self::Reset { code: code.value() },
-            StreamError::HeaderTooBig { .. } => Self::TrailersTooLarge,
-            StreamError::ConnectionError { 0: error, .. } => Self::Disconnected(error.into()),
-            other => Self::Protocol(other.into()),
-        }
-    }
 }

@@ -31,15 +31,23 @@ mod cid;
 pub mod client;
 mod codes;
 mod connection;
+mod control;
 mod endpoint;
 mod error;
-mod glue;
+mod frame;
+mod handshake;
 mod head;
 mod limits;
 mod options;
 mod outgoing;
+mod priority;
 mod qpack;
+mod quic;
+mod quiet;
 mod request;
+mod settings;
+mod side;
+mod tunnel;
 
 pub use self::{
     body::RecvBody,
@@ -48,4 +56,6 @@ pub use self::{
     error::{BodyError, BoxError, EndpointError},
     limits::{ClientHold, ConnLimits, QuicStats},
     options::{Congestion, QuicOptions, Retry},
+    side::{InterimError, InterimSender},
+    tunnel::{NoTunnel, OnTunnel, Tunnel},
 };

@@ -61,6 +61,11 @@ pub struct QuicOptions {
     /// their response is; past it the connection is closed with `H3_EXCESSIVE_LOAD`. Default 1000: a page that is
     /// left cancels a few hundred.
     pub max_cancelled: u32,
+    /// Whether extended CONNECT is offered (RFC 9220), by which browsers open WebSockets on a stream of their own. Default
+    /// `false`: a browser that sees it opens every WebSocket so, and a service must know how to answer. It finds the protocol
+    /// in a `portcullis_conn::ConnectProtocol` and the stream by [`crate::OnTunnel`], both among the extensions. Without the offer
+    /// such a request is malformed.
+    pub extended_connect: bool,
     /// Which congestion controller paces what we send. Default [`Congestion::Cubic`].
     pub congestion: Congestion,
     /// Whether to look for the largest packet that fits the path (RFC 8899). Default `true`.
@@ -93,6 +98,7 @@ impl Default for QuicOptions {
             header_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(30),
             max_cancelled: 1000,
+            extended_connect: false,
             congestion: Congestion::default(),
             mtu_discovery: true,
             max_udp_payload: 1452,
@@ -161,6 +167,7 @@ setters! {
     with_header_timeout, header_timeout: Duration;
     with_send_timeout, send_timeout: Duration;
     with_max_cancelled, max_cancelled: u32;
+    with_extended_connect, extended_connect: bool;
     with_congestion, congestion: Congestion;
     with_mtu_discovery, mtu_discovery: bool;
     with_max_udp_payload, max_udp_payload: u16;

@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use tokio::time::{Instant, Sleep};
 
-use crate::{BoxError, codes, glue::StreamCore, head};
+use crate::{BoxError, codes, head, quic::SendHalf, side::Side};
 
 /// Pieces that one write may take; a body frame is two, its header and its data.
 const QUEUE: usize = 8;
@@ -52,19 +52,27 @@ impl SendFault {
     }
 }
 
-/// The sending half of a request stream. Dropped before it is finished, it resets the stream: quinn would finish
+/// The sending half of a request stream. Dropped before it is finished, it resets the stream: QUIC would finish
 /// it, and half a message would read like a whole one.
-pub(crate) struct Outgoing {
-    stream: Option<quinn::SendStream>,
-    core: Arc<StreamCore>,
+pub(crate) struct Outgoing<S: SendHalf> {
+    stream: Option<S>,
+    side: Option<Arc<Side>>,
     drop_code: u32,
 }
 
-impl Outgoing {
-    /// `None` if the half was taken before.
-    pub(crate) fn take(core: &Arc<StreamCore>, drop_code: u32) -> Option<Self> {
-        let stream = core.take_send()?;
-        Some(Self { stream: Some(stream), core: core.clone(), drop_code })
+impl<S: SendHalf> Outgoing<S> {
+    pub(crate) fn new(stream: S, drop_code: u32) -> Self {
+        Self { stream: Some(stream), side: None, drop_code }
+    }
+
+    /// A fault that is noted there is the code of a reset.
+    pub(crate) fn set_side(&mut self, side: Arc<Side>) {
+        self.side = Some(side);
+    }
+
+    /// The code of a reset where none was noted.
+    pub(crate) fn set_drop_code(&mut self, code: u32) {
+        self.drop_code = code;
     }
 
     /// Resets the stream, with the code of a fault that was noted before if there is one.
@@ -79,36 +87,43 @@ impl Outgoing {
     }
 
     /// Ends the message; what comes back is sending on until the peer has acknowledged it.
-    pub(crate) fn finish(mut self) -> Option<quinn::SendStream> {
+    pub(crate) fn finish(mut self) -> Option<S> {
         let mut stream = self.stream.take()?;
-        // an error here says that the peer stopped the stream meanwhile, and then nobody reads the end
-        let _ = stream.finish();
+        stream.finish();
         Some(stream)
     }
 
+    pub(crate) fn set_priority(&self, priority: i32) {
+        if let Some(stream) = &self.stream {
+            stream.set_priority(priority);
+        }
+    }
+
     /// Completes when the peer has stopped the stream or the connection is lost.
-    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let stopped = self.stream.as_ref().map(quinn::SendStream::stopped);
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static + use<S> {
+        let stopped = self.stream.as_ref().map(SendHalf::stopped);
         async move {
             if let Some(stopped) = stopped {
-                let _ = stopped.await;
+                stopped.await;
             }
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, chunks: &mut [Bytes]) -> Poll<Result<usize, SendFault>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<usize, SendFault>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(SendFault::Gone)) };
-        // made anew for each poll: a write that does not complete takes nothing, and quinn keeps the waker
-        let written = ready!(pin!(stream.write_chunks(chunks)).poll(cx));
-        Poll::Ready(written.map(|written| written.chunks).map_err(|_| SendFault::Gone))
+        stream.poll_write(cx, chunks).map_err(|()| SendFault::Gone)
     }
 }
 
-impl Drop for Outgoing {
+impl<S: SendHalf> Drop for Outgoing<S> {
     fn drop(&mut self) {
         if let Some(mut stream) = self.stream.take() {
-            // an error here says that it was finished or reset before
-            let _ = stream.reset(codes::var(self.core.fault().unwrap_or(self.drop_code)));
+            let noted = self.side.as_ref().and_then(|side| side.fault());
+            stream.reset(noted.unwrap_or(self.drop_code));
         }
     }
 }
@@ -171,13 +186,14 @@ impl Pump {
     }
 
     /// Ready when all of the body is written.
-    pub(crate) fn poll<B>(
+    pub(crate) fn poll<S, B>(
         &mut self,
         cx: &mut Context<'_>,
-        out: &mut Outgoing,
+        out: &mut Outgoing<S>,
         mut body: Pin<&mut B>,
     ) -> Poll<Result<(), SendFault>>
     where
+        S: SendHalf,
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {

@@ -242,10 +242,11 @@ async fn malformed_heads_reset_the_stream() {
 async fn frames_out_of_order_close_the_connection() {
     let (server, _) = reading(QuicOptions::default()).await;
     let head = raw_head(None);
+    let trailers = frame(1, b"\0\0\x52\x017");
     for stream in [
         frame(0, b"first"),
-        [head.clone(), head.clone(), frame(0, b"late")].concat(),
-        [head.clone(), head.clone(), head.clone()].concat(),
+        [head.clone(), trailers.clone(), frame(0, b"late")].concat(),
+        [head.clone(), trailers.clone(), trailers].concat(),
         [head.clone(), frame(0x04, b"")].concat(),
         vec![0x40, 0x41, 0x00],
     ] {

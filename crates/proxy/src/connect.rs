@@ -10,13 +10,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Method, Request, Response, Version};
-use hyper::upgrade::OnUpgrade;
+use http::{Method, Request, Response};
 use portcullis_conn::{ConnInfo, StreamHold};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use crate::{
+    client_stream::{Downstream, over},
     connect_target::{ConnectRules, ConnectTarget},
     fault::{ClientFault, Fault, InternalFault},
     forwarded::{Trust, client_ip},
@@ -126,7 +126,7 @@ pub fn is_connect<B>(request: &Request<B>) -> bool {
 /// Answers CONNECT by tunnels to what the connector makes of an allowed target.
 ///
 /// The connector gets each target that is on the list, and must look at what a name resolves to by [`ConnectRules::allows_address`]. A request
-/// whose driver has no stream to hand over (HTTP/3) is answered 501.
+/// whose driver has no stream to hand over is answered 501.
 #[derive(Clone, Debug)]
 pub struct ConnectProxy<C> {
     options: Arc<ConnectOptions>,
@@ -145,11 +145,11 @@ fn prepare<B>(
     options: &ConnectOptions,
     request: &mut Request<B>,
 ) -> Result<(ConnectTarget, Handover), Fault> {
-    // a driver that has none (HTTP/3) can't do it, whatever is asked; taken out in any case, so that nobody behind finds it
-    let downstream = request.extensions_mut().remove::<OnUpgrade>();
+    // a driver that has none can't do it, whatever is asked; taken out in any case, so that nobody behind finds it
+    let downstream = Downstream::remove(request.extensions_mut());
     let downstream = downstream.ok_or_else(|| Fault::client(ClientFault::MethodNotImplemented))?;
     let target = framing::check_connect(Head::of(request), &options.framing)?;
-    let http2 = request.version() == Version::HTTP_2;
+    let over = over(request.version());
     let client = request
         .extensions()
         .get::<Arc<ConnInfo>>()
@@ -172,7 +172,7 @@ fn prepare<B>(
         relay: options.relay,
         protocol: "connect".to_owned(),
         to: Some(target.to_string()),
-        http2,
+        over,
     };
     Ok((target, handover))
 }

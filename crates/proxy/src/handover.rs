@@ -2,17 +2,16 @@
 
 use std::error::Error;
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use portcullis_conn::StreamHold;
 use tokio::time::timeout;
 
+use crate::client_stream::Downstream;
 use crate::tunnel::{BoxIo, RelayEnd, RelayOptions, TunnelGuard};
 
 /// What a tunnel takes along from the request that opened it.
 pub(crate) struct Handover {
     /// The client's stream, once the driver has written its answer.
-    pub(crate) downstream: OnUpgrade,
+    pub(crate) downstream: Downstream,
     /// Keeps an HTTP/2 connection from being taken for idle.
     pub(crate) hold: Option<StreamHold>,
     /// Its place among the tunnels.
@@ -24,23 +23,26 @@ pub(crate) struct Handover {
     pub(crate) protocol: String,
     /// Where it leads, if the client said so.
     pub(crate) to: Option<String>,
-    /// Whether it is a stream of HTTP/2.
-    pub(crate) http2: bool,
+    /// The protocol it is a stream of.
+    pub(crate) over: &'static str,
 }
 
 impl Handover {
     /// Runs until both ends are done.
     pub(crate) async fn run(self, upstream: BoxIo) {
-        let Self { downstream, hold, guard, bound, relay, protocol, to, http2 } = self;
+        let Self { downstream, hold, guard, bound, relay, protocol, to, over } = self;
         // the driver hands the client's stream over when it has written its answer
         let downstream = tokio::select! {
-            downstream = timeout(relay.idle_timeout, downstream) => downstream,
+            downstream = timeout(relay.idle_timeout, downstream.wait()) => downstream,
             () = guard.aborted() => return,
         };
         let downstream = match downstream {
-            Ok(Ok(downstream)) => TokioIo::new(downstream),
+            Ok(Ok(downstream)) => downstream,
             Ok(Err(error)) => {
-                tracing::debug!(error = &error as &dyn Error, "the client went away before its tunnel began");
+                tracing::debug!(
+                    error = &*error as &dyn Error,
+                    "the client went away before its tunnel began"
+                );
                 return;
             }
             Err(_) => {
@@ -57,7 +59,7 @@ impl Handover {
         tracing::info!(
             protocol,
             to,
-            over = if http2 { "HTTP/2" } else { "HTTP/1.1" },
+            over,
             to_upstream = stats.a_to_b,
             to_downstream = stats.b_to_a,
             life = ?stats.life,

@@ -44,6 +44,7 @@
 //! # });
 //! ```
 
+mod client_stream;
 pub mod connect;
 pub mod connect_target;
 pub mod edits;
@@ -66,6 +67,7 @@ pub mod tunnel;
 pub mod upgrade;
 mod websocket;
 
+pub use client_stream::ClientStream;
 pub use connect::{ConnectOptions, ConnectProxy, ConnectRefused, is_connect};
 pub use connect_target::{
     ConnectHost, ConnectRule, ConnectRuleError, ConnectRules, ConnectTarget, ConnectTargetError,

@@ -211,9 +211,9 @@ pub struct Asked<'a> {
 
 static GET: Method = Method::GET;
 
-/// An extended CONNECT (RFC 8441) is looked up as the GET that HTTP/1.1 has in its place.
+/// An extended CONNECT (RFC 8441, RFC 9220) is looked up as the GET that HTTP/1.1 has in its place.
 fn as_routed<'a>(method: &'a Method, extensions: &Extensions) -> &'a Method {
-    if method == Method::CONNECT && extensions.get::<hyper::ext::Protocol>().is_some() {
+    if method == Method::CONNECT && crate::upgrade::connect_protocol(extensions).is_some() {
         &Method::GET
     } else {
         method

@@ -9,12 +9,13 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::{ext::Protocol, upgrade::OnUpgrade};
+use hyper::ext::Protocol;
 use pin_project_lite::pin_project;
-use portcullis_conn::{ConnInfo, StreamHold};
+use portcullis_conn::{ConnInfo, ConnectProtocol, StreamHold};
 use tower_service::Service;
 
 use crate::{
+    client_stream::{Downstream as ClientEnd, over},
     fault::{ClientFault, Fault, InternalFault, UpstreamFault},
     fields::Seen,
     forwarded::{self, Downstream, ForwardedOptions, Trust, Via},
@@ -186,9 +187,11 @@ struct Pending {
     key: Option<HeaderValue>,
     /// Whether the client asked by an extended CONNECT.
     extended: bool,
-    downstream: OnUpgrade,
+    downstream: ClientEnd,
     /// Keeps an HTTP/2 connection from being taken for idle.
     hold: Option<StreamHold>,
+    /// What the log calls the client's protocol.
+    over: &'static str,
     guard: TunnelGuard,
     relay: RelayOptions,
 }
@@ -277,7 +280,7 @@ fn join_cookies(headers: &mut http::HeaderMap) {
 fn note_upgrade<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<Option<Box<Pending>>, Fault> {
     let asked = upgrade::requested(request, &options.upgrades);
     // taken out in any case: an upgrade that is not forwarded must not be found by anybody behind
-    let downstream = request.extensions_mut().remove::<OnUpgrade>();
+    let downstream = ClientEnd::remove(request.extensions_mut());
     let (Some(asked), Some(downstream)) = (asked, downstream) else { return Ok(None) };
     let key = if asked.is_websocket() { websocket::key(request.headers()).cloned() } else { None };
     pending(options, asked, key, downstream).map(Some)
@@ -294,12 +297,14 @@ fn note_extended<B>(options: &ProxyOptions, request: &mut Request<B>) -> Result<
     })?;
     let extensions = request.extensions_mut();
     extensions.remove::<Protocol>();
-    let (downstream, hold) = (extensions.remove::<OnUpgrade>(), extensions.remove::<StreamHold>());
+    extensions.remove::<ConnectProtocol>();
+    let (downstream, hold) = (ClientEnd::remove(extensions), extensions.remove::<StreamHold>());
     let downstream = downstream.ok_or_else(|| Fault::client(ClientFault::MethodNotImplemented))?;
     let key = asked.is_websocket().then(websocket::fresh_key);
     let mut pending = pending(options, asked, key, downstream)?;
     pending.extended = true;
     pending.hold = hold;
+    pending.over = over(request.version());
     *request.method_mut() = Method::GET;
     Ok(pending)
 }
@@ -308,11 +313,12 @@ fn pending(
     options: &ProxyOptions,
     request: UpgradeRequest,
     key: Option<HeaderValue>,
-    downstream: OnUpgrade,
+    downstream: ClientEnd,
 ) -> Result<Box<Pending>, Fault> {
     let guard = options.tunnels.try_open().ok_or_else(|| Fault::internal(InternalFault::TunnelsFull))?;
     let relay = options.relay;
-    Ok(Box::new(Pending { request, key, extended: false, downstream, hold: None, guard, relay }))
+    let over = over(Version::HTTP_11);
+    Ok(Box::new(Pending { request, key, extended: false, downstream, hold: None, over, guard, relay }))
 }
 
 pin_project! {
@@ -440,10 +446,9 @@ fn switch<RB>(response: &mut Response<RB>, seen: Seen, pending: Option<Box<Pendi
         }
     }
     response.extensions_mut().insert(TunnelBegun::new());
-    let Pending { request, downstream, guard, relay, extended, hold, key: _ } = *pending;
+    let Pending { request, downstream, guard, relay, hold, over, .. } = *pending;
     let protocol = request.protocol().to_str().unwrap_or_default().to_owned();
-    let handover =
-        Handover { downstream, hold, guard, bound: None, relay, protocol, to: None, http2: extended };
+    let handover = Handover { downstream, hold, guard, bound: None, relay, protocol, to: None, over };
     tokio::spawn(handover.run(upstream));
     Ok(())
 }

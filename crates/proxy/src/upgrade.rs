@@ -6,8 +6,9 @@
 //! the driver's buffer, the next request's if no 101 comes, the tunnel's first if it does. None reaches the upstream
 //! before the upstream's own 101.
 
-use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Version, header};
 use hyper::ext::Protocol;
+use portcullis_conn::ConnectProtocol;
 
 use crate::{
     fields::{any_member, digits, members},
@@ -134,10 +135,16 @@ pub fn requested<B>(request: &Request<B>, allowed: &UpgradeProtocols) -> Option<
     may.then_some(asked)
 }
 
-/// Whether a request is an extended CONNECT (RFC 8441 section 4): it asks for a protocol on its own stream, and is
+/// The protocol of an extended CONNECT: hyper's word for it over HTTP/2, ours over HTTP/3.
+pub(crate) fn connect_protocol(extensions: &Extensions) -> Option<&str> {
+    let http2 = extensions.get::<Protocol>().map(Protocol::as_str);
+    http2.or_else(|| extensions.get::<ConnectProtocol>().map(ConnectProtocol::as_str))
+}
+
+/// Whether a request is an extended CONNECT (RFC 8441 section 4, RFC 9220): it asks for a protocol on its own stream, and is
 /// routed and forwarded as the GET that HTTP/1.1 would have for it.
 pub fn is_extended_connect<B>(request: &Request<B>) -> bool {
-    request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some()
+    request.method() == Method::CONNECT && connect_protocol(request.extensions()).is_some()
 }
 
 /// Why an extended CONNECT is not forwarded.
@@ -157,8 +164,8 @@ pub fn extended<B>(
     request: &Request<B>,
     allowed: &UpgradeProtocols,
 ) -> Result<UpgradeRequest, ExtendedError> {
-    let asked = request.extensions().get::<Protocol>().ok_or(ExtendedError::Protocol)?;
-    let protocol = allowed.find(asked.as_ref()).ok_or(ExtendedError::Protocol)?;
+    let asked = connect_protocol(request.extensions()).ok_or(ExtendedError::Protocol)?;
+    let protocol = allowed.find(asked.as_bytes()).ok_or(ExtendedError::Protocol)?;
     if has_body(request.headers()) {
         return Err(ExtendedError::Length);
     }

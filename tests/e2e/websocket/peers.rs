@@ -1,4 +1,4 @@
-//! Both ends of a WebSocket, over HTTP/1.1 and HTTP/2.
+//! Both ends of a WebSocket, over HTTP/1.1, HTTP/2 and, from a client, HTTP/3.
 
 use std::{
     net::SocketAddr,
@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
+use portcullis_conn::ConnectProtocol;
+use portcullis_h3::client::Connection;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -20,8 +22,8 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    config::plain,
-    support::{SOON, edge::Edge, within},
+    config::{plain, secure},
+    support::{SOON, edge::Edge, tls, within},
 };
 
 /// A stream of HTTP/2 as bytes.
@@ -112,6 +114,7 @@ pub(crate) fn large() -> WebSocketConfig {
 pub(crate) enum Http {
     One,
     Two,
+    Three,
 }
 
 /// What a connection of HTTP/2 to the edge can do.
@@ -158,32 +161,64 @@ impl Two {
     }
 }
 
-/// A WebSocket to the edge. The second is what has to live as long.
-pub(crate) async fn open(http: Http, edge: &Edge) -> (Socket, Option<Two>) {
+/// A connection of HTTP/3 to the edge.
+pub(crate) async fn connect_three(edge: SocketAddr) -> Connection {
+    let config = tls::config(None, &["h3"]);
+    within(SOON, "a connection", Connection::connect(edge, "localhost", config)).await.unwrap()
+}
+
+/// An extended CONNECT.
+pub(crate) fn ask_three(protocol: &str, path: &str) -> Request<()> {
+    Request::connect(format!("https://localhost{path}"))
+        .extension(ConnectProtocol::new(protocol))
+        .header("sec-websocket-version", "13")
+        .body(())
+        .unwrap()
+}
+
+/// What has to live as long as a WebSocket: its connection.
+#[allow(dead_code, reason = "it is there to be dropped")]
+pub(crate) enum Below {
+    One,
+    Two(Two),
+    Three(Connection),
+}
+
+/// The answer to an extended CONNECT has no field of an upgrade.
+fn has_no_upgrade(headers: &HeaderMap) {
+    for absent in
+        ["connection", "upgrade", "sec-websocket-accept", "content-length", "transfer-encoding", "x-hop"]
+    {
+        assert!(!headers.contains_key(absent), "{absent}");
+    }
+}
+
+/// A WebSocket to the edge.
+pub(crate) async fn open(http: Http, edge: &Edge) -> (Socket, Below) {
     match http {
         Http::One => {
             let io: BoxIo = Box::new(TcpStream::connect(edge.http()).await.unwrap());
             let opening = tokio_tungstenite::client_async_with_config("ws://a.test/chat", io, Some(large()));
             let (socket, response) = within(SOON, "the handshake", opening).await.unwrap();
             assert_eq!(response.headers()["connection"], "upgrade");
-            (socket, None)
+            (socket, Below::One)
         }
         Http::Two => {
             let two = connect_two(edge.http()).await;
             let (response, send) = two.ask(Some("websocket"), "http://a.test/chat").await;
             assert_eq!(response.status(), 200);
-            for absent in [
-                "connection",
-                "upgrade",
-                "sec-websocket-accept",
-                "content-length",
-                "transfer-encoding",
-                "x-hop",
-            ] {
-                assert!(!response.headers().contains_key(absent), "{absent}");
-            }
+            has_no_upgrade(response.headers());
             let io: BoxIo = Box::new(H2Io::new(send, response.into_body()));
-            (WebSocketStream::from_raw_socket(io, Role::Client, Some(large())).await, Some(two))
+            (WebSocketStream::from_raw_socket(io, Role::Client, Some(large())).await, Below::Two(two))
+        }
+        Http::Three => {
+            let three = connect_three(edge.https()).await;
+            let opening = three.open_tunnel(ask_three("websocket", "/chat"));
+            let (response, tunnel) = within(SOON, "an answer", opening).await.unwrap();
+            assert_eq!(response.status(), 200);
+            has_no_upgrade(response.headers());
+            let io: BoxIo = Box::new(tunnel.unwrap());
+            (WebSocketStream::from_raw_socket(io, Role::Client, Some(large())).await, Below::Three(three))
         }
     }
 }
@@ -221,6 +256,7 @@ impl Echo {
             let mut all = JoinSet::new();
             while let Ok((io, _)) = listener.accept().await {
                 match http {
+                    Http::Three => unreachable!("no origin speaks HTTP/3 here"),
                     Http::One => all.spawn(async move {
                         let io: BoxIo = Box::new(io);
                         if let Ok(socket) =
@@ -237,9 +273,10 @@ impl Echo {
         Self { addr, accept }
     }
 
-    pub(crate) fn config(&self, http: Http) -> String {
+    pub(crate) fn config(&self, downstream: Http, http: Http) -> String {
+        let listener = if downstream == Http::Three { secure(self.addr) } else { plain(self.addr) };
         let protocol = if http == Http::Two { "protocol = \"http2\"\n" } else { "" };
-        format!("{}{protocol}", plain(self.addr))
+        format!("{listener}{protocol}")
     }
 }
 

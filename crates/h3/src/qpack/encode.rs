@@ -37,18 +37,75 @@ pub(crate) fn status(out: &mut BytesMut, status: StatusCode) {
     int(out, 0b1100_0000, 6, index);
 }
 
-/// A field line.
+/// The method of a request. Pseudo-header fields must come first.
+#[cfg(feature = "client")]
+pub(crate) fn method(out: &mut BytesMut, method: &http::Method) {
+    let index = match method.as_str() {
+        "CONNECT" => 15,
+        "DELETE" => 16,
+        "GET" => 17,
+        "HEAD" => 18,
+        "OPTIONS" => 19,
+        "POST" => 20,
+        "PUT" => 21,
+        other => {
+            name_reference(out, 15);
+            return string(out, other.as_bytes());
+        }
+    };
+    int(out, 0b1100_0000, 6, index);
+}
+
+#[cfg(feature = "client")]
+pub(crate) fn scheme(out: &mut BytesMut, scheme: &str) {
+    match scheme {
+        "http" => int(out, 0b1100_0000, 6, 22),
+        "https" => int(out, 0b1100_0000, 6, 23),
+        other => {
+            name_reference(out, 22);
+            string(out, other.as_bytes());
+        }
+    }
+}
+
+#[cfg(feature = "client")]
+pub(crate) fn authority(out: &mut BytesMut, authority: &str) {
+    name_reference(out, 0);
+    string(out, authority.as_bytes());
+}
+
+#[cfg(feature = "client")]
+pub(crate) fn path(out: &mut BytesMut, path: &str) {
+    if path == "/" {
+        return int(out, 0b1100_0000, 6, 1);
+    }
+    name_reference(out, 1);
+    string(out, path.as_bytes());
+}
+
+/// RFC 9220 section 3.
+#[cfg(feature = "client")]
+pub(crate) fn protocol(out: &mut BytesMut, protocol: &str) {
+    raw_field(out, ":protocol", protocol.as_bytes());
+}
+
+/// A field line. A value that is marked sensitive is never to be put into a table, by anybody (RFC 9204 section 7.1.3).
 pub(crate) fn field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
-    raw_field(out, name.as_str(), value.as_bytes());
+    let never = if value.is_sensitive() { 1 } else { 0 };
+    line(out, name.as_str(), value.as_bytes(), never);
 }
 
 /// A field line; the name in lower case (RFC 9114 section 4.2).
 pub(crate) fn raw_field(out: &mut BytesMut, name: &str, value: &[u8]) {
+    line(out, name, value, 0);
+}
+
+fn line(out: &mut BytesMut, name: &str, value: &[u8], never: u8) {
     match static_name(name) {
-        Some(index) => name_reference(out, index),
+        Some(index) => int(out, 0b0101_0000 | (never << 5), 4, index),
         None => {
             // a literal name, RFC 9204 section 4.5.6
-            int(out, 0b0010_0000, 3, name.len() as u64);
+            int(out, 0b0010_0000 | (never << 4), 3, name.len() as u64);
             out.put_slice(name.as_bytes());
         }
     }
