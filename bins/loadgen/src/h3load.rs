@@ -22,7 +22,7 @@ pub(crate) async fn slot(worker: Rc<Worker>, shared: Rc<Shared<Connection>>) {
         let mut no_connection = false;
         let result = match shared.get(&worker, async || connect(&worker.plan).await).await {
             Ok((generation, connection)) => {
-                let result = exchange(&worker.plan, &connection).await;
+                let result = exchange(&worker.plan, &connection, |len| worker.received(len)).await;
                 if result.is_err() && connection.is_closed() {
                     shared.forget(generation);
                 }
@@ -48,7 +48,12 @@ async fn connect(plan: &Plan) -> Result<Connection, Failure> {
         .map_err(|error| Failure::new("connect", chain(&error)))
 }
 
-async fn exchange(plan: &Plan, connection: &Connection) -> Result<Outcome, Failure> {
+/// `received` is told the length of each piece of the response's body.
+async fn exchange(
+    plan: &Plan,
+    connection: &Connection,
+    mut received: impl FnMut(u64),
+) -> Result<Outcome, Failure> {
     let mut request = Request::new(Filler::of(&plan.body));
     *request.method_mut() = plan.method.clone();
     *request.uri_mut() = plan.uri.clone();
@@ -67,7 +72,9 @@ async fn exchange(plan: &Plan, connection: &Connection) -> Result<Outcome, Failu
     let mut bytes = 0;
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|error| Failure::new("receive", chain(&error)))?;
-        bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+        bytes += len;
+        received(len);
     }
     Ok(Outcome { status, bytes })
 }
@@ -141,8 +148,10 @@ mod tests {
         let addr = server().await;
         let connection = connect(&plan(addr, 0)).await.unwrap();
         for len in [0, 1, 200_000] {
-            let outcome = exchange(&plan(addr, len), &connection).await.unwrap();
+            let mut pieces = 0;
+            let outcome = exchange(&plan(addr, len), &connection, |len| pieces += len).await.unwrap();
             assert_eq!(outcome, Outcome { status: 201, bytes: len });
+            assert_eq!(pieces, len);
         }
     }
 
@@ -152,7 +161,7 @@ mod tests {
         let plan = plan(addr, 0);
         let connection = connect(&plan).await.unwrap();
         connection.close();
-        assert_eq!(exchange(&plan, &connection).await.unwrap_err().kind, "receive");
+        assert_eq!(exchange(&plan, &connection, |_| ()).await.unwrap_err().kind, "receive");
         assert!(connection.is_closed());
     }
 }

@@ -31,6 +31,7 @@ pub(crate) fn as_json(options: &LoadOptions, threads: usize, stats: &Stats) -> S
         "p999_us": stats.quantile_us(0.999),
         "max_us": stats.max_us(),
         "bytes": stats.bytes(),
+        "window_bytes": stats.window_bytes(),
         "statuses": counts(&mut stats.statuses().iter().map(|(status, count)| (status.to_string(), *count))),
         "late_starts": stats.late_starts,
         "unstarted": stats.unstarted,
@@ -115,6 +116,7 @@ mod tests {
         assert_eq!(report["requests"], 1);
         assert_eq!(report["rps"], 0.5);
         assert_eq!(report["bytes"], 7);
+        assert!(report["window_bytes"].is_null());
         assert_eq!(report["statuses"]["200"], 1);
         assert_eq!(report["errors"], 0);
         assert!(report["p99_us"].as_f64().unwrap() >= 100.0);

@@ -40,6 +40,7 @@ pub(crate) struct Stats {
     errors: BTreeMap<&'static str, u64>,
     first_error: Option<String>,
     bytes: u64,
+    window_bytes: Option<u64>,
     pub(crate) late_starts: u64,
     pub(crate) unstarted: u64,
     pub(crate) reconnects: u64,
@@ -54,6 +55,7 @@ impl Stats {
             errors: BTreeMap::new(),
             first_error: None,
             bytes: 0,
+            window_bytes: None,
             late_starts: 0,
             unstarted: 0,
             reconnects: 0,
@@ -64,6 +66,10 @@ impl Stats {
         self.latency.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
         self.bytes += outcome.bytes;
         *self.statuses.entry(outcome.status).or_default() += 1;
+    }
+
+    pub(crate) fn received(&mut self, len: u64) {
+        self.window_bytes = Some(self.window_bytes.unwrap_or(0) + len);
     }
 
     pub(crate) fn failure(&mut self, failure: Failure) {
@@ -89,6 +95,7 @@ impl Stats {
             self.first_error = other.first_error;
         }
         self.bytes += other.bytes;
+        other.window_bytes.into_iter().for_each(|len| self.received(len));
         self.late_starts += other.late_starts;
         self.unstarted += other.unstarted;
         self.reconnects += other.reconnects;
@@ -101,6 +108,12 @@ impl Stats {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Body bytes that arrived in the measured window, of responses that ended in it or not; `None` where the
+    /// protocol's driver does not tell.
+    pub(crate) fn window_bytes(&self) -> Option<u64> {
+        self.window_bytes
     }
 
     pub(crate) fn errors(&self) -> &BTreeMap<&'static str, u64> {
@@ -141,6 +154,7 @@ mod tests {
             one.success(Outcome { status: 200, bytes: 5 }, Duration::from_micros(latency));
             one.failure(Failure::new("connect", latency));
             one.late_starts = 1;
+            one.received(3);
             all.merge(one);
         }
         assert_eq!(all.requests(), 2);
@@ -149,6 +163,7 @@ mod tests {
         assert_eq!(all.errors()["connect"], 2);
         assert_eq!(all.first_error(), Some("10"));
         assert_eq!(all.late_starts, 2);
+        assert_eq!(all.window_bytes(), Some(6));
         assert!((all.quantile_us(0.5) - 10.0).abs() < 0.1);
         assert!((all.max_us() - 20.0).abs() < 0.1);
     }

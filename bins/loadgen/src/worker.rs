@@ -142,6 +142,13 @@ impl Worker {
         }
     }
 
+    /// Books a piece of a response's body, whether the rest of it comes in the window or not.
+    pub(crate) fn received(&self, len: u64) {
+        if self.clock.measures(Instant::now()) {
+            self.stats.borrow_mut().received(len);
+        }
+    }
+
     /// Books a connection that had to be made anew.
     pub(crate) fn reconnected(&self) {
         self.stats.borrow_mut().reconnects += 1;
@@ -197,8 +204,10 @@ mod tests {
         let clock = Clock::new(Instant::now(), Duration::from_secs(60), Duration::from_secs(1));
         let worker = Worker::new(plan(), clock, None);
         let ticket = worker.next().await.unwrap();
+        worker.received(1);
         worker.finish(ticket, Ok(OK));
-        assert_eq!(worker.take_stats().requests(), 0);
+        let stats = worker.take_stats();
+        assert_eq!((stats.requests(), stats.window_bytes()), (0, None));
     }
 
     #[tokio::test]

@@ -33,6 +33,8 @@ pub(crate) struct Sample {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) cpu_us: f64,
+    /// CPU time for each GiB of bodies that came in the window, in seconds; where the load generator counts them.
+    pub(crate) cpu_s_per_gib: Option<f64>,
     pub(crate) peak_mib: f64,
     pub(crate) requests: u64,
     /// Failed requests and answers with another status than the workload's.
@@ -45,6 +47,7 @@ impl Sample {
     pub(crate) fn as_json(&self) -> Value {
         json!({
             "cpu_us_per_request": self.cpu_us,
+            "cpu_s_per_gib": self.cpu_s_per_gib,
             "peak_mib": self.peak_mib,
             "bad": self.bad,
             "load": self.report,
@@ -65,8 +68,12 @@ impl Bench<'_> {
             root: proc::is_root(),
         };
         let log = |name: &str| self.dir.join(format!("{name}.log"));
-        let mut proxy = Running::start(&subject.name, subject.command(&place)?, &log("proxy"), false)?;
-        for port in [place.plain, place.tls] {
+        let (command, ports) = (subject.command(&place)?, subject.ports(&place));
+        let mut proxy = Running::start(&subject.name, command, &log("proxy"), ports.is_empty())?;
+        if ports.is_empty() && proxy.line(START)?.is_none() {
+            return Err(proxy.failed("did not say that it listens"));
+        }
+        for port in ports {
             proxy.wait_for(SocketAddr::from(([127, 0, 0, 1], port)), START)?;
         }
         let port = if workload.is_plain() { place.plain } else { place.tls };
@@ -119,12 +126,16 @@ fn sample(before: u64, after: u64, peak_mib: f64, report: Value, good: &str) -> 
     let number = |name: &str| report[name].as_f64();
     let requests = report["requests"].as_u64().filter(|requests| *requests > 0)?;
     let ok = report["statuses"][good].as_u64().unwrap_or(0);
+    let cpu_us = after.saturating_sub(before) as f64;
+    let gib =
+        report["window_bytes"].as_f64().filter(|bytes| *bytes > 0.0).map(|bytes| bytes / f64::from(1 << 30));
     Some(Sample {
         rps: number("rps")?,
         p50_us: number("p50_us")?,
         p99_us: number("p99_us")?,
         p999_us: number("p999_us")?,
-        cpu_us: after.saturating_sub(before) as f64 / requests as f64,
+        cpu_us: cpu_us / requests as f64,
+        cpu_s_per_gib: gib.map(|gib| cpu_us / 1e6 / gib),
         peak_mib,
         requests,
         bad: report["errors"].as_u64()? + (requests - ok),
@@ -140,10 +151,11 @@ mod tests {
     fn cost_is_cpu_by_request() {
         let report = json!({
             "requests": 1000, "errors": 2, "rps": 500.0, "p50_us": 1.0, "p99_us": 2.0, "p999_us": 3.0,
-            "statuses": {"200": 990, "502": 10},
+            "statuses": {"200": 990, "502": 10}, "window_bytes": 1 << 20,
         });
         let sample = sample(1_000_000, 1_009_500, 1.0, report, "200").unwrap();
         assert!((sample.cpu_us - 9.5).abs() < 1e-9);
+        assert!((sample.cpu_s_per_gib.unwrap() - 9.728).abs() < 1e-9);
         assert_eq!(sample.bad, 12);
         assert!(super::sample(0, 1, 1.0, json!({"requests": 0}), "200").is_none());
     }

@@ -39,7 +39,7 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     };
     sys::note_interrupts();
     let programs = build(&options)?;
-    let subjects = subjects(&options, &programs.portcullis);
+    let subjects = subjects(&options, &programs);
     let scratch = Scratch::new()?;
     let certs = match &options.certs {
         Some(dir) => fs::canonicalize(dir).map_err(|error| format!("{}: {error}", dir.display()))?,
@@ -113,6 +113,7 @@ struct Programs {
     portcullis: PathBuf,
     origin: PathBuf,
     loadgen: PathBuf,
+    naive: PathBuf,
 }
 
 fn build(options: &Options) -> Result<Programs> {
@@ -123,23 +124,30 @@ fn build(options: &Options) -> Result<Programs> {
         cargo.args(["--package", "portcullis"]);
     }
     sh::run(&mut cargo)?;
+    if options.beside.contains(&subject::Peer::Naive) {
+        // alone, because what it asks of a shared dependency would be built into the others
+        let mut cargo = sh::cargo();
+        sh::run(cargo.args(["build", "--profile", &options.profile, "--package", "portcullis-naive"]))?;
+    }
     let folder = if options.profile == "dev" { "debug" } else { options.profile.as_str() };
     let target = metadata::load()?.target_directory.join(folder);
     Ok(Programs {
         portcullis: target.join("portcullis"),
         origin: target.join("portcullis-origin"),
         loadgen: target.join("portcullis-loadgen"),
+        naive: target.join("portcullis-naive"),
     })
 }
 
-fn subjects(options: &Options, portcullis: &Path) -> Vec<Subject> {
+fn subjects(options: &Options, programs: &Programs) -> Vec<Subject> {
+    let portcullis = &programs.portcullis;
     let mut subjects = Vec::new();
     if !options.peers_only {
         subjects.push(Subject::portcullis(portcullis));
         subjects.extend(options.variants.iter().map(|variant| Subject::variant(variant, portcullis)));
     }
     for peer in &options.beside {
-        match peer.find() {
+        match peer.find(&programs.naive) {
             Some(subject) => subjects.push(subject),
             None => eprintln!("{} is not installed here: left out", peer.name()),
         }

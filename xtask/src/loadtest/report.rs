@@ -17,6 +17,19 @@ impl Row {
         median(self.samples.iter().map(of).collect())
     }
 
+    fn cpu_s_per_gib(&self) -> Option<f64> {
+        median(self.samples.iter().filter_map(|sample| sample.cpu_s_per_gib).collect())
+    }
+
+    /// What subjects are compared by: CPU time for each GiB where bodies are the work, for each request elsewhere.
+    fn cost(&self) -> Option<f64> {
+        if self.workload == Workload::H3Bulk {
+            self.cpu_s_per_gib()
+        } else {
+            self.median(|sample| sample.cpu_us)
+        }
+    }
+
     fn bad(&self) -> u64 {
         self.samples.iter().map(|sample| sample.bad).sum()
     }
@@ -47,24 +60,27 @@ pub(crate) fn table(rows: &[Row]) -> Table {
         "p99 us",
         "p99.9 us",
         "CPU us/req",
+        "CPU s/GiB",
         &relative,
         "peak MiB",
         "bad",
     ]);
     for row in rows {
-        let cpu = row.median(|sample| sample.cpu_us);
-        let base_cpu = rows
+        let cost = row.cost();
+        let base_cost = rows
             .iter()
             .find(|other| other.workload == row.workload && other.subject == base)
-            .and_then(|other| other.median(|sample| sample.cpu_us));
-        let ratio = cpu.zip(base_cpu).filter(|(_, base)| *base > 0.0).map(|(cpu, base)| cpu / base);
+            .and_then(Row::cost);
+        let ratio = cost.zip(base_cost).filter(|(_, base)| *base > 0.0).map(|(cost, base)| cost / base);
+        let gib = row.cpu_s_per_gib().filter(|_| row.workload == Workload::H3Bulk);
         let bad = (!row.samples.is_empty()).then(|| row.bad() as f64);
         let numbers = [
             (row.median(|sample| sample.rps), 0),
             (row.median(|sample| sample.p50_us), 0),
             (row.median(|sample| sample.p99_us), 0),
             (row.median(|sample| sample.p999_us), 0),
-            (cpu, 2),
+            (row.median(|sample| sample.cpu_us), 2),
+            (gib, 2),
             (ratio, 2),
             (row.median(|sample| sample.peak_mib), 1),
             (bad, 0),
@@ -106,6 +122,7 @@ pub(crate) fn as_json(options: &Options, rows: &[Row]) -> Value {
                 "p99_us": row.median(|sample| sample.p99_us),
                 "p999_us": row.median(|sample| sample.p999_us),
                 "cpu_us_per_request": row.median(|sample| sample.cpu_us),
+                "cpu_s_per_gib": row.cpu_s_per_gib(),
                 "peak_mib": row.median(|sample| sample.peak_mib),
             },
             "requests": row.samples.iter().map(|sample| sample.requests).sum::<u64>(),
@@ -126,6 +143,7 @@ mod tests {
             p99_us: 1.0,
             p999_us: 1.0,
             cpu_us: *cpu_us,
+            cpu_s_per_gib: Some(cpu_us / 2.0),
             peak_mib: 1.0,
             requests: 1,
             bad: 1,
@@ -149,5 +167,18 @@ mod tests {
         assert!(line("┆ nginx").contains("2.00"), "{table}");
         assert!(line("┆ haproxy").contains("n/a"), "{table}");
         assert_eq!(bad(&rows), 4);
+    }
+
+    #[test]
+    fn long_answers_are_compared_by_length() {
+        let bulk = |subject: &str, cpu: f64, gib: f64| {
+            let mut row = row(subject, &[cpu]);
+            row.workload = Workload::H3Bulk;
+            row.samples[0].cpu_s_per_gib = Some(gib);
+            row
+        };
+        let table = table(&[bulk("portcullis", 9.0, 2.0), bulk("naive", 9.0, 3.0)]).to_string();
+        let line = table.lines().find(|line| line.contains("naive")).unwrap();
+        assert!(line.contains("3.00") && line.contains("1.50"), "{table}");
     }
 }

@@ -16,10 +16,12 @@ use crate::{Result, sh};
 pub(crate) enum Peer {
     Nginx,
     Haproxy,
+    /// Of this workspace: what gluing published crates together gives.
+    Naive,
 }
 
 impl Peer {
-    const ALL: [Self; 2] = [Self::Nginx, Self::Haproxy];
+    const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Naive];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|peer| peer.name() == name)
@@ -29,14 +31,19 @@ impl Peer {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Naive => "naive",
         }
     }
 
-    /// What is installed here, or `None`.
-    pub(crate) fn find(self) -> Option<Subject> {
+    /// What is installed here, or `None`; `naive` is where this workspace's own was built.
+    pub(crate) fn find(self, naive: &Path) -> Option<Subject> {
         let (flag, path) = match self {
             Self::Nginx => ("-V", ["nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"]),
             Self::Haproxy => ("-vv", ["haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"]),
+            Self::Naive => {
+                let kind = Kind::Naive { binary: naive.to_owned() };
+                return Some(Subject { name: self.name().to_owned(), kind });
+            }
         };
         let program = path.into_iter().find(|program| sh::is_installed(program, flag))?;
         let said = Command::new(program).arg(flag).output().ok()?;
@@ -55,6 +62,7 @@ impl Peer {
             Self::Haproxy => {
                 Kind::Haproxy { program, h3: about.contains(" +QUIC") || about.contains("USE_QUIC=1") }
             }
+            Self::Naive => return None,
         };
         Some(Subject { name, kind })
     }
@@ -83,6 +91,7 @@ pub(crate) enum Kind {
     Portcullis { binary: PathBuf, keys: Vec<(String, String)> },
     Nginx { program: PathBuf, h3: bool, http2_directive: bool },
     Haproxy { program: PathBuf, h3: bool },
+    Naive { binary: PathBuf },
 }
 
 /// Where a subject listens, what it proxies to, and where its files are.
@@ -113,7 +122,16 @@ impl Subject {
     pub(crate) fn speaks(&self, workload: Workload) -> bool {
         match &self.kind {
             Kind::Portcullis { .. } => true,
-            Kind::Nginx { h3, .. } | Kind::Haproxy { h3, .. } => workload != Workload::H3 || *h3,
+            Kind::Nginx { h3, .. } | Kind::Haproxy { h3, .. } => !workload.is_h3() || *h3,
+            Kind::Naive { .. } => workload.is_h3(),
+        }
+    }
+
+    /// The TCP ports that it listens on when it is ready; none where its first line says so instead.
+    pub(crate) fn ports(&self, place: &Place<'_>) -> Vec<u16> {
+        match self.kind {
+            Kind::Naive { .. } => Vec::new(),
+            _ => vec![place.plain, place.tls],
         }
     }
 
@@ -142,6 +160,16 @@ impl Subject {
                 let path = write("haproxy.cfg", haproxy_cfg(place, *h3))?;
                 command = Command::new(program);
                 command.args(["-db", "-f"]).arg(path);
+            }
+            Kind::Naive { binary } => {
+                command = Command::new(binary);
+                command.arg("--addr").arg(format!("127.0.0.1:{}", place.tls));
+                command.arg("--threads").arg(place.workers.to_string());
+                command.arg("--cert").arg(place.certs.join("cert.pem"));
+                command.arg("--key").arg(place.certs.join("key.pem"));
+                for origin in place.origins {
+                    command.arg("--origin").arg(origin);
+                }
             }
         }
         command.current_dir(place.dir);

@@ -11,6 +11,8 @@ pub(crate) enum Workload {
     H2,
     /// HTTP/3.
     H3,
+    /// HTTP/3, answers of 100 MiB.
+    H3Bulk,
     /// Plain HTTP/1.1, requests with a body of 64 KiB.
     Upload,
     /// Plain HTTP/1.1, answers of 10 MiB.
@@ -23,10 +25,12 @@ pub(crate) enum Workload {
 const UPLOAD: u64 = 64 << 10;
 /// Of [`Workload::Bulk`].
 const BULK: u64 = 10 << 20;
+/// Of [`Workload::H3Bulk`].
+const H3_BULK: u64 = 100 << 20;
 
 impl Workload {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::H1, Self::H1s, Self::H2, Self::H3, Self::Upload, Self::Bulk, Self::Ws];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::H1, Self::H1s, Self::H2, Self::H3, Self::H3Bulk, Self::Upload, Self::Bulk, Self::Ws];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|workload| workload.name() == name)
@@ -38,6 +42,7 @@ impl Workload {
             Self::H1s => "h1s",
             Self::H2 => "h2",
             Self::H3 => "h3",
+            Self::H3Bulk => "h3bulk",
             Self::Upload => "upload",
             Self::Bulk => "bulk",
             Self::Ws => "ws",
@@ -48,6 +53,7 @@ impl Workload {
     pub(crate) fn protocol(self) -> &'static str {
         match self {
             Self::Upload | Self::Bulk => Self::H1.name(),
+            Self::H3Bulk => Self::H3.name(),
             other => other.name(),
         }
     }
@@ -57,8 +63,14 @@ impl Workload {
         match self {
             Self::H1 | Self::H1s | Self::Upload | Self::Ws => (64, 1),
             Self::Bulk => (16, 1),
+            // few, so that in a short run some come to their end
+            Self::H3Bulk => (2, 1),
             Self::H2 | Self::H3 => (16, 32),
         }
+    }
+
+    pub(crate) fn is_h3(self) -> bool {
+        matches!(self, Self::H3 | Self::H3Bulk)
     }
 
     pub(crate) fn is_plain(self) -> bool {
@@ -70,6 +82,7 @@ impl Workload {
         match self {
             Self::Upload => "/sink".to_owned(),
             Self::Bulk => format!("/bytes/{BULK}"),
+            Self::H3Bulk => format!("/bytes/{H3_BULK}"),
             Self::Ws => "/ws".to_owned(),
             Self::H1 | Self::H1s | Self::H2 | Self::H3 => format!("/bytes/{bytes}"),
         }

@@ -3,13 +3,14 @@
 use crate::metadata::Package;
 
 /// Members that nobody takes by themselves.
-const UNPUBLISHED: [&str; 7] = [
+const UNPUBLISHED: [&str; 8] = [
     "portcullis-testkit",
     "portcullis-tests",
     "portcullis-benches",
     "portcullis-examples",
     "portcullis-origin",
     "portcullis-loadgen",
+    "portcullis-naive",
     "xtask",
 ];
 
