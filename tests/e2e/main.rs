@@ -33,6 +33,7 @@ mod layers;
 mod listeners;
 mod nginx;
 mod proxy;
+mod quic;
 mod raw_http1;
 mod raw_http2;
 mod routes;

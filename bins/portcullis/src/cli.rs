@@ -79,6 +79,31 @@ pub(crate) enum Command {
     },
     /// Makes a certificate for tests and development, by a local authority that is kept.
     Certs(CertsArgs),
+    /// Says what a QUIC connection id tells: instance, worker, generation.
+    Cid(CidArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CidArgs {
+    /// The id in hexadecimal digits, as in a packet capture.
+    #[arg(value_name = "HEX")]
+    pub(crate) id: String,
+
+    /// The configuration file of an instance that issues such ids.
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["server_id_length", "nonce_length", "key_file"])]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Bytes of the server id. Without this and without --config: ids that name no instance.
+    #[arg(long, value_name = "N", requires = "nonce_length")]
+    pub(crate) server_id_length: Option<u8>,
+
+    /// Bytes of the nonce.
+    #[arg(long, value_name = "N", requires = "server_id_length")]
+    pub(crate) nonce_length: Option<u8>,
+
+    /// A file with the key: 32 hexadecimal digits.
+    #[arg(long, value_name = "FILE", requires = "server_id_length")]
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -8,6 +8,7 @@
 #[cfg(feature = "mimalloc")]
 mod allocator;
 mod certs;
+mod cid;
 mod cli;
 mod demo;
 mod plans;
@@ -76,6 +77,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Err(code) => code,
         }),
         Some(Command::Certs(args)) => certs::make(&args),
+        Some(Command::Cid(args)) => cid::explain(&args),
     }
 }
 

@@ -161,6 +161,9 @@ fn rebase(plan: &mut Plan, directory: &Path) {
             rebase(path);
         }
     }
+    if let Some(key) = plan.quic.ids.as_mut().and_then(|ids| ids.key.as_mut()) {
+        rebase(key);
+    }
     if let AccessLogPlan::File(path, _) = &mut plan.access_log {
         rebase(path);
     }

@@ -9,6 +9,7 @@ mod http;
 mod layers;
 mod listener;
 mod process;
+mod quic;
 mod route;
 mod socket;
 mod tls;
@@ -27,6 +28,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
     layers::read(&mut root, &mut plan);
     plan.connect = connect::read(&mut root, &plan);
 
+    quic::read(&mut root, &mut plan);
     plan.paths = route::paths(&mut root);
     let timeouts = process::timeouts(&mut root);
     let listeners: Vec<_> = root

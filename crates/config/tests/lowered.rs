@@ -4,6 +4,8 @@
 mod clusters;
 #[path = "lowered/connect.rs"]
 mod connect;
+#[path = "lowered/quic.rs"]
+mod quic;
 
 use std::{fs, path::PathBuf, time::Duration};
 

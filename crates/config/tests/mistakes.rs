@@ -6,6 +6,8 @@ mod acme;
 mod clusters;
 #[path = "mistakes/connect.rs"]
 mod connect;
+#[path = "mistakes/quic.rs"]
+mod quic;
 
 use portcullis_config::{Errors, parse};
 

@@ -17,6 +17,8 @@ trusted = ["::1"]
 allow = ["db.internal:5432"]
 clients = ["::1"]
 [errors]
+[quic]
+server_id = "0a01"
 [timeouts]
 [[listener]]
 address = "[::]:443"

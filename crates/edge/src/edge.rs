@@ -172,6 +172,7 @@ impl Edge {
         plan.check()?;
         let tls = Tls::load(&mut plan)?;
         settle_http3(&mut plan, &inherited);
+        crate::quic_plan::settle(&mut plan)?;
         // before descriptors are counted: sockets are some of them
         let sockets = Sockets::bind(&plan, inherited)?;
         let shared = Shared::new(plan, layers, tls, &sockets)?;

@@ -49,6 +49,9 @@ pub enum EdgeError {
     /// TLS could not be set up.
     #[error("could not set up TLS")]
     Tls(#[source] portcullis_tls::ConfigError),
+    /// Keys of QUIC could not be used.
+    #[error("could not use the keys of QUIC")]
+    QuicFile(#[from] crate::plan::QuicFileError),
     /// QUIC could not be set up.
     #[error("could not set up QUIC on {address}")]
     Quic {

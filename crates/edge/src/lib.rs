@@ -45,6 +45,7 @@ mod observe;
 mod order;
 mod paths;
 pub mod plan;
+mod quic_plan;
 mod route_plan;
 mod routes;
 mod service;

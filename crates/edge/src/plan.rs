@@ -26,6 +26,7 @@ pub use crate::cluster_plan::{
     ClusterPlan, DiscoveryPlan, EndpointPlan, ProxyHeader, StickyPlan, UpstreamRoots, UpstreamTlsPlan,
 };
 pub use crate::connect_plan::ConnectPlan;
+pub use crate::quic_plan::{QuicFileError, QuicPlan, RoutableIdsPlan, hex, read_key};
 pub use crate::route_plan::{EarlyPlan, MirrorPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
 
@@ -67,6 +68,8 @@ pub struct Plan {
     pub connect: Option<ConnectPlan>,
     /// How a request that could not be forwarded is answered. Default: text, JSON or HTML by its `Accept`.
     pub errors: portcullis_proxy::AnswerOptions,
+    /// What all QUIC endpoints have in common.
+    pub quic: QuicPlan,
     /// Limits over all listeners.
     pub limits: Limits,
     /// Called on the thread of each worker after idle connections gave their buffers back, once a second at most: a program whose allocator
@@ -111,6 +114,7 @@ impl Default for Plan {
             upgrades: UpgradePlan::default(),
             connect: None,
             errors: portcullis_proxy::AnswerOptions::default(),
+            quic: QuicPlan::default(),
             limits: Limits::default(),
             give_back: None,
             drain_timeout: Duration::from_secs(10),

@@ -78,8 +78,8 @@ impl Endpoint {
     ///
     /// `tls` must offer `h3` by ALPN and speak TLS 1.3. Where it accepts early data (`max_early_data_size` of `u32::MAX`), requests in it are
     /// served before the handshake is complete, and `ConnInfo::is_early` says so; but only for clients that prove by a token that they had
-    /// their address within the last hour, so that a stranger can't have requests count for an address of his choice. Byte 3 of every connection id that the
-    /// endpoint issues is `worker`. `limits` bounds the connections of all endpoints that share it.
+    /// their address within the last hour, so that a stranger can't have requests count for an address of his choice. Every connection id that the
+    /// endpoint issues names `worker`, where [`QuicOptions::connection_ids`] says. `limits` bounds the connections of all endpoints that share it.
     pub fn new(
         socket: UdpSocket,
         tls: Arc<rustls::ServerConfig>,
@@ -100,7 +100,8 @@ impl Endpoint {
             server.token_key(key).validation_token_config(tokens);
         }
         let mut config = EndpointConfig::default();
-        config.cid_generator(move || Box::new(WorkerIds::new(worker, provider.clone())));
+        let ids = options.connection_ids.clone();
+        config.cid_generator(move || Box::new(WorkerIds::new(worker, ids.clone(), provider.clone())));
         config.max_udp_payload_size(options.max_udp_payload.max(1472)).map_err(|_| {
             EndpointError::Option { option: "max_udp_payload", reason: "what a datagram can carry" }
         })?;

@@ -51,7 +51,7 @@ mod tunnel;
 
 pub use self::{
     body::RecvBody,
-    cid::WorkerId,
+    cid::{CidError, CidKey, ConnectionIds, Decoded, RoutableIds, WorkerId},
     endpoint::Endpoint,
     error::{BodyError, BoxError, EndpointError},
     limits::{ClientHold, ConnLimits, QuicStats},

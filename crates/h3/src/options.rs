@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::EndpointError;
+use crate::{ConnectionIds, EndpointError};
 
 /// Limits and deadlines of QUIC and HTTP/3.
 ///
@@ -76,6 +76,8 @@ pub struct QuicOptions {
     pub segmentation_offload: bool,
     /// Whether a client may go on from another address (RFC 9000 section 9). Default `true`: phones change networks.
     pub migration: bool,
+    /// What connection ids look like. Default: 8 bytes that name the worker and no instance.
+    pub connection_ids: ConnectionIds,
 }
 
 impl Default for QuicOptions {
@@ -104,6 +106,7 @@ impl Default for QuicOptions {
             max_udp_payload: 1452,
             segmentation_offload: true,
             migration: true,
+            connection_ids: ConnectionIds::default(),
         }
     }
 }
@@ -173,6 +176,7 @@ setters! {
     with_max_udp_payload, max_udp_payload: u16;
     with_segmentation_offload, segmentation_offload: bool;
     with_migration, migration: bool;
+    with_connection_ids, connection_ids: ConnectionIds;
 }
 
 impl QuicOptions {

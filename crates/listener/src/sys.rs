@@ -132,17 +132,26 @@ mod unix {
     ///
     /// The layout used is the one that no version of QUIC may change (RFC 8999): the id begins at offset 6 in a
     /// packet with a long header (section 5.1, the first bit is set) and at offset 1 with a short one (section 5.2).
+    /// A client chooses the id of its first packets, of at least 8 bytes (RFC 9000 section 7.2): where it is too short for the byte, another
+    /// of it chooses, so that all of them go to one socket. What follows the id differs from packet to packet.
     /// A datagram too short for it goes to the first socket. A value without a socket falls back to the kernel's
     /// hash.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn steer_by_cid_byte(socket: BorrowedFd<'_>, cid_byte: u8, group: u32) -> io::Result<()> {
+        /// A byte that every id of a client has.
+        const FALLBACK: u32 = 3;
         let byte = u32::from(cid_byte);
         let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
         let mut program = [
             step(load, 0, 0, 0),
-            // long header: go on; short header: skip two steps
-            step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, 0x80),
+            // long header: go on; short header: to the last load
+            step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 6, 0x80),
+            // the length of the id
+            step(load, 0, 0, 5),
+            step(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 0, 2, byte),
             step(load, 0, 0, 6 + byte),
+            step(libc::BPF_JMP | libc::BPF_JA, 0, 0, 3),
+            step(load, 0, 0, 6 + FALLBACK),
             step(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1),
             step(load, 0, 0, 1 + byte),
             step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, group),

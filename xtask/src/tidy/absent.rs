@@ -1,9 +1,10 @@
 //! What the libraries must not do: read the environment, or files, except where that is what they are for.
 
 /// Crate, module of std, and why.
-const ALLOWED: [(&str, &str); 6] = [
+const ALLOWED: [(&str, &str); 7] = [
     ("acme", "fs"),      // stores certificates, keys and accounts in a directory
     ("config", "fs"),    // reads the configuration file
+    ("edge", "fs"),      // reads the files of QUIC's keys
     ("tls", "fs"),       // reads certificates and watches them
     ("listener", "fs"),  // reads /proc to say who holds a port
     ("listener", "env"), // names the running program in the hint about privileged ports

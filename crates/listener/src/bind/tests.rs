@@ -142,9 +142,8 @@ fn datagrams_go_where_the_connection_id_says() {
     const GROUP: usize = 4;
     // the last byte wraps around
     const VALUES: [u8; 6] = [2, 0, 3, 1, 250, 255];
-    for (byte, options) in
-        [(3, UdpOptions::default()), (0, UdpOptions::default().with_steer_by_cid_byte(Some(0)))]
-    {
+    let by = |byte| UdpOptions::default().with_steer_by_cid_byte(Some(byte));
+    for (byte, options) in [(3, UdpOptions::default()), (0, by(0)), (17, by(17))] {
         let bound = BindPlan::new().udp("127.0.0.1:0".parse().unwrap(), options).bind(group(GROUP)).unwrap();
         let clients: Vec<_> =
             (0..5).map(|_| udp("127.0.0.1:0").bind(group(1)).unwrap().remove(0).udp.remove(0)).collect();
@@ -154,6 +153,7 @@ fn datagrams_go_where_the_connection_id_says() {
                 short[1 + byte] = value;
                 client.send_to(&short, bound[0].local_addr.ip().unwrap()).unwrap();
                 let mut long = [0xc0; 1200];
+                long[5] = 20;
                 long[6 + byte] = value;
                 client.send_to(&long, bound[0].local_addr.ip().unwrap()).unwrap();
             }
@@ -178,6 +178,27 @@ fn datagrams_go_where_the_connection_id_says() {
             socket.set_nonblocking(true).unwrap();
             assert_eq!(socket.recv(&mut buf).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         }
+    }
+}
+
+/// The id that a client makes up need not have the byte. What follows it is of no use: it differs from packet to packet.
+#[cfg(target_os = "linux")]
+#[test]
+fn all_first_packets_of_a_client_go_to_one_socket() {
+    let options = UdpOptions::default().with_steer_by_cid_byte(Some(17));
+    let bound = BindPlan::new().udp("127.0.0.1:0".parse().unwrap(), options).bind(group(4)).unwrap();
+    let client = udp("127.0.0.1:0").bind(group(1)).unwrap().remove(0).udp.remove(0);
+    for after in 0..16 {
+        let mut long = [after; 1200];
+        (long[0], long[5], long[9]) = (0xc0, 8, 2);
+        client.send_to(&long, bound[0].local_addr.ip().unwrap()).unwrap();
+    }
+    let socket = &bound[0].udp[2];
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut buf = [0; 1500];
+    for _ in 0..16 {
+        assert_eq!(socket.recv(&mut buf).unwrap(), 1200);
     }
 }
 

@@ -1,0 +1,161 @@
+//! QUIC below HTTP/3: connection ids, and clients that move.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use tokio::net::UdpSocket;
+
+use crate::{
+    config::secure,
+    support::{
+        Dir, SOON,
+        client::{Client, Protocol},
+        edge::{Edge, run_to_end},
+        origin::Origin,
+        run, within,
+    },
+};
+
+/// What stands between a client and the edge: a NAT that gives the client another port when it is told to.
+struct Nat {
+    address: SocketAddr,
+    outside: Arc<Mutex<Arc<UdpSocket>>>,
+    edge: SocketAddr,
+    inside: Arc<UdpSocket>,
+    client: Arc<Mutex<Option<SocketAddr>>>,
+    /// The destination ids of packets with a short header.
+    ids: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// Bytes of the ids that the edge gives in these tests.
+const ID_LEN: usize = 19;
+
+impl Nat {
+    async fn before(edge: SocketAddr) -> Self {
+        let inside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let outside = Arc::new(Mutex::new(Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap())));
+        let address = inside.local_addr().unwrap();
+        let (client, ids) = (Arc::default(), Arc::default());
+        let nat = Self { address, outside, edge, inside, client, ids };
+        nat.back(nat.outside.lock().unwrap().clone());
+        let (inside, outside) = (nat.inside.clone(), nat.outside.clone());
+        let (client, ids) = (nat.client.clone(), nat.ids.clone());
+        tokio::spawn(async move {
+            let mut packet = [0; 2048];
+            while let Ok((length, from)) = inside.recv_from(&mut packet).await {
+                *client.lock().unwrap() = Some(from);
+                if packet[0] & 0x80 == 0 {
+                    ids.lock().unwrap().push(packet[1..=ID_LEN].to_vec());
+                }
+                let outside = outside.lock().unwrap().clone();
+                let _ = outside.send_to(&packet[..length], edge).await;
+            }
+        });
+        nat
+    }
+
+    /// Brings answers to one port back to the client.
+    fn back(&self, outside: Arc<UdpSocket>) {
+        let (inside, client) = (self.inside.clone(), self.client.clone());
+        tokio::spawn(async move {
+            let mut packet = [0; 2048];
+            while let Ok((length, _)) = outside.recv_from(&mut packet).await {
+                let to = *client.lock().unwrap();
+                if let Some(to) = to {
+                    let _ = inside.send_to(&packet[..length], to).await;
+                }
+            }
+        });
+    }
+
+    async fn rebind(&self) {
+        let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        assert_ne!(outside.local_addr().unwrap(), self.edge);
+        self.back(outside.clone());
+        *self.outside.lock().unwrap() = outside;
+    }
+}
+
+const IDS: &str = "[quic]\nserver_id = \"0a0b\"\nnonce_length = 14\nrotation = 5\nid_key = \"id.key\"\n";
+const KEY: &str = "8f95f09245765f80256934e50c66207f";
+
+/// Four workers: by its address alone a packet would come to another one three times of four.
+#[test]
+fn a_client_keeps_its_connection_wherever_it_goes() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let dir = Dir::new();
+        dir.write("id.key", KEY);
+        let rest = secure(origin.addr());
+        let text = format!("threads = 4\n[admin]\naddress = \"127.0.0.1:0\"\n{IDS}{rest}");
+        let edge = Edge::run_in(dir, &text).await;
+        let nat = Nat::before(edge.https()).await;
+        let mut client = Client::connect(Protocol::H3, nat.address, "localhost").await;
+        for _ in 0..6 {
+            assert_eq!(within(SOON, "an answer", client.get("/")).await.status, 200);
+            nat.rebind().await;
+        }
+        assert_eq!(within(SOON, "an answer", client.get("/")).await.status, 200);
+        assert_eq!(edge.metric("portcullis_quic_connections_total{result=\"accepted\"}").await, 1.0);
+        let ids = nat.ids.lock().unwrap().clone();
+        assert!(!ids.is_empty());
+        let digits = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let file = edge.dir().path().join("edge.toml");
+        let (status, stdout, stderr) =
+            run_to_end(["cid".as_ref(), digits(&ids[0]).as_ref(), "--config".as_ref(), file.as_os_str()]);
+        assert!(status.success(), "{stderr}");
+        assert!(stdout.contains("rotation    5\nserver id   0a0b\n"), "{stdout}");
+        assert!(stdout.contains("generation  0\n"), "{stdout}");
+        // of any other
+        let (status, _, stderr) =
+            run_to_end(["cid".as_ref(), "00".as_ref(), "--config".as_ref(), file.as_os_str()]);
+        assert!(!status.success() && stderr.contains("this id has 1 bytes"), "{stderr}");
+    });
+}
+
+#[test]
+fn what_a_connection_id_tells() {
+    let dir = Dir::new();
+    let key = dir.write("id.key", KEY);
+    let key = key.to_str().unwrap();
+    let lengths = ["--server-id-length", "8", "--nonce-length", "8"];
+    let id = "504dd2d05a7b0de9b2b9907afb5ecf8cc30109";
+    for (id, options, wanted) in [
+        ("0011220304556677", vec![], Ok("worker      3\ngeneration  4\n")),
+        (
+            id,
+            [&lengths[..], &["--key-file", key]].concat(),
+            Ok(
+                "rotation    2\nserver id   ed793a51d49b8f5f\nnonce       ee080dbf48c0d1e5\nworker      1\ngeneration  9\n",
+            ),
+        ),
+        (id, lengths.to_vec(), Ok("server id   4dd2d05a7b0de9b2\n")),
+        ("f04dd2d05a7b0de9b2b9907afb5ecf8cc30109", lengths.to_vec(), Ok("server id   none")),
+        ("0x", vec![], Err("`0x` is not in hexadecimal digits")),
+        ("0011", vec![], Err("this id has 2 bytes, those of such an instance have 8")),
+        (id, vec!["--server-id-length", "8", "--nonce-length", "3"], Err("at least 4 bytes, not 3")),
+        (id, [&lengths[..], &["--key-file", "/nonexistent"]].concat(), Err("cannot read /nonexistent")),
+    ] {
+        let (status, stdout, stderr) = run_to_end([&["cid", id], &options[..]].concat());
+        match wanted {
+            Ok(wanted) => assert!(status.success() && stdout.contains(wanted), "{id}: {stdout}{stderr}"),
+            Err(wanted) => assert!(!status.success() && stderr.contains(wanted), "{id}: {stdout}{stderr}"),
+        }
+    }
+}
+
+#[test]
+fn keys_that_are_none_keep_the_edge_from_starting() {
+    let dir = Dir::new();
+    let text = format!("{IDS}{}", secure("127.0.0.1:1".parse().unwrap()));
+    let file = dir.write("edge.toml", &text);
+    for (key, wanted) in [(None, "cannot read"), (Some("0102"), "is no key of connection ids")] {
+        if let Some(key) = key {
+            dir.write("id.key", key);
+        }
+        let (status, _, stderr) = run_to_end(["run".as_ref(), "--config".as_ref(), file.as_os_str()]);
+        assert!(!status.success() && stderr.contains(wanted) && stderr.contains("id.key"), "{stderr}");
+    }
+}
