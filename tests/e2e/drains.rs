@@ -24,11 +24,11 @@ use crate::{
     },
 };
 
-const PIECES: usize = 20;
-const PIECE: usize = 10_000;
+pub(crate) const PIECES: usize = 20;
+pub(crate) const PIECE: usize = 10_000;
 
 /// Pieces with pauses between them.
-fn slow() -> Body {
+pub(crate) fn slow() -> Body {
     let pieces = stream::unfold(0, |n| async move {
         if n == PIECES {
             return None;
@@ -40,7 +40,7 @@ fn slow() -> Body {
     StreamBody::new(pieces).map_err(|never| match never {}).boxed_unsync()
 }
 
-async fn origin() -> Origin {
+pub(crate) async fn origin() -> Origin {
     Origin::start(|mut request| async move {
         let mut response = Response::new(slow());
         let Some(key) = request.headers().get("sec-websocket-key") else { return response };

@@ -36,6 +36,7 @@ mod proxy;
 mod quic;
 mod raw_http1;
 mod raw_http2;
+mod reload;
 mod routes;
 mod smuggling;
 mod storms;

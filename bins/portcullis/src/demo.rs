@@ -33,7 +33,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     plan.clusters.push(ClusterPlan::new("demo", [origin.to_string()]));
     plan.routes.push(RoutePlan::new(None, RouteAction::Forward { cluster: "demo".to_owned() }));
     plan.access_log = AccessLogPlan::Stdout(AccessLogFormat::Combined);
-    crate::run(plan, &hints(args, port)).map_err(|error| match error.downcast_ref::<EdgeError>() {
+    crate::run(plan, None, &hints(args, port)).map_err(|error| match error.downcast_ref::<EdgeError>() {
         Some(EdgeError::Bind(bind)) if bind.is_in_use() => {
             error.context(format!("port {port} is taken; `--port` chooses another one"))
         }

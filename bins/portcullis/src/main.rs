@@ -10,11 +10,12 @@ mod allocator;
 mod certs;
 mod cid;
 mod cli;
+mod configuration;
 mod demo;
 mod plans;
 mod signals;
 
-use std::{io::IsTerminal, path::Path, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
@@ -54,15 +55,15 @@ fn chain(error: &anyhow::Error) -> String {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         None => demo::run(&cli.demo),
-        Some(Command::Proxy(args)) => run(plans::proxy(&args)?, &[]),
-        Some(Command::Run { config }) => match load(&config) {
-            Ok(plan) => run(plan, &[]),
+        Some(Command::Proxy(args)) => run(plans::proxy(&args)?, None, &[]),
+        Some(Command::Run { config }) => match configuration::load(&config) {
+            Ok((plan, options)) => run(plan, Some(configuration::Running::new(config, options)), &[]),
             Err(code) => Ok(code),
         },
-        Some(Command::Check { config, explain }) => Ok(match load(&config) {
-            Ok(plan) => {
+        Some(Command::Check { config, explain }) => Ok(match configuration::load(&config) {
+            Ok((plan, _)) => {
                 if let Some(request) = explain {
-                    print!("{}", explained(&plan, &request)?);
+                    print!("{}", configuration::explained(&plan, &request)?);
                     return Ok(ExitCode::SUCCESS);
                 }
                 println!(
@@ -81,37 +82,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Which route a request (`GET https://example.test/path`) takes, and why.
-fn explained(plan: &Plan, request: &str) -> anyhow::Result<String> {
-    let (method, uri) = request.split_once(' ').unwrap_or(("GET", request));
-    let method = method.parse().with_context(|| format!("`{method}` is no method"))?;
-    let uri = uri.trim().parse().with_context(|| format!("`{uri}` is no URI"))?;
-    Ok(plan.explain(&method, &uri, None)?.to_string())
-}
-
-/// Reads a configuration; every mistake in it is on standard error when this fails.
-fn load(path: &Path) -> Result<Plan, ExitCode> {
-    let color = std::io::stderr().is_terminal();
-    match portcullis_config::load(path) {
-        Ok(config) => {
-            if !config.warnings().is_empty() {
-                eprintln!("{}", config.warnings().render(color));
-            }
-            let plan = config.lower();
-            plan.check().map(|()| plan).map_err(|error| {
-                eprintln!("error: {}: {}", path.display(), chain(&error.into()));
-                ExitCode::FAILURE
-            })
-        }
-        Err(error) => {
-            eprintln!("{}", error.render(color));
-            Err(ExitCode::FAILURE)
-        }
-    }
-}
-
 /// Binds, says where, and serves until told to stop. `hints` are printed below the addresses.
-fn run(mut plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
+fn run(mut plan: Plan, config: Option<configuration::Running>, hints: &[String]) -> anyhow::Result<ExitCode> {
     if let Err(error) = raise_descriptor_limit() {
         warn!(%error, "the limit of open files could not be raised");
     }
@@ -126,7 +98,10 @@ fn run(mut plan: Plan, hints: &[String]) -> anyhow::Result<ExitCode> {
         .context("could not start the main runtime")?;
     // whoever reads that we listen may send a signal at once
     let shutdown = runtime.block_on(async {
-        signals::on_hangup(edge.handle())?;
+        signals::on_hangup(edge.handle(), config.clone())?;
+        if let Some(config) = config {
+            tokio::spawn(config.follow(edge.handle()));
+        }
         signals::shutdown()
     })?;
     for listening in edge.listening() {

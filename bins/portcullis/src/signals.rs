@@ -1,7 +1,10 @@
 //! SIGTERM, Ctrl-C and SIGHUP.
 
 use anyhow::Context;
+use portcullis_edge::EdgeHandle;
 use tracing::{info, warn};
+
+use crate::configuration::Running;
 
 /// Resolves at the first signal. At the second the process ends at once: somebody is in a hurry.
 pub(crate) fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
@@ -17,15 +20,19 @@ pub(crate) fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Opens the access log anew at every SIGHUP, as a rotation asks for. Without this the signal would end the process.
+/// At every SIGHUP: opens the access log anew, as a rotation asks for, and reads the configuration again, if there is a file. Without this
+/// the signal would end the process.
 #[cfg(unix)]
-pub(crate) fn on_hangup(edge: portcullis_edge::EdgeHandle) -> anyhow::Result<()> {
+pub(crate) fn on_hangup(edge: EdgeHandle, config: Option<Running>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup()).context("could not watch for SIGHUP")?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             info!(signal = "SIGHUP", "opening the access log anew");
             edge.reopen_access_log();
+            if let Some(config) = &config {
+                config.reload(&edge).await;
+            }
         }
     });
     Ok(())
@@ -33,7 +40,7 @@ pub(crate) fn on_hangup(edge: portcullis_edge::EdgeHandle) -> anyhow::Result<()>
 
 /// There is no such signal here.
 #[cfg(not(unix))]
-pub(crate) fn on_hangup(_: portcullis_edge::EdgeHandle) -> anyhow::Result<()> {
+pub(crate) fn on_hangup(_: EdgeHandle, _: Option<Running>) -> anyhow::Result<()> {
     Ok(())
 }
 

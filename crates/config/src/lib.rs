@@ -12,6 +12,7 @@ mod values;
 use std::{
     io::Read as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use portcullis_edge::{
@@ -36,6 +37,7 @@ pub const MAX_FILE_BYTES: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Config {
     plan: Plan,
+    process: ProcessOptions,
     warnings: Warnings,
 }
 
@@ -50,9 +52,30 @@ impl Config {
         &self.plan
     }
 
+    /// What the file says to the program rather than to its edge.
+    pub fn process(&self) -> ProcessOptions {
+        self.process
+    }
+
     /// Takes the plan out.
     pub fn lower(self) -> Plan {
         self.plan
+    }
+}
+
+/// What a file says to the program that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProcessOptions {
+    /// Whether the file is read again when it changes, without being told to. Default `false`.
+    pub watch: bool,
+    /// How long a new process may take to get ready in an upgrade before it is given up. Default 30 s.
+    pub upgrade_timeout: Duration,
+}
+
+impl Default for ProcessOptions {
+    fn default() -> Self {
+        Self { watch: false, upgrade_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -68,10 +91,10 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Errors> {
         sink.syntax(error);
     }
     let root = Table::new(&sink, "the top level", 0..0, root.into_inner());
-    let plan = lower::plan(root, &Lines::new(text));
+    let (plan, process) = lower::plan(root, &Lines::new(text));
     let (errors, warnings) = sink.into_findings(text);
     if errors.is_empty() {
-        Ok(Config { plan, warnings: Warnings::new(name, text, warnings) })
+        Ok(Config { plan, process, warnings: Warnings::new(name, text, warnings) })
     } else {
         Err(Errors::new(name, text, errors))
     }

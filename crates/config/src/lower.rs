@@ -17,14 +17,16 @@ mod tls;
 use portcullis_edge::plan::Plan;
 
 use crate::{
+    ProcessOptions,
     errors::Lines,
     reader::{Table, Wrong},
 };
 
 /// Reads everything. What the plan lacks because it was wrong is in the sink.
-pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
+pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, ProcessOptions) {
     let mut plan = Plan::default();
     process::read(&mut root, &mut plan);
+    let options = process::options(&mut root);
     layers::read(&mut root, &mut plan);
     plan.connect = connect::read(&mut root, &plan);
 
@@ -58,5 +60,5 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> Plan {
     plan.certificates = certificates.into_iter().filter_map(|certificate| certificate.source).collect();
     plan.routes = routes.into_iter().filter_map(|route| route.plan).collect();
     plan.clusters = clusters.into_iter().filter_map(|cluster| cluster.plan).collect();
-    plan
+    (plan, options)
 }

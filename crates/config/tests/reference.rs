@@ -7,6 +7,8 @@ const FULL: &str = include_str!("../examples/full.toml");
 
 /// Every section once, with no more than it needs.
 const SECTIONS: &str = r#"[limits]
+[reload]
+[upgrade]
 [admin]
 address = "127.0.0.1:9090"
 [access_log]

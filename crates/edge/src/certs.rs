@@ -7,16 +7,20 @@ use std::{
 
 use portcullis_acme::Acme;
 use portcullis_tls::{
-    Acceptor, AcceptorOptions, CertReloader, CertStore, ClientAuth, ClientCas, HostPolicy, Resumption,
-    ServerOptions, ServerTls, TicketKeys, Watch,
+    Acceptor, AcceptorOptions, CertPart, CertReloader, CertStore, ClientAuth, ClientCas, HostPolicy,
+    Resumption, ServerOptions, ServerTls, TicketKeys, Watch,
 };
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     Causes, EdgeError,
     edge::Shared,
-    plan::{ClientAuthPlan, ListenerMode, ListenerPlan, Plan, ResumptionPlan, TlsPlan, WithoutCertificate},
+    plan::{
+        CertificateSource, ClientAuthPlan, ListenerMode, ListenerPlan, Plan, ResumptionPlan, TlsPlan,
+        WithoutCertificate,
+    },
 };
 
 /// What the listeners of an edge speak TLS with.
@@ -29,6 +33,10 @@ pub(crate) struct Tls {
     listeners: Vec<Option<ListenerTls>>,
     /// Taken by the worker that follows the files.
     reloader: Mutex<Option<CertReloader>>,
+    /// What the files fill; `None` where there are none.
+    files: Option<CertPart>,
+    /// What follows the files.
+    following: Mutex<Option<Following>>,
     /// Secrets and lists that follow their files as well.
     followed: Vec<Followed>,
 }
@@ -38,6 +46,11 @@ pub(crate) struct ListenerTls {
     pub(crate) tls: ServerTls,
     /// Whether requests may come in early data.
     pub(crate) early: bool,
+}
+
+struct Following {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 /// Something of a policy that a file tells.
@@ -55,7 +68,8 @@ impl Tls {
             return Ok(Self::default());
         };
         let acme = plan.acme.as_ref().map(|acme| acme.load(&store)).transpose()?;
-        let mut tls = Self { reloader: Mutex::new(reloader), acme, ..Self::default() };
+        let files = reloader.as_ref().map(CertReloader::part);
+        let mut tls = Self { reloader: Mutex::new(reloader), files, acme, ..Self::default() };
         // listeners with the same policy share their sessions
         let mut made: Vec<(&TlsPlan, ServerTls)> = Vec::new();
         for listener in &plan.listeners {
@@ -88,13 +102,52 @@ impl Tls {
         self.listeners.iter().flatten().map(|listener| &listener.acceptor)
     }
 
+    /// Whether certificates come from files, so that others can take their place.
+    pub(crate) fn follows_files(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Loads the certificates of these sources in place of those that are served from files. What it gives goes to [`Tls::follow_instead`]. Blocks.
+    pub(crate) fn reloader(
+        &self,
+        sources: Vec<CertificateSource>,
+    ) -> Result<Option<CertReloader>, EdgeError> {
+        let Some(part) = self.files.clone() else { return Ok(None) };
+        let mut reloader = CertReloader::of_part(part, sources);
+        let loaded = reloader.load().map_err(EdgeError::Certificate)?;
+        for error in loaded.failed {
+            warn!(error = %Causes(Some(&error)), "a certificate is left out");
+        }
+        Ok(Some(reloader))
+    }
+
+    /// Follows other files than before, on the runtime that this is called on.
+    pub(crate) async fn follow_instead(shared: &Arc<Shared>, reloader: CertReloader) {
+        let before = shared.tls.following.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(before) = before {
+            before.stop.cancel();
+            // it fails only if it panicked, and then it publishes nothing either
+            let _ = before.task.await;
+        }
+        reloader.publish();
+        Self::follow_with(shared, reloader);
+    }
+
+    fn follow_with(shared: &Arc<Shared>, reloader: CertReloader) {
+        let stop = shared.stop.child_token();
+        let options = shared.plan.certificate_reload.clone();
+        let task = tokio::spawn(reloader.run(options, stop.clone().cancelled_owned()));
+        let following = Some(Following { stop, task });
+        *shared.tls.following.lock().unwrap_or_else(PoisonError::into_inner) = following;
+    }
+
     /// Follows the files on the runtime that this is called on, until the drain begins.
     pub(crate) fn follow(shared: &Arc<Shared>, serving: &mut JoinSet<()>) {
         let tls = &shared.tls;
         let reloader = tls.reloader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let options = shared.plan.certificate_reload.clone();
         if let Some(reloader) = reloader {
-            tokio::spawn(reloader.run(options.clone(), shared.stop.clone().cancelled_owned()));
+            Self::follow_with(shared, reloader);
         }
         if let Some(acme) = tls.acme.clone() {
             let stop = shared.stop.clone();

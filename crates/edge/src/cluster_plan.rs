@@ -11,7 +11,7 @@ use portcullis_upstream::health::HealthOptions;
 use portcullis_upstream::{ClusterOptions, Endpoint, InvalidEndpoint, Protocol};
 
 /// A cluster of upstream endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ClusterPlan {
     /// How routes name it.
@@ -134,7 +134,7 @@ impl EndpointPlan {
 }
 
 /// A cookie that keeps a session at its endpoint. What it holds is sealed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StickyPlan {
     /// Its name. Default `portcullis_sticky`.
@@ -180,7 +180,7 @@ pub enum ProxyHeader {
 }
 
 /// TLS towards endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpstreamTlsPlan {
     /// The name that endpoints are asked for (SNI) and must prove. Default `None`: the host of each endpoint. A unix socket needs one.
@@ -205,7 +205,7 @@ impl Default for UpstreamTlsPlan {
 }
 
 /// Which endpoints are believed. Files are read when the edge is made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UpstreamRoots {
     /// Those of whom an authority of the system's store vouches.

@@ -7,13 +7,14 @@ use portcullis_upstream::{
     discovery::{self, DnsError, DnsSource, Empty, FileSource, Found, Resolve},
     health::{Checker, HealthOptions},
 };
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
     PlanFault,
     connect::ToEndpoint,
+    live::Live,
     plan::{ClusterPlan, DiscoveryPlan, Plan},
 };
 
@@ -53,17 +54,22 @@ impl Resolve for Source {
 }
 
 impl ClusterPart {
-    /// Follows the source of its endpoints and watches over them until `stop`, where the plan says so.
-    pub(crate) fn watch(&self, stop: &CancellationToken, serving: &mut JoinSet<()>) -> Result<(), PlanFault> {
+    /// Follows the source of its endpoints and watches over them until `stop`, where the plan says so. What does that is in the set, and here.
+    pub(crate) fn watch(
+        &self,
+        stop: &CancellationToken,
+        watching: &mut JoinSet<()>,
+    ) -> Result<Vec<AbortHandle>, PlanFault> {
+        let mut handles = Vec::new();
         if let Some(source) = self.source.clone() {
             let (cluster, stop) = (self.cluster.clone(), stop.clone());
-            serving.spawn(async move {
+            handles.push(watching.spawn(async move {
                 let apply = |endpoints| cluster.replace_endpoints(endpoints);
                 let follow = discovery::follow(cluster.name(), source, Empty::Keep, apply);
                 let _ = stop.run_until_cancelled(follow).await;
-            });
+            }));
         }
-        let Some((options, connector)) = &self.health else { return Ok(()) };
+        let Some((options, connector)) = &self.health else { return Ok(handles) };
         let (cluster, connector) = (self.cluster.clone(), connector.clone());
         let connect = move |endpoint: &Endpoint| {
             let connecting = connector.clone().connect(Destination::from(endpoint));
@@ -73,10 +79,10 @@ impl ClusterPart {
         let checker = Checker::new(name, options.clone(), move || cluster.endpoints(), connect)
             .map_err(|source| PlanFault::Health { cluster: self.cluster.name().to_string(), source })?;
         let stop = stop.clone();
-        serving.spawn(async move {
+        handles.push(watching.spawn(async move {
             let _ = stop.run_until_cancelled(checker.run()).await;
-        });
-        Ok(())
+        }));
+        Ok(handles)
     }
 }
 
@@ -96,11 +102,22 @@ pub(crate) fn check(plan: &Plan) -> Result<(), PlanFault> {
     Ok(())
 }
 
-/// Makes all of them. Blocks while it reads the files of their TLS and of their endpoints.
-pub(crate) fn build(plan: &Plan) -> Result<HashMap<String, ClusterPart>, PlanFault> {
+/// Makes all of them, but those that are as they were `before`, which go on with their pools, health and counters. Blocks while it reads the files
+/// of their TLS and of their endpoints.
+pub(crate) fn build(
+    plan: &Plan,
+    before: Option<&Live>,
+) -> Result<HashMap<String, Arc<ClusterPart>>, PlanFault> {
+    let known = |wanted: &ClusterPlan| {
+        let before = before?;
+        before.plan.clusters.contains(wanted).then(|| before.clusters.get(&wanted.name).cloned())?
+    };
     plan.clusters
         .iter()
         .map(|wanted| {
+            if let Some(part) = known(wanted) {
+                return Ok((wanted.name.clone(), part));
+            }
             let health = match &wanted.health {
                 None => None,
                 Some(health) => Some((health.clone(), ToEndpoint::for_checks(wanted, &health.check)?)),
@@ -116,7 +133,7 @@ pub(crate) fn build(plan: &Plan) -> Result<HashMap<String, ClusterPart>, PlanFau
                 health,
                 sticky: sticky(wanted)?.map(Arc::new),
             };
-            Ok((wanted.name.clone(), part))
+            Ok((wanted.name.clone(), Arc::new(part)))
         })
         .collect()
 }

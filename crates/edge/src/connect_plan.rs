@@ -9,7 +9,7 @@ use portcullis_proxy::{ConnectRules, RelayOptions};
 ///
 /// Who is in `clients` reaches what is in `allow` from this edge's own address, past every rule for requests: keep both short.
 /// `Proxy-Authorization` is not looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectPlan {
     /// Where tunnels may lead; anything else is answered 403. A name that resolves to loopback, link-local, unspecified or multicast

@@ -1,7 +1,6 @@
 //! An edge, from its plan to its end.
 
 use std::{
-    collections::HashMap,
     fmt,
     net::SocketAddr,
     num::NonZeroUsize,
@@ -12,16 +11,13 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use portcullis_acme::Acme;
-use portcullis_cache::CacheLayer;
 use portcullis_h3::ConnLimits;
 use portcullis_listener::{
-    DescriptorBudget, LimitOptions, Limits, ListenAddr, ListenerLimits, ListenerStats,
+    ClientLimit, DescriptorBudget, LimitOptions, Limits, ListenAddr, ListenerLimits, ListenerStats,
 };
-use portcullis_middleware::{
-    filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
-};
-use portcullis_proxy::{ConnectProxy, Router, Trust, Tunnels, mirror::Mirror};
+use portcullis_proxy::Tunnels;
 use portcullis_server::ServerCounters;
 use portcullis_tls::CertStore;
 use tokio_util::sync::CancellationToken;
@@ -29,14 +25,14 @@ use tracing::{info, warn};
 
 use crate::{
     EdgeBuilder, EdgeError, PlanFault,
-    access_log::LogSink,
     certs::Tls,
-    clusters::{self, ClusterPart},
+    clusters,
+    live::Live,
     observe::Telemetry,
     order::UserLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Plan, WithoutCertificate, Workers},
+    reload::{ReloadCounters, ToWorkers},
     sockets::{Inherited, Sockets, bind_plan, settle_http3},
-    tunnel_to::{self, ToTarget},
     workers,
 };
 
@@ -48,28 +44,25 @@ pub struct Edge {
 
 /// What all workers share.
 pub(crate) struct Shared {
+    /// As the edge was started with it. What a reload changes is in `live`.
     pub(crate) plan: Plan,
+    /// The same before it was brought in line with the certificates and sockets that there are.
+    pub(crate) given: Plan,
+    /// What requests meet now. Workers have it in services of their own, see [`crate::reload`].
+    pub(crate) live: Arc<ArcSwap<Live>>,
+    pub(crate) reloads: Arc<ReloadCounters>,
+    pub(crate) workers: ToWorkers,
     pub(crate) layers: Vec<UserLayer>,
     pub(crate) tls: Tls,
-    pub(crate) clusters: HashMap<String, ClusterPart>,
-    pub(crate) trust: Arc<Trust>,
     pub(crate) limits: Limits,
+    /// [`crate::plan::Limits::max_connections`] where a plan does not say.
+    pub(crate) usual_max: usize,
     /// The part of each listener in them, in the order of [`Plan::listeners`].
     pub(crate) listener_limits: Vec<ListenerLimits>,
     pub(crate) quic_limits: ConnLimits,
     pub(crate) tunnels: Tunnels,
-    /// What answers CONNECT, where the plan has it.
-    pub(crate) connect: Option<ConnectProxy<ToTarget>>,
-    /// The routes, by their numbers in the plan.
-    pub(crate) router: Router<()>,
-    pub(crate) mirrors: HashMap<usize, Mirror>,
     pub(crate) http: Arc<ServerCounters>,
     pub(crate) telemetry: Option<Telemetry>,
-    pub(crate) log_sink: Option<LogSink>,
-    pub(crate) rate_limit: Option<RateLimitLayer>,
-    pub(crate) filter: Option<FilterLayer>,
-    pub(crate) security_headers: Option<SecurityHeadersLayer>,
-    pub(crate) cache: Option<CacheLayer>,
     /// Set when the drain begins: `/health` says 503 from then on.
     pub(crate) draining: Arc<AtomicBool>,
     /// Cancelled when the drain begins.
@@ -81,13 +74,13 @@ pub(crate) struct Shared {
 /// Reaches a running edge. Cheap to clone.
 #[derive(Clone)]
 pub struct EdgeHandle {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl EdgeHandle {
     /// Opens the access log's file anew, after it was renamed to rotate it. Nothing happens without a file.
     pub fn reopen_access_log(&self) {
-        if let Some(sink) = &self.shared.log_sink {
+        if let Some(sink) = &self.shared.live.load().log_sink {
             sink.writer().reopen();
         }
     }
@@ -170,12 +163,13 @@ impl Edge {
         inherited: Inherited,
     ) -> Result<Self, EdgeError> {
         plan.check()?;
+        let given = plan.clone();
         let tls = Tls::load(&mut plan)?;
         settle_http3(&mut plan, &inherited);
         crate::quic_plan::settle(&mut plan)?;
         // before descriptors are counted: sockets are some of them
         let sockets = Sockets::bind(&plan, inherited)?;
-        let shared = Shared::new(plan, layers, tls, &sockets)?;
+        let shared = Shared::new(plan, given, layers, tls, &sockets)?;
         if let Some(telemetry) = &shared.telemetry {
             telemetry.bind_parts(&shared).map_err(EdgeError::Metrics)?;
         }
@@ -225,15 +219,17 @@ impl Edge {
             sockets.listeners.iter_mut().filter_map(|(_, bound)| bound.unix_file.take()).collect();
         let drain_timeout = shared.plan.drain_timeout;
         let stop_on_drop = shared.stop.clone().drop_guard();
-        let mut workers = workers::start(&shared, sockets)?;
+        let (mut workers, tell) = workers::start(&shared, sockets)?;
+        *shared.workers.lock().await = tell;
         let early = tokio::select! {
             () = shutdown => None,
             result = workers.any_ended() => result,
         };
         shared.draining.store(true, Ordering::SeqCst);
-        if early.is_none() && !shared.plan.drain_delay.is_zero() {
-            info!(delay = ?shared.plan.drain_delay, "no longer healthy; serving on until the drain begins");
-            tokio::time::sleep(shared.plan.drain_delay).await;
+        let drain_delay = shared.live.load().plan.drain_delay;
+        if early.is_none() && !drain_delay.is_zero() {
+            info!(delay = ?drain_delay, "no longer healthy; serving on until the drain begins");
+            tokio::time::sleep(drain_delay).await;
         }
         info!(deadline = ?drain_timeout, "draining");
         drop(stop_on_drop);
@@ -252,39 +248,40 @@ impl Edge {
 }
 
 impl Shared {
-    fn new(plan: Plan, layers: Vec<UserLayer>, tls: Tls, sockets: &Sockets) -> Result<Self, EdgeError> {
-        let clusters = clusters::build(&plan)?;
+    fn new(
+        plan: Plan,
+        given: Plan,
+        layers: Vec<UserLayer>,
+        tls: Tls,
+        sockets: &Sockets,
+    ) -> Result<Self, EdgeError> {
+        let tunnels = Tunnels::new(plan.limits.max_tunnels);
+        let live = Live::build(plan.clone(), &tunnels, None)?;
         let telemetry = plan.admin.is_some().then(Telemetry::new);
-        let limits = Limits::with_options(limit_options(&plan)?);
+        let max = max_connections(&plan)?;
+        let limits = Limits::with_options(limit_options(&plan, max));
         let part = |(place, listener): (usize, &ListenerPlan)| {
             limits.listener(sockets.name(place, listener), listener.max_connections)
         };
         let listener_limits = plan.listeners.iter().enumerate().map(part).collect();
-        let trust = Arc::new(Trust::new(plan.trusted_proxies.iter().copied()));
-        let tunnels = Tunnels::new(plan.limits.max_tunnels);
         Ok(Self {
             tls,
-            clusters,
-            connect: plan.connect.as_ref().map(|connect| tunnel_to::proxy(connect, &trust, &tunnels)),
-            trust,
+            live: Arc::new(ArcSwap::from_pointee(live)),
+            reloads: Arc::default(),
+            workers: ToWorkers::default(),
             listener_limits,
             quic_limits: quic_limits(&plan, &limits),
             limits,
+            usual_max: plan.limits.max_connections.map_or(max, |_| MAX_CONNECTIONS),
             tunnels,
-            router: crate::routes::router(&plan)?,
-            mirrors: crate::routes::mirrors(&plan),
             http: Arc::new(ServerCounters::default()),
-            log_sink: LogSink::open(&plan.access_log).map_err(EdgeError::AccessLog)?,
-            rate_limit: plan.rate_limit.as_ref().map(RateLimitLayer::new),
-            filter: (!plan.filter.is_empty()).then(|| FilterLayer::new(plan.filter.clone())),
-            security_headers: plan.security_headers.as_ref().map(SecurityHeadersLayer::new),
-            cache: plan.cache.clone().map(CacheLayer::new),
             draining: Arc::new(AtomicBool::new(false)),
             stop: CancellationToken::new(),
             finish: CancellationToken::new(),
             telemetry,
             layers,
             plan,
+            given,
         })
     }
 }
@@ -333,27 +330,27 @@ const MAX_CONNECTIONS: usize = 1000;
 /// Descriptors that a worker's runtime, its UDP sockets and its timers take.
 const PER_WORKER: u64 = 8;
 
-fn limit_options(plan: &Plan) -> Result<LimitOptions, EdgeError> {
-    let mut options =
-        LimitOptions::default().with_max_connections(max_connections(plan)?).with_over(plan.limits.over);
-    options.per_client = plan.limits.per_client.clone().map(|mut limit| {
+fn limit_options(plan: &Plan, max: usize) -> LimitOptions {
+    LimitOptions::default()
+        .with_max_connections(max)
+        .with_over(plan.limits.over)
+        .with_per_client(client_limit(plan))
+}
+
+pub(crate) fn client_limit(plan: &Plan) -> Option<ClientLimit> {
+    plan.limits.per_client.clone().map(|mut limit| {
         // behind a proxy are many; those that say who they are are counted one by one
         limit.exempt.extend(&plan.trusted_proxies);
         let spoken = plan.listeners.iter().filter_map(|listener| listener.proxy_protocol.as_ref());
         limit.exempt.extend(spoken.flat_map(|proxy| &proxy.trusted));
         limit
-    });
-    Ok(options)
+    })
 }
 
-/// A client has one share of connections, whether over TCP or QUIC.
+/// A client has one share of connections, whether over TCP or QUIC. Asked also where it has no bound: a reload may set one.
 fn quic_limits(plan: &Plan, limits: &Limits) -> ConnLimits {
-    let max = plan.limits.max_quic_connections;
-    if plan.limits.per_client.is_none() {
-        return ConnLimits::new(max);
-    }
     let limits = limits.clone();
-    ConnLimits::with_admission(max, move |client| {
+    ConnLimits::with_admission(plan.limits.max_quic_connections, move |client| {
         let guard = limits.count_client(client).ok()?;
         Some(Box::new(guard))
     })

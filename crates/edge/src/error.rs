@@ -75,6 +75,9 @@ pub enum EdgeError {
     /// A worker did not end with the drain: a service blocks its thread.
     #[error("a worker did not end: a service blocks its thread")]
     WorkerStuck,
+    /// A reload of an edge that is not running yet, or drains.
+    #[error("the edge is not running, or drains already")]
+    NotRunning,
     /// A worker panicked: a defect of the program.
     #[error("a worker panicked")]
     WorkerPanicked,

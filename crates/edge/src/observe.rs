@@ -6,7 +6,10 @@ use std::{
 };
 
 use http::{StatusCode, Version};
-use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
+use portcullis_middleware::{
+    metrics::{RequestMetricsLayer, RequestObserver},
+    rate_limit::RateLimitLayer,
+};
 use portcullis_proxy::{
     LIFE_BOUNDS,
     mirror::{Mirror, MirrorStats},
@@ -72,7 +75,8 @@ impl Telemetry {
         self.bind_quic(shared)?;
         self.bind_clusters(shared)?;
         self.bind_tunnels(shared)?;
-        self.bind_middleware(shared)
+        self.bind_middleware(shared)?;
+        self.bind_reloads(shared)
     }
 
     fn bind_http(&self, shared: &Shared) -> Result<(), MetricError> {
@@ -360,20 +364,20 @@ impl Telemetry {
             ),
         ];
         for (name, help, read) in counters {
-            let clusters: Vec<_> = shared.clusters.values().map(|part| part.cluster.clone()).collect();
+            let live = Arc::clone(&shared.live);
             self.metrics.register_counter_series(name, help, "cluster", move |series| {
-                for cluster in &clusters {
-                    series.push(cluster.name(), read(&cluster.stats()));
+                for part in live.load().clusters.values() {
+                    series.push(part.cluster.name(), read(&part.cluster.stats()));
                 }
             })?;
         }
-        let clusters: Vec<_> = shared.clusters.values().map(|part| part.cluster.clone()).collect();
+        let live = Arc::clone(&shared.live);
         self.metrics.register_gauge_series(
             "portcullis_upstream_endpoint_healthy",
             "Whether requests go to an endpoint (1) or it is left alone (0), by cluster/endpoint",
             "endpoint",
             move |series| {
-                for cluster in &clusters {
+                for cluster in live.load().clusters.values().map(|part| &part.cluster) {
                     for endpoint in cluster.stats().endpoints {
                         let name = format!("{}/{}", cluster.name(), endpoint.name);
                         series.push(&name, if endpoint.healthy { 1.0 } else { 0.0 });
@@ -422,38 +426,55 @@ impl Telemetry {
     }
 
     fn bind_middleware(&self, shared: &Shared) -> Result<(), MetricError> {
-        let mirrors: Vec<_> = shared.mirrors.values().cloned().collect();
-        if !mirrors.is_empty() {
-            self.metrics.register_counter_series(
-                "portcullis_mirrored_requests_total",
-                "Requests of which a copy was due, by what became of it: answered, failed, too_long, broken (the body), over_bound (of copies at once)",
-                "result",
-                move |series| {
-                    let stats: Vec<_> = mirrors.iter().map(Mirror::stats).collect();
-                    let sum = |read: fn(&MirrorStats) -> u64| stats.iter().map(read).sum();
-                    series.push("answered", sum(|stats| stats.answered));
-                    series.push("failed", sum(|stats| stats.failed));
-                    series.push("too_long", sum(|stats| stats.too_long));
-                    series.push("broken", sum(|stats| stats.broken));
-                    series.push("over_bound", sum(|stats| stats.over_bound));
-                },
-            )?;
-        }
-        if let Some(rate_limit) = shared.rate_limit.clone() {
-            self.metrics.register_counter_fn(
-                "portcullis_rate_limited_total",
-                "Requests answered 429",
-                move || rate_limit.rejected(),
-            )?;
-        }
-        if let Some(log) = shared.log_sink.clone() {
-            self.metrics.register_counter_fn(
-                "portcullis_access_log_dropped_total",
-                "Access log lines dropped because their writer was too slow",
-                move || log.writer().dropped(),
-            )?;
-        }
-        Ok(())
+        let live = Arc::clone(&shared.live);
+        self.metrics.register_counter_series(
+            "portcullis_mirrored_requests_total",
+            "Requests of which a copy was due, by what became of it: answered, failed, too_long, broken (the body), over_bound (of copies at once)",
+            "result",
+            move |series| {
+                let stats: Vec<_> = live.load().mirrors.values().map(Mirror::stats).collect();
+                if stats.is_empty() {
+                    return;
+                }
+                let sum = |read: fn(&MirrorStats) -> u64| stats.iter().map(read).sum();
+                series.push("answered", sum(|stats| stats.answered));
+                series.push("failed", sum(|stats| stats.failed));
+                series.push("too_long", sum(|stats| stats.too_long));
+                series.push("broken", sum(|stats| stats.broken));
+                series.push("over_bound", sum(|stats| stats.over_bound));
+            },
+        )?;
+        let live = Arc::clone(&shared.live);
+        self.metrics.register_counter_fn(
+            "portcullis_rate_limited_total",
+            "Requests answered 429",
+            move || live.load().rate_limit.as_ref().map_or(0, RateLimitLayer::rejected),
+        )?;
+        let live = Arc::clone(&shared.live);
+        self.metrics.register_counter_fn(
+            "portcullis_access_log_dropped_total",
+            "Access log lines dropped because their writer was too slow",
+            move || live.load().log_sink.as_ref().map_or(0, |log| log.writer().dropped()),
+        )
+    }
+
+    fn bind_reloads(&self, shared: &Shared) -> Result<(), MetricError> {
+        let reloads = Arc::clone(&shared.reloads);
+        self.metrics.register_counter_series(
+            "portcullis_reloads_total",
+            "Reloads of the configuration by how they ended: ok, failed (the one before stays)",
+            "result",
+            move |series| {
+                series.push("ok", reloads.ok());
+                series.push("failed", reloads.failed());
+            },
+        )?;
+        let reloads = Arc::clone(&shared.reloads);
+        self.metrics.register_gauge_fn(
+            "portcullis_last_reload_timestamp_seconds",
+            "When the configuration was last reloaded with success, in seconds since 1970; 0 before",
+            move || reloads.last().map_or(0.0, seconds_since_1970),
+        )
     }
 }
 

@@ -189,7 +189,7 @@ impl fmt::Display for ListenOn {
 }
 
 /// One address to listen on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerPlan {
     /// Where.
@@ -318,7 +318,7 @@ pub enum AccessLogFormat {
 }
 
 /// WebSockets and other protocols that clients may change to on a connection or stream of theirs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpgradePlan {
     /// Which. Default `websocket`. With none of them every upgrade is forwarded as a plain request.

@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode, Uri};
 use portcullis_proxy::{FieldEdits, PathMatch, RouteMatch, mirror::MirrorOptions};
 
 /// One route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoutePlan {
     /// What requests it is for.
@@ -115,7 +115,7 @@ impl RoutePlan {
 }
 
 /// What a route does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouteAction {
     /// Forwards to the cluster of this name.

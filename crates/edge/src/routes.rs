@@ -19,13 +19,16 @@ use portcullis_proxy::{
     split::Split,
 };
 use portcullis_upstream::{Client, discovery::DnsRecords};
+use tokio::task::JoinSet;
 
 use crate::{
     Body, PlanFault,
+    clusters::ClusterPart,
     connect::ToEndpoint,
     dispatch::{Action, Routes, Target},
     edge::Shared,
     forward::{Extras, ToCluster},
+    live::Live,
     plan::{
         ClusterPlan, DiscoveryPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan,
         UpstreamHost,
@@ -99,50 +102,99 @@ fn one_endpoint(name: &str, cluster: Option<&ClusterPlan>) -> Result<HeaderValue
     HeaderValue::from_str(address.strip_suffix(port).unwrap_or(&address)).map_err(|_| fault())
 }
 
-/// The mirrors of a plan's routes, by their numbers. All workers count in the same ones.
-pub(crate) fn mirrors(plan: &Plan) -> HashMap<usize, Mirror> {
+/// The mirrors of a plan's routes, by their numbers. All workers count in the same ones. Those of routes that are as they were `before` go on.
+pub(crate) fn mirrors(plan: &Plan, before: Option<&Live>) -> HashMap<usize, Mirror> {
+    let known = |number: usize, route: &RoutePlan| {
+        let before = before?;
+        before.mirrors.get(&number).filter(|_| before.plan.routes.get(number) == Some(route)).cloned()
+    };
     let mirror = |(number, route): (usize, &RoutePlan)| {
-        route.mirror.as_ref().map(|mirror| (number, Mirror::new(mirror.options)))
+        let mirror = route.mirror.as_ref()?;
+        Some((number, known(number, route).unwrap_or_else(|| Mirror::new(mirror.options))))
     };
     plan.routes.iter().enumerate().filter_map(mirror).collect()
 }
 
-/// The table of one worker: each cluster gets a client, and so a pool, of the worker's own. The clients' upkeep runs
-/// on the runtime this is called on, until it ends.
-pub(crate) fn table(shared: &Shared) -> Result<Routes, PlanFault> {
-    let mut clusters = HashMap::new();
-    for (name, part) in &shared.clusters {
-        let client = part
-            .cluster
-            .client_with(part.connector.clone())
-            .with_endpoint_names(shared.log_sink.is_some() || part.sticky.is_some());
-        tokio::spawn({
+/// The clients of one worker: each cluster has one, and so a pool, of the worker's own.
+#[derive(Default)]
+pub(crate) struct Clients(HashMap<String, ClusterClient>);
+
+struct ClusterClient {
+    part: Arc<ClusterPart>,
+    names: bool,
+    client: Client<ToEndpoint>,
+    forward: ToCluster,
+    /// Ends when this is dropped.
+    _upkeep: JoinSet<()>,
+}
+
+impl Clients {
+    /// Keeps those whose clusters go on, makes those that are new, and lets go of the rest: idle connections are closed, and what is
+    /// under way has what it needs until it ends. Upkeep runs on the runtime this is called on.
+    fn follow(&mut self, shared: &Shared, live: &Live) {
+        self.0.retain(|name, client| {
+            let goes_on = live.clusters.get(name).is_some_and(|part| client.is_of(part, live));
+            if !goes_on {
+                client.client.close_idle();
+            }
+            goes_on
+        });
+        for (name, part) in &live.clusters {
+            if !self.0.contains_key(name) {
+                self.0.insert(name.clone(), ClusterClient::new(shared, live, part));
+            }
+        }
+    }
+}
+
+impl ClusterClient {
+    fn new(shared: &Shared, live: &Live, part: &Arc<ClusterPart>) -> Self {
+        let names = needs_names(part, live);
+        let client = part.cluster.client_with(part.connector.clone()).with_endpoint_names(names);
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn({
             let client = client.clone();
             async move { client.maintain().await }
         });
-        tokio::spawn(make_room(shared.limits.clone(), client.clone()));
-        clusters.insert(name.as_str(), ToCluster::new(client, Extras::of(part)));
+        upkeep.spawn(make_room(shared.limits.clone(), client.clone()));
+        let forward = ToCluster::new(client.clone(), Extras::of(part));
+        Self { part: Arc::clone(part), names, client, forward, _upkeep: upkeep }
     }
+
+    fn is_of(&self, part: &Arc<ClusterPart>, live: &Live) -> bool {
+        Arc::ptr_eq(&self.part, part) && self.names == needs_names(part, live)
+    }
+}
+
+fn needs_names(part: &ClusterPart, live: &Live) -> bool {
+    live.log_sink.is_some() || part.sticky.is_some()
+}
+
+/// The table of one worker, which goes by its own `clients`.
+pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Result<Routes, PlanFault> {
+    clients.follow(shared, live);
+    let clusters: HashMap<&str, ToCluster> =
+        clients.0.iter().map(|(name, client)| (name.as_str(), client.forward.clone())).collect();
     let options = ProxyOptions::new(shared.tunnels.clone())
-        .with_trust(Arc::clone(&shared.trust))
-        .with_forwarded(shared.plan.forwarded)
-        .with_via(shared.plan.via.clone())
-        .with_upgrades(shared.plan.upgrades.protocols.clone())
-        .with_relay(shared.plan.upgrades.relay);
+        .with_trust(Arc::clone(&live.trust))
+        .with_forwarded(live.plan.forwarded)
+        .with_via(live.plan.via.clone())
+        .with_upgrades(live.plan.upgrades.protocols.clone())
+        .with_relay(live.plan.upgrades.relay);
     let plain = |(name, cluster): (&&'_ str, &ToCluster)| {
         let upstream = ToRoute::new(cluster.clone(), Changes::default());
         ((*name).to_owned(), ReverseProxy::new(options.clone(), upstream))
     };
     let plain = clusters.iter().map(plain).collect();
-    let worker = Worker { shared, clusters, plain, options };
-    let targets = shared.plan.routes.iter().enumerate();
+    let worker = Worker { live, clusters, plain, options };
+    let targets = live.plan.routes.iter().enumerate();
     let targets = targets.map(|(number, route)| worker.target(number, route)).collect::<Result<_, _>>()?;
     // a clone of its own: what regular expressions remember is not shared with other workers
-    Ok(Routes { router: shared.router.clone(), targets, connect: shared.connect.clone() })
+    Ok(Routes { router: live.router.clone(), targets, connect: live.connect.clone() })
 }
 
 struct Worker<'s> {
-    shared: &'s Shared,
+    live: &'s Live,
     clusters: HashMap<&'s str, ToCluster>,
     /// What routes that change nothing have in common, by the clusters' names.
     plain: HashMap<String, ReverseProxy<ToRoute>>,
@@ -164,11 +216,11 @@ impl Worker<'_> {
             UpstreamHost::Keep => None,
             UpstreamHost::Value(host) => Some(host.clone()),
             UpstreamHost::Endpoint => {
-                let known = self.shared.plan.clusters.iter().find(|known| known.name == cluster);
+                let known = self.live.plan.clusters.iter().find(|known| known.name == cluster);
                 Some(one_endpoint(cluster, known)?)
             }
         };
-        let mirror = match (&route.mirror, self.shared.mirrors.get(&number)) {
+        let mirror = match (&route.mirror, self.live.mirrors.get(&number)) {
             (Some(plan), Some(mirror)) => Some((mirror.clone(), self.cluster(&plan.cluster)?)),
             _ => None,
         };
@@ -237,14 +289,14 @@ pub(crate) fn connection(extensions: &http::Extensions) -> (Option<IpAddr>, bool
 
 /// Keeps requests out of the cache whose route is for some clients only: what is stored is given to everybody who asks for the same URI. `None` where
 /// no route is.
-pub(crate) fn cache_guard(shared: &Shared) -> Option<CacheGuard> {
+pub(crate) fn cache_guard(live: &Live) -> Option<CacheGuard> {
     let is_for_some = |route: &RoutePlan| {
         let matches = &route.matches;
         !matches.clients.is_empty() || !matches.headers.is_empty() || !matches.protocols.is_empty()
     };
-    let for_some: Vec<bool> = shared.plan.routes.iter().map(is_for_some).collect();
-    let any = shared.cache.is_some() && for_some.contains(&true);
-    any.then(|| CacheGuard(Arc::new((shared.router.clone(), for_some))))
+    let for_some: Vec<bool> = live.plan.routes.iter().map(is_for_some).collect();
+    let any = live.cache.is_some() && for_some.contains(&true);
+    any.then(|| CacheGuard(Arc::new((live.router.clone(), for_some))))
 }
 
 /// See [`cache_guard`].
@@ -267,14 +319,14 @@ impl CacheGuard {
 }
 
 /// What happens to requests in early data: as their route says.
-pub(crate) fn early_data(shared: &Shared, listener: &ListenerPlan) -> EarlyDataLayer {
+pub(crate) fn early_data(live: &Live, listener: &ListenerPlan) -> EarlyDataLayer {
     let layer = EarlyDataLayer::new().with_wait(listener.http.handshake_timeout);
-    if shared.plan.routes.iter().all(|route| route.early_data == EarlyPlan::ByMethod) {
+    if live.plan.routes.iter().all(|route| route.early_data == EarlyPlan::ByMethod) {
         return layer;
     }
-    let routes = shared.router.clone();
-    let plans: Vec<EarlyPlan> = shared.plan.routes.iter().map(|route| route.early_data).collect();
-    let connects = shared.connect.is_some();
+    let routes = live.router.clone();
+    let plans: Vec<EarlyPlan> = live.plan.routes.iter().map(|route| route.early_data).collect();
+    let connects = live.connect.is_some();
     layer.with_policy(move |request: &request::Parts| early_policy(&routes, &plans, connects, request))
 }
 

@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use arc_swap::ArcSwap;
 use http::{Method, Request, Response, StatusCode};
 use portcullis_h3::{OnTunnel, RecvBody};
 use portcullis_proxy::ClientStream;
@@ -138,9 +139,13 @@ impl fmt::Debug for EdgeService {
     }
 }
 
-/// Puts a protocol's own body type into a [`Body`] on the way to the service.
+/// The service that a listener's connections share on one worker: a reload puts another one there. To load it is two uncontended atomic
+/// operations on the worker's own cache lines, some ten nanoseconds.
+pub(crate) type Slot = Arc<ArcSwap<EdgeService>>;
+
+/// Puts a protocol's own body type into a [`Body`] on the way to the service of the moment.
 #[derive(Clone, Debug)]
-pub(crate) struct FromProtocol(pub(crate) EdgeService);
+pub(crate) struct FromProtocol(pub(crate) Slot);
 
 impl<B> Service<Request<B>> for FromProtocol
 where
@@ -155,13 +160,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> EdgeFuture {
-        self.0.call(request.map(Body::from))
+        (self.0.load().call)(request.map(Body::from))
     }
 }
 
 /// The same for HTTP/3, whose driver hands the stream behind a CONNECT over in its own way.
 #[derive(Clone, Debug)]
-pub(crate) struct FromQuic(pub(crate) EdgeService);
+pub(crate) struct FromQuic(pub(crate) Slot);
 
 impl Service<Request<RecvBody>> for FromQuic {
     type Response = Response<Body>;
@@ -178,7 +183,7 @@ impl Service<Request<RecvBody>> for FromQuic {
         {
             request.extensions_mut().insert(ClientStream::new(tunnel.wait()));
         }
-        self.0.call(request.map(Body::from))
+        (self.0.load().call)(request.map(Body::from))
     }
 }
 

@@ -19,7 +19,7 @@ use portcullis_server::{HttpOptions, Plain};
 use tokio::{
     net::TcpListener,
     runtime::{self, Runtime},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::JoinSet,
 };
 use tracing::error;
@@ -29,10 +29,13 @@ use crate::{
     certs::Tls,
     dispatch::{Dispatch, Insecure, Routes},
     edge::{Shared, TIDY_EVERY},
+    hands::Hands,
+    live::Live,
     order::Order,
     paths::PathsLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
-    service::{EdgeService, FromProtocol, FromQuic},
+    reload::Swap,
+    service::{EdgeService, FromProtocol, FromQuic, Slot},
     sockets::Sockets,
     tcp::Handshake,
 };
@@ -48,6 +51,9 @@ struct Share {
     listeners: Vec<Socket>,
     admin: Option<std::net::TcpListener>,
 }
+
+/// A way to tell each worker of a reload, in their order.
+type Tell = Vec<mpsc::UnboundedSender<Swap>>;
 
 struct Socket {
     /// Its place in the plan.
@@ -71,18 +77,21 @@ pub(crate) fn count(workers: Workers) -> NonZeroUsize {
 }
 
 /// Starts all workers. Must be called on a runtime: it waits for them.
-pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<Running, EdgeError> {
+pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<(Running, Tell), EdgeError> {
     let mut ended = JoinSet::new();
     let count = count(shared.plan.workers);
     // all of them before the first one lets anybody in, who could take the descriptors that the others need
     let ready =
         shares(sockets).into_iter().map(|share| Ok((share, build_runtime(shared.plan.workers, count)?)));
     let ready: Vec<_> = ready.collect::<io::Result<_>>().map_err(EdgeError::Worker)?;
+    let mut tell = Vec::new();
     for (share, runtime) in ready {
+        let (sender, swaps) = mpsc::unbounded_channel();
+        tell.push(sender);
         let (report, result) = oneshot::channel();
         let (shared, index) = (Arc::clone(shared), share.index);
         let spawned = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let result = runtime.block_on(async { tokio::spawn(work(shared, share)).await });
+            let result = runtime.block_on(async { tokio::spawn(work(shared, share, swaps)).await });
             // what its tasks hold, the log's writer among it, is let go of before anybody is told
             runtime.shutdown_timeout(Duration::from_millis(200));
             // nobody listens only if the whole edge was dropped
@@ -91,7 +100,7 @@ pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<Running, E
         spawned.map_err(EdgeError::Worker)?;
         ended.spawn(async { result.await.unwrap_or(Err(EdgeError::WorkerPanicked)) });
     }
-    Ok(Running { ended })
+    Ok((Running { ended }, tell))
 }
 
 fn build_runtime(workers: Workers, count: NonZeroUsize) -> io::Result<Runtime> {
@@ -153,15 +162,21 @@ fn flatten(result: Result<Result<(), EdgeError>, tokio::task::JoinError>) -> Res
 }
 
 /// One worker's whole life.
-async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
-    let routes = Arc::new(crate::routes::table(&shared)?);
+async fn work(
+    shared: Arc<Shared>,
+    share: Share,
+    swaps: mpsc::UnboundedReceiver<Swap>,
+) -> Result<(), EdgeError> {
+    let mut hands = Hands::new(&shared, share.index == 0)?;
     let mut serving = JoinSet::new();
     for socket in share.listeners {
-        let (at, plan) = (socket.place, shared.plan.listeners[socket.place].clone());
-        let service =
-            serve_streams(&shared, at, &routes, &plan, &socket.address, socket.stream, &mut serving)?;
+        let at = socket.place;
+        // nobody can be sent to a unix socket: what is in front of it listens where the world expects it
+        let port = socket.address.ip().map_or(443, |address| address.port());
+        let slot = hands.slot(at, port);
+        serve_streams(&shared, at, Arc::clone(&slot), socket.stream, &mut serving)?;
         if let Some(udp) = socket.udp {
-            serve_quic(&shared, at, share.index, service, udp, &mut serving)?;
+            serve_quic(&shared, at, share.index, slot, udp, &mut serving)?;
         }
     }
     if let Some(admin) = share.admin {
@@ -171,10 +186,8 @@ async fn work(shared: Arc<Shared>, share: Share) -> Result<(), EdgeError> {
     if share.index == 0 {
         Tls::follow(&shared, &mut serving);
         tidy(&shared, &mut serving);
-        for part in shared.clusters.values() {
-            part.watch(&shared.stop, &mut serving)?;
-        }
     }
+    serving.spawn(hands.follow(swaps));
     let deadline = async {
         shared.stop.cancelled().await;
         tokio::time::sleep(shared.plan.drain_timeout).await;
@@ -210,15 +223,11 @@ async fn all(serving: &mut JoinSet<()>, shared: &Shared) -> Result<(), EdgeError
 fn serve_streams(
     shared: &Arc<Shared>,
     at: usize,
-    routes: &Arc<Routes>,
-    plan: &ListenerPlan,
-    address: &ListenAddr,
+    slot: Slot,
     socket: StreamSocket,
     serving: &mut JoinSet<()>,
-) -> Result<EdgeService, EdgeError> {
-    // nobody can be sent to a unix socket: what is in front of it listens where the world expects it
-    let port = address.ip().map_or(443, |address| address.port());
-    let service = service(shared, at, routes, plan, port);
+) -> Result<(), EdgeError> {
+    let plan = &shared.plan.listeners[at];
     let acceptor: AnyAcceptor = match socket {
         StreamSocket::Tcp(socket) => {
             let listener = TcpListener::from_std(socket).map_err(EdgeError::Worker)?;
@@ -245,12 +254,12 @@ fn serve_streams(
     serving.spawn(portcullis_server::serve(
         incoming,
         handshake,
-        FromProtocol(service.clone()),
+        FromProtocol(slot),
         http_options(shared, plan),
         Arc::clone(&shared.http),
         shared.stop.clone().cancelled_owned(),
     ));
-    Ok(service)
+    Ok(())
 }
 
 /// The listener's, with extended CONNECT where there is anything to ask for by it.
@@ -269,7 +278,7 @@ fn serve_quic(
     shared: &Arc<Shared>,
     at: usize,
     index: u8,
-    service: EdgeService,
+    slot: Slot,
     socket: std::net::UdpSocket,
     serving: &mut JoinSet<()>,
 ) -> Result<(), EdgeError> {
@@ -281,12 +290,19 @@ fn serve_quic(
     let endpoint = Endpoint::new(socket, tls, &options, WorkerId::new(index), shared.quic_limits.clone())
         .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;
     let stop = shared.stop.clone().cancelled_owned();
-    serving.spawn(endpoint.serve(FromQuic(service), stop, shared.plan.drain_timeout));
+    serving.spawn(endpoint.serve(FromQuic(slot), stop, shared.plan.drain_timeout));
     Ok(())
 }
 
 /// The service of one listener on one worker.
-fn service(shared: &Shared, at: usize, routes: &Arc<Routes>, plan: &ListenerPlan, port: u16) -> EdgeService {
+pub(crate) fn service(
+    shared: &Shared,
+    live: &Live,
+    at: usize,
+    routes: &Arc<Routes>,
+    port: u16,
+) -> EdgeService {
+    let plan = &live.plan.listeners[at];
     let insecure = match plan.mode {
         ListenerMode::Https { plain_http: PlainHttp::Serve, .. } => Insecure::Route,
         ListenerMode::Https { .. } => Insecure::Redirect(RedirectToHttps::new(port)),
@@ -295,35 +311,35 @@ fn service(shared: &Shared, at: usize, routes: &Arc<Routes>, plan: &ListenerPlan
     };
     let http3 = matches!(plan.mode, ListenerMode::Https { http3: true, .. });
     let health =
-        shared.plan.health_path.as_ref().map(|path| {
+        live.plan.health_path.as_ref().map(|path| {
             HealthLayer::new().with_path(path.clone()).with_draining(Arc::clone(&shared.draining))
         });
     let order = Order {
-        trust: (!shared.plan.trusted_proxies.is_empty()).then(|| Arc::clone(&shared.trust)),
+        trust: (!live.plan.trusted_proxies.is_empty()).then(|| Arc::clone(&live.trust)),
         metrics: shared.telemetry.as_ref().map(|telemetry| telemetry.layer()),
-        access_log: shared.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
+        access_log: live.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
         header_limits: HeaderLimitsLayer::new(plan.http.max_headers),
         alt_svc: http3.then(|| AltSvcLayer::new(port)),
-        paths: PathsLayer::new(shared.plan.paths),
+        paths: PathsLayer::new(live.plan.paths),
         early_data: shared
             .tls
             .listener(at)
             .filter(|tls| tls.early)
-            .map(|_| crate::routes::early_data(shared, plan)),
+            .map(|_| crate::routes::early_data(live, plan)),
         misdirected: misdirected(shared, at),
         acme: shared.tls.acme.as_ref().map(Acme::http01),
         health,
-        security_headers: shared.security_headers.clone(),
-        rate_limit: shared.rate_limit.clone(),
-        filter: shared.filter.clone(),
-        cache: shared.cache.clone(),
-        cache_guard: crate::routes::cache_guard(shared),
+        security_headers: live.security_headers.clone(),
+        rate_limit: live.rate_limit.clone(),
+        filter: live.filter.clone(),
+        cache: live.cache.clone(),
+        cache_guard: crate::routes::cache_guard(live),
         layers: shared.layers.clone(),
     };
     order.around(Dispatch {
         routes: Arc::clone(routes),
         insecure,
-        errors: Arc::new(shared.plan.errors.clone()),
+        errors: Arc::new(live.plan.errors.clone()),
     })
 }
 
@@ -374,12 +390,13 @@ fn give_back(shared: &Arc<Shared>, serving: &mut JoinSet<()>) {
 
 /// Keeps the shared cache in order while nobody asks it anything.
 fn tidy(shared: &Arc<Shared>, serving: &mut JoinSet<()>) {
-    let Some(cache) = shared.cache.clone() else { return };
-    let stop = shared.stop.clone();
+    let (stop, live) = (shared.stop.clone(), Arc::clone(&shared.live));
     serving.spawn(async move {
         let mut every = tokio::time::interval(TIDY_EVERY);
         while stop.run_until_cancelled(every.tick()).await.is_some() {
-            cache.run_pending();
+            if let Some(cache) = &live.load().cache {
+                cache.run_pending();
+            }
         }
     });
 }

@@ -25,7 +25,7 @@ pub type ClientHold = Box<dyn Send>;
 type Admission = dyn Fn(IpAddr) -> Option<ClientHold> + Send + Sync;
 
 struct Inner {
-    max: usize,
+    max: AtomicUsize,
     open: AtomicUsize,
     admission: Option<Box<Admission>>,
     /// Address tokens (RFC 9000 section 8.1) that one endpoint gave are good at all of them.
@@ -109,6 +109,7 @@ impl ConnLimits {
 
     fn of(max: usize, admission: Option<Box<Admission>>) -> Self {
         let (open, counters) = Default::default();
+        let max = AtomicUsize::new(max);
         Self(Arc::new(Inner { max, open, admission, tokens: Tokens::default(), counters }))
     }
 
@@ -126,7 +127,12 @@ impl ConnLimits {
 
     /// The bound.
     pub fn max(&self) -> usize {
-        self.0.max
+        self.0.max.load(Ordering::Relaxed)
+    }
+
+    /// Changes the bound. A lower one closes nothing: new connections are refused until enough have ended.
+    pub fn set_max(&self, max: usize) {
+        self.0.max.store(max, Ordering::Relaxed);
     }
 
     /// Connections open now, handshakes included.
@@ -156,11 +162,10 @@ impl ConnLimits {
 
     /// A place among the open connections, until it is dropped.
     pub(crate) fn acquire(&self) -> Option<Permit> {
+        let max = self.max();
         self.0
             .open
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
-                (open < self.0.max).then_some(open + 1)
-            })
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < max).then_some(open + 1))
             .ok()
             .map(|_| Permit(self.clone()))
     }
@@ -168,7 +173,7 @@ impl ConnLimits {
 
 impl fmt::Debug for ConnLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnLimits").field("max", &self.0.max).field("open", &self.open()).finish()
+        f.debug_struct("ConnLimits").field("max", &self.max()).field("open", &self.open()).finish()
     }
 }
 
@@ -202,6 +207,10 @@ mod tests {
         assert!(a.is_some() && b.is_some() && limits.acquire().is_none() && other.acquire().is_none());
         assert_eq!((limits.open(), limits.stats().open), (2, 2));
         drop(a);
+        assert!(limits.acquire().is_some());
+        limits.set_max(1);
+        assert!(limits.acquire().is_none());
+        limits.set_max(2);
         assert!(limits.acquire().is_some());
         drop(b);
         assert_eq!(limits.open(), 0);

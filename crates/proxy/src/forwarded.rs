@@ -418,7 +418,7 @@ impl std::fmt::Write for Text {
 }
 
 /// A `Via` member for each version that a message can come by (RFC 9110 section 7.6.3), made once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Via([HeaderValue; 4]);
 
 impl Via {

@@ -38,7 +38,7 @@ pub struct Tunnels(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    max: usize,
+    max: AtomicUsize,
     open: AtomicUsize,
     draining: AtomicBool,
     // notified when the last one closes
@@ -78,7 +78,7 @@ impl Tunnels {
     /// 1 KiB), its two sockets and what they buffer.
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Shared {
-            max,
+            max: AtomicUsize::new(max),
             open: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             empty: Notify::new(),
@@ -96,7 +96,13 @@ impl Tunnels {
         // counted first and looked at afterwards, so that a drain sees either the count or nobody
         let guard = TunnelGuard(self.0.clone());
         let before = self.0.open.fetch_add(1, Ordering::SeqCst);
-        (before < self.0.max && !self.0.draining.load(Ordering::SeqCst)).then_some(guard)
+        (before < self.0.max.load(Ordering::Relaxed) && !self.0.draining.load(Ordering::SeqCst))
+            .then_some(guard)
+    }
+
+    /// Changes the bound. A lower one closes nothing: no more are opened until enough have closed.
+    pub fn set_max(&self, max: usize) {
+        self.0.max.store(max, Ordering::Relaxed);
     }
 
     /// How many are open now.

@@ -18,7 +18,7 @@ use crate::{
 /// The protocols that a client may upgrade to. By default `websocket` alone.
 ///
 /// Every other one is a byte stream past every rule that is applied here: add only what the upstream is known to speak.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeProtocols(Vec<HeaderValue>);
 
 /// Why a protocol can't be allowed.

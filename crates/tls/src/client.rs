@@ -25,7 +25,7 @@ pub use tokio_rustls::client::TlsStream;
 use crate::{Versions, pair::provider};
 
 /// Which servers are believed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Roots {
     /// Those of whom an authority of the system's store vouches.

@@ -126,9 +126,20 @@ type Stamp = [Option<(SystemTime, u64, u64)>; 3];
 impl CertReloader {
     /// For these sources; nothing is read yet.
     pub fn new(store: &Arc<CertStore>, sources: Vec<CertSource>) -> Self {
+        Self::of_part(store.part(), sources)
+    }
+
+    /// For these sources in place of those of another reloader, whose [`CertReloader::part`] this is: what [`CertReloader::load`] finds takes the place
+    /// of its certificates in one step. Stop that one, and call [`CertReloader::publish`] when it has ended: it may have been about to publish.
+    pub fn of_part(part: CertPart, sources: Vec<CertSource>) -> Self {
         let (known, made) = Default::default();
         let listed = vec![Default::default(); sources.len()];
-        Self { part: store.part(), sources, known, made, listed }
+        Self { part, sources, known, made, listed }
+    }
+
+    /// The part of the store that this one fills.
+    pub fn part(&self) -> CertPart {
+        self.part.clone()
     }
 
     /// Whether there is no file of any source, and nothing is to be made. What is there and can't be used, or can't be looked at, is
@@ -313,7 +324,7 @@ impl CertReloader {
     }
 
     /// Serves what is known, in the order of the sources: the first certificate is the default one.
-    fn publish(&self) {
+    pub fn publish(&self) {
         let mut pairs = Vec::with_capacity(self.known.len() + self.made.len());
         for (place, (files, _)) in self.listed.iter().enumerate() {
             pairs.extend(files.iter().filter_map(|files| self.known.get(files)?.pair.clone()));

@@ -78,8 +78,8 @@ pub struct CertSummary {
 }
 
 /// One owner's certificates in a [`CertStore`], replaced together without touching anybody else's. Where two owners have the same name and
-/// kind of key, the part that was made later wins. Dropping it leaves the certificates where they are.
-#[derive(Debug)]
+/// kind of key, the part that was made later wins. Dropping it leaves the certificates where they are. A clone is the same part.
+#[derive(Clone, Debug)]
 pub struct CertPart {
     store: Arc<CertStore>,
     id: u64,

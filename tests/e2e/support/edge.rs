@@ -110,7 +110,7 @@ impl Lines {
     }
 
     /// All matching lines, as soon as there are this many.
-    async fn wait(&self, count: usize, is: impl Fn(&str) -> bool, what: &str) -> Vec<String> {
+    pub(crate) async fn wait(&self, count: usize, is: impl Fn(&str) -> bool, what: &str) -> Vec<String> {
         let mut receiver = self.0.clone();
         let found = |lines: &Vec<String>| lines.iter().filter(|line| is(line)).count() >= count;
         let come =
@@ -214,6 +214,13 @@ impl Edge {
 
     pub(crate) fn dir(&self) -> &Dir {
         self.dir.as_ref().expect("an edge with a configuration file has a directory")
+    }
+
+    /// Writes the configuration anew and has it read; waits for the line that says what came of it, the `count`th of its kind.
+    pub(crate) async fn reload(&self, config: &str, count: usize) -> String {
+        self.dir().write("edge.toml", config);
+        self.signal("HUP");
+        self.stderr.wait(count, |line| line.contains("reloaded"), "reloaded").await.remove(count - 1)
     }
 
     pub(crate) fn terminate(&self) {

@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod edge;
 pub(crate) mod frames;
 pub(crate) mod judge;
+pub(crate) mod load;
 pub(crate) mod origin;
 pub(crate) mod raw;
 pub(crate) mod tls;

@@ -1,5 +1,5 @@
 //! What belongs to the whole process: the top level, `[limits]`, `[admin]`, `[access_log]`, `[forwarded]`,
-//! `[timeouts]`.
+//! `[timeouts]`, `[reload]`, `[upgrade]`.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -11,6 +11,7 @@ use portcullis_edge::{
 use toml::de::DeValue;
 
 use crate::{
+    ProcessOptions,
     errors::escape,
     net::{self, network, socket_address},
     reader::{Read, Table, Wrong},
@@ -75,6 +76,20 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
         plan.errors.proxy_status = proxy_status.then(|| ProxyName::new("portcullis")).flatten();
         errors.finish();
     }
+}
+
+/// `[reload]` and `[upgrade]`.
+pub(crate) fn options(root: &mut Table<'_, '_>) -> ProcessOptions {
+    let mut options = ProcessOptions::default();
+    if let Some(mut reload) = root.table("reload", "`[reload]`") {
+        reload.set("watch", &mut options.watch, boolean);
+        reload.finish();
+    }
+    if let Some(mut upgrade) = root.table("upgrade", "`[upgrade]`") {
+        upgrade.set("timeout", &mut options.upgrade_timeout, duration(ms(100)..=secs(3600)));
+        upgrade.finish();
+    }
+    options
 }
 
 /// Keys that say more about `max_connections_per_client`.

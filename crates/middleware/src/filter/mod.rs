@@ -21,7 +21,7 @@ use tower_service::Service;
 use self::path::Prefixes;
 
 /// Which paths are denied.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterRules {
     prefixes: Arc<Prefixes>,
 }

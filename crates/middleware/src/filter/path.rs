@@ -11,7 +11,7 @@ use std::{borrow::Cow, collections::HashSet};
 const DECODINGS: usize = 2;
 
 /// Prefixes in normal form: without a trailing slash, so that the root is empty.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Prefixes {
     set: HashSet<Box<[u8]>>,
     longest: usize,

@@ -34,7 +34,7 @@ pub enum Format {
 }
 
 /// How faults are told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnswerOptions {
     /// The form of the answer. Default [`Format::Auto`].

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, uri::PathAndQuery};
 
 /// How the endpoints of a cluster are checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthOptions {
     /// What one check does.
@@ -40,7 +40,7 @@ pub enum InitialHealth {
 }
 
 /// What one check does. Each uses a connection of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Check {
     /// A request over HTTP/1.1.
@@ -52,7 +52,7 @@ pub enum Check {
 }
 
 /// A request over HTTP/1.1. Redirects are not followed: they pass if their status is listed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpCheck {
     /// GET or HEAD. Default GET.
@@ -71,7 +71,7 @@ pub struct HttpCheck {
 }
 
 /// A connection, and bytes if told so.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpCheck {
     /// What is sent first. Default nothing.
@@ -81,7 +81,7 @@ pub struct TcpCheck {
 }
 
 /// The call `grpc.health.v1.Health/Check`, which passes with the answer SERVING.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GrpcCheck {
     /// The service that is asked about. Default empty: the server as a whole.
