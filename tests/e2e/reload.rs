@@ -59,10 +59,10 @@ fn a_websocket_lives_on_over_both_protocols() {
     run(async {
         let echo = Echo::start(Http::One).await;
         let other = Origin::text("the other").await;
-        let edge = Edge::run(&echo.config(Http::One)).await;
+        let edge = Edge::run(&echo.config(Http::One, Http::One)).await;
         let (mut one, _) = open(Http::One, &edge).await;
         let (mut two, _connection) = open(Http::Two, &edge).await;
-        edge.reload(&echo.config(Http::One).replace(&echo.addr.to_string(), &other.addr().to_string()), 1)
+        edge.reload(&echo.config(Http::One, Http::One).replace(&echo.addr.to_string(), &other.addr().to_string()), 1)
             .await;
         for socket in [&mut one, &mut two] {
             socket.send(Message::text("still there?")).await.unwrap();
@@ -154,7 +154,7 @@ fn what_is_the_same_goes_on_and_what_is_gone_ends() {
 fn limits_and_layers_change_for_connections_that_are_open() {
     run(async {
         let echo = Echo::start(Http::One).await;
-        let config = echo.config(Http::One);
+        let config = echo.config(Http::One, Http::One);
         let edge = Edge::run(&config).await;
         let (mut kept, _) = open(Http::One, &edge).await;
         let mut client = Client::plain_h2(edge.http(), "localhost").await;

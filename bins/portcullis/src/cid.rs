@@ -33,8 +33,8 @@ pub(crate) fn explain(args: &CidArgs) -> anyhow::Result<ExitCode> {
 /// How such ids are made; `None` if the configuration has mistakes, which are told.
 fn ids(args: &CidArgs) -> anyhow::Result<Option<ConnectionIds>> {
     let plan = match (&args.config, args.server_id_length, args.nonce_length) {
-        (Some(config), ..) => match crate::load(config) {
-            Ok(plan) => plan.quic.ids,
+        (Some(config), ..) => match crate::configuration::load(config) {
+            Ok((plan, _)) => plan.quic.ids,
             Err(_) => return Ok(None),
         },
         (None, Some(server), Some(nonce)) => {
