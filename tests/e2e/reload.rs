@@ -62,8 +62,11 @@ fn a_websocket_lives_on_over_both_protocols() {
         let edge = Edge::run(&echo.config(Http::One, Http::One)).await;
         let (mut one, _) = open(Http::One, &edge).await;
         let (mut two, _connection) = open(Http::Two, &edge).await;
-        edge.reload(&echo.config(Http::One, Http::One).replace(&echo.addr.to_string(), &other.addr().to_string()), 1)
-            .await;
+        edge.reload(
+            &echo.config(Http::One, Http::One).replace(&echo.addr.to_string(), &other.addr().to_string()),
+            1,
+        )
+        .await;
         for socket in [&mut one, &mut two] {
             socket.send(Message::text("still there?")).await.unwrap();
             let back = within(SOON, "the echo", socket.next()).await.unwrap().unwrap();

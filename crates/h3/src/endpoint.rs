@@ -15,8 +15,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig,
-    ValidationTokenConfig, VarInt, congestion, crypto::rustls::QuicServerConfig,
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime as _, ServerConfig, TokioRuntime,
+    TransportConfig, ValidationTokenConfig, VarInt, congestion, crypto::rustls::QuicServerConfig,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 
 use crate::{
     BoxError, Congestion, ConnLimits, EndpointError, QuicOptions, RecvBody, Retry, WorkerId,
+    batch::batched,
     cid::WorkerIds,
     codes, handshake,
     limits::{ClientHold, Counters, Permit, count},
@@ -105,8 +106,10 @@ impl Endpoint {
         config.max_udp_payload_size(options.max_udp_payload.max(1472)).map_err(|_| {
             EndpointError::Option { option: "max_udp_payload", reason: "what a datagram can carry" }
         })?;
-        let quinn = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
-            .map_err(EndpointError::Socket)?;
+        let socket = batched(TokioRuntime.wrap_udp_socket(socket).map_err(EndpointError::Socket)?);
+        let quinn =
+            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
+                .map_err(EndpointError::Socket)?;
         let local_addr = quinn.local_addr().map_err(EndpointError::Socket)?;
         let counters = limits.register();
         Ok(Self { quinn, options: Arc::new(options.clone()), limits, counters, local_addr, early_data })

@@ -25,6 +25,7 @@
 //!
 //! The types of the QUIC and HTTP/3 implementations below do not appear in the public API.
 
+mod batch;
 mod body;
 mod cid;
 #[cfg(feature = "client")]
