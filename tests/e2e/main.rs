@@ -28,6 +28,7 @@ mod fields;
 mod floods;
 mod goaway;
 mod grpc;
+mod http3_upstream;
 mod idle;
 mod layers;
 mod listeners;

@@ -22,6 +22,10 @@ pub struct ClusterPlan {
     pub discovery: Option<DiscoveryPlan>,
     /// TLS towards them. Default `None`: plain.
     pub tls: Option<UpstreamTlsPlan>,
+    /// Whether HTTP/3 is spoken to them (RFC 9114), over one QUIC connection to each from every worker; it needs [`ClusterPlan::tls`]. Default
+    /// `false`, and then [`ClusterOptions::protocol`] says what is. Of [`ClusterPlan::options`] what bounds connections over TCP has no meaning
+    /// then, requests with a body are sent once, and checks go over TCP as ever.
+    pub http3: bool,
     /// A header of the PROXY protocol before each connection, which is then for one client alone. Default `None`.
     pub proxy_header: Option<ProxyHeader>,
     /// Checks that the edge makes of them. Default `None`: only requests tell.
@@ -43,6 +47,7 @@ impl ClusterPlan {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             discovery: None,
             tls: None,
+            http3: false,
             proxy_header: None,
             health: None,
             sticky: None,
@@ -59,6 +64,13 @@ impl ClusterPlan {
     #[must_use]
     pub fn with_tls(mut self, tls: UpstreamTlsPlan) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Sets [`ClusterPlan::http3`].
+    #[must_use]
+    pub fn with_http3(mut self, http3: bool) -> Self {
+        self.http3 = http3;
         self
     }
 

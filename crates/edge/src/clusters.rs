@@ -14,6 +14,7 @@ use tracing::warn;
 use crate::{
     PlanFault,
     connect::ToEndpoint,
+    h3_cluster::ByHttp3,
     live::Live,
     plan::{ClusterPlan, DiscoveryPlan, Plan},
 };
@@ -23,6 +24,7 @@ use crate::{
 pub(crate) struct ClusterPart {
     pub(crate) cluster: Cluster,
     pub(crate) connector: ToEndpoint,
+    pub(crate) http3: Option<ByHttp3>,
     pub(crate) source: Option<Source>,
     pub(crate) health: Option<(HealthOptions, ToEndpoint)>,
     pub(crate) sticky: Option<Arc<StickyCookie>>,
@@ -95,6 +97,7 @@ pub(crate) fn check(plan: &Plan) -> Result<(), PlanFault> {
             health.validate().map_err(|source| PlanFault::Health { cluster: wanted.name.clone(), source })?;
         }
         sticky(wanted)?;
+        http3(wanted)?;
         if !names.insert(&wanted.name) {
             return Err(PlanFault::DuplicateCluster(wanted.name.clone()));
         }
@@ -130,6 +133,7 @@ pub(crate) fn build(
                 cluster,
                 source,
                 connector: ToEndpoint::new(wanted)?,
+                http3: ByHttp3::new(wanted)?,
                 health,
                 sticky: sticky(wanted)?.map(Arc::new),
             };
@@ -163,6 +167,21 @@ fn first_list(cluster: &Cluster, source: &FileSource) -> Result<(), PlanFault> {
         }
     };
     Ok(cluster.replace_endpoints(endpoints)?)
+}
+
+/// RFC 9114 section 3.2: HTTP/3 is spoken over TLS, to an address; a unix socket is none that QUIC knows.
+fn http3(wanted: &ClusterPlan) -> Result<(), PlanFault> {
+    if !wanted.http3 {
+        return Ok(());
+    }
+    if wanted.tls.is_none() {
+        return Err(PlanFault::Http3WithoutTls { cluster: wanted.name.clone() });
+    }
+    let over = wanted.endpoints.iter().any(|endpoint| endpoint.address.starts_with("unix:"));
+    if over || wanted.proxy_header.is_some() {
+        return Err(PlanFault::Http3Unfit { cluster: wanted.name.clone() });
+    }
+    Ok(())
 }
 
 fn sticky(wanted: &ClusterPlan) -> Result<Option<StickyCookie>, PlanFault> {

@@ -81,6 +81,16 @@ fn tls_of(
     tls: &crate::plan::UpstreamTlsPlan,
     alpn: &[&'static [u8]],
 ) -> Result<(TlsConnector, Option<ServerName<'static>>), PlanFault> {
+    let (config, name) = tls_config(plan, tls, alpn)?;
+    Ok((TlsConnector::new(config, plan.options.tls_timeout), name))
+}
+
+/// What a client of the cluster's endpoints is configured with, and the name that they must prove if one is given. Blocks.
+pub(crate) fn tls_config(
+    plan: &ClusterPlan,
+    tls: &crate::plan::UpstreamTlsPlan,
+    alpn: &[&'static [u8]],
+) -> Result<(Arc<rustls::ClientConfig>, Option<ServerName<'static>>), PlanFault> {
     let fault = |source| PlanFault::UpstreamTls { cluster: plan.name.clone(), source };
     let mut options = client::ClientOptions::default()
         .with_roots(tls.roots.load().map_err(fault)?)
@@ -97,11 +107,11 @@ fn tls_of(
                 .map_err(|_| PlanFault::UpstreamName { cluster: plan.name.clone(), name: name.clone() })?,
         ),
     };
-    Ok((TlsConnector::new(config, plan.options.tls_timeout), name))
+    Ok((config, name))
 }
 
 /// The name that an endpoint must prove where none is given: its own.
-fn name_of(destination: &Destination) -> Result<ServerName<'static>, ConnectError> {
+pub(crate) fn name_of(destination: &Destination) -> Result<ServerName<'static>, ConnectError> {
     let named = |host: &Arc<str>| {
         ServerName::try_from(host.to_string()).map_err(|error| ConnectError::Tls(error.into()))
     };

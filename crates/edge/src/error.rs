@@ -143,6 +143,20 @@ pub enum PlanFault {
         /// Why.
         source: portcullis_upstream::StickyError,
     },
+    /// HTTP/3 is spoken over TLS alone.
+    #[error("cluster `{cluster}` speaks HTTP/3, so it needs TLS")]
+    Http3WithoutTls {
+        /// The cluster.
+        cluster: String,
+    },
+    /// QUIC knows neither unix sockets nor the PROXY protocol.
+    #[error(
+        "cluster `{cluster}` speaks HTTP/3, which goes neither to unix sockets nor with a PROXY protocol header"
+    )]
+    Http3Unfit {
+        /// The cluster.
+        cluster: String,
+    },
     /// TLS towards a cluster that can not be.
     #[error("TLS to cluster `{cluster}` can not be set up")]
     UpstreamTls {

@@ -21,14 +21,31 @@ use crate::{
     Body,
     clusters::ClusterPart,
     connect::{ToEndpoint, UpstreamIo},
+    h3_cluster::H3Cluster,
 };
 
 /// Sends what the proxy has made ready to one cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct ToCluster {
     /// One reference, and one that no other worker counts: it is cloned for every request.
-    client: Arc<Client<ToEndpoint>>,
+    client: Arc<Way>,
     extras: Extras,
+}
+
+/// How a cluster's endpoints are spoken to.
+#[derive(Debug)]
+enum Way {
+    Streams(Client<ToEndpoint>),
+    Http3(H3Cluster),
+}
+
+impl Way {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        match self {
+            Self::Streams(client) => Ok(client.send(request).await?.map(Body::from)),
+            Self::Http3(client) => Box::pin(client.send(request)).await,
+        }
+    }
 }
 
 /// What some clusters want to know of a request and others do not.
@@ -74,7 +91,11 @@ impl Extras {
 
 impl ToCluster {
     pub(crate) fn new(client: Client<ToEndpoint>, extras: Extras) -> Self {
-        Self { client: Arc::new(client), extras }
+        Self { client: Arc::new(Way::Streams(client)), extras }
+    }
+
+    pub(crate) fn by_http3(client: H3Cluster, extras: Extras) -> Self {
+        Self { client: Arc::new(Way::Http3(client)), extras }
     }
 }
 
@@ -109,7 +130,7 @@ impl Service<Request<Body>> for ToCluster {
                 }
                 parts.extensions.insert(UpstreamName(name));
             }
-            Ok(Response::from_parts(parts, Body::from(body)))
+            Ok(Response::from_parts(parts, body))
         })
     }
 }

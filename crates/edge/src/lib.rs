@@ -40,6 +40,7 @@ mod dispatch;
 mod edge;
 mod error;
 mod forward;
+mod h3_cluster;
 mod hands;
 mod live;
 mod no_tunnel;

@@ -28,6 +28,7 @@ use crate::{
     dispatch::{Action, Routes, Target},
     edge::Shared,
     forward::{Extras, ToCluster},
+    h3_cluster::H3Cluster,
     live::Live,
     plan::{
         ClusterPlan, DiscoveryPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan,
@@ -157,7 +158,13 @@ impl ClusterClient {
             async move { client.maintain().await }
         });
         upkeep.spawn(make_room(shared.limits.clone(), client.clone()));
-        let forward = ToCluster::new(client.clone(), Extras::of(part));
+        let forward = match &part.http3 {
+            None => ToCluster::new(client.clone(), Extras::of(part)),
+            Some(by) => {
+                let client = H3Cluster::new(part.cluster.clone(), by.clone(), names);
+                ToCluster::by_http3(client, Extras::of(part))
+            }
+        };
         Self { part: Arc::clone(part), names, client, forward, _upkeep: upkeep }
     }
 

@@ -78,7 +78,7 @@ impl<'a> Call<'a> {
 }
 
 /// What a request says of where it belongs. Nothing is looked for where no policy asks.
-fn wish_of(parts: &request::Parts, options: &ClusterOptions) -> Wish {
+pub(crate) fn wish_of(parts: &request::Parts, options: &ClusterOptions) -> Wish {
     let balance = &options.balance;
     let hash = match balance.policy {
         Policy::Maglev { .. } | Policy::RingHash { .. } => {

@@ -43,6 +43,7 @@ mod retry;
 mod state;
 mod stream;
 mod timer;
+mod turn;
 mod upgraded;
 mod upload;
 
@@ -61,6 +62,7 @@ pub use health::OutlierOptions;
 pub use options::{ClusterOptions, HedgeOptions, Http2Options, Protocol, RetryOptions};
 pub use state::EndpointStats;
 pub use stream::{Connector, Stream, Transport};
+pub use turn::{Picked, Turn};
 pub use upgraded::{Upgraded, UpgradedSlot};
 
 /// A time longer than this is this: far enough away, and no overflow.

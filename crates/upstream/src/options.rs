@@ -144,7 +144,8 @@ impl RetryOptions {
         self
     }
 
-    pub(crate) fn is_retried(&self, status: StatusCode) -> bool {
+    /// Whether an answer with this status is worth another endpoint's.
+    pub fn is_retried(&self, status: StatusCode) -> bool {
         // the usual answer costs one comparison
         status.as_u16() >= 400 && self.statuses.iter().any(|range| range.contains(&status.as_u16()))
     }

@@ -19,19 +19,38 @@ const TLS_KEYS: &[&str] =
     &["tls_server_name", "tls_ca", "tls_verify", "tls_certificate", "tls_key", "tls_min_version"];
 
 pub(super) fn read(table: &mut Table<'_, '_>, plan: &mut ClusterPlan) {
-    let protocols = [("http1", Protocol::Http1), ("http2", Protocol::Http2), ("auto", Protocol::ByAlpn)];
+    let protocols = [
+        ("http1", (Protocol::Http1, false)),
+        ("http2", (Protocol::Http2, false)),
+        ("http3", (Protocol::Http1, true)),
+        ("auto", (Protocol::ByAlpn, false)),
+    ];
     let protocol_at = table.key_span("protocol");
-    table.set("protocol", &mut plan.options.protocol, choice(&protocols));
+    let mut protocol = (plan.options.protocol, plan.http3);
+    table.set("protocol", &mut protocol, choice(&protocols));
+    (plan.options.protocol, plan.http3) = protocol;
     table.set("title_case", &mut plan.options.title_case, boolean);
     let headers = [("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)];
     plan.proxy_header = table.get("proxy_protocol", choice(&headers)).map(Spanned::into_inner);
     plan.tls = tls(table);
     if plan.tls.is_none()
         && plan.options.protocol == Protocol::ByAlpn
-        && let Some(at) = protocol_at
+        && let Some(at) = protocol_at.clone()
     {
         let wrong = Wrong::new("`protocol = \"auto\"` is decided in the TLS handshake, and there is none");
         table.sink().error(at, wrong.hint("add `tls = true`, or write \"http1\" or \"http2\""));
+    }
+    if plan.http3
+        && let Some(at) = protocol_at
+    {
+        if plan.tls.is_none() {
+            let wrong = Wrong::new("HTTP/3 is spoken over TLS alone");
+            table.sink().error(at.clone(), wrong.hint("add `tls = true`"));
+        }
+        if plan.proxy_header.is_some() {
+            let wrong = Wrong::new("`proxy_protocol` is for connections over TCP: QUIC has none");
+            table.sink().error(at, wrong.hint("remove `proxy_protocol`, or speak \"http1\" or \"http2\""));
+        }
     }
 }
 
