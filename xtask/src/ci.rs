@@ -8,7 +8,7 @@ use std::{
 
 use comfy_table::{Table, presets};
 
-use crate::{Result, fuzz, metadata, sh, test, testssl, tidy};
+use crate::{Result, fuzz, interop, metadata, sh, test, testssl, tidy};
 
 /// Installed where `CI=true` and it is missing. Compiling it takes some minutes on two cores, so elsewhere that is
 /// left to the person.
@@ -26,7 +26,7 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 17] = [
     Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
     Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
     Step {
@@ -40,6 +40,8 @@ const STEPS: [Step; 15] = [
     Step { name: "pebble install", run: || install("pebble", has_pebble()) },
     Step { name: "test", run: tests },
     Step { name: "pebble", run: pebble },
+    Step { name: "interop install", run: interop_install },
+    Step { name: "interop", run: interop },
     Step { name: "testssl install", run: || install("testssl.sh", testssl::is_installed()) },
     Step { name: "testssl", run: look_at_tls },
     Step { name: "fuzz", run: || fuzz::run(&["--seconds".into(), "20".into()]).map(|()| Outcome::Passed) },
@@ -113,6 +115,23 @@ fn pebble() -> Result<Outcome> {
         return test::pebble(&[]).map(|()| Outcome::Passed);
     }
     Ok(Outcome::Skipped("pebble is not installed".to_owned()))
+}
+
+fn interop_install() -> Result<Outcome> {
+    let python = [("python3-venv", "python3", "-cimport ensurepip")];
+    for (package, program, flag) in python.into_iter().chain(interop::PACKAGES) {
+        if let skipped @ Outcome::Skipped(_) = install(package, sh::is_installed(program, flag))? {
+            return Ok(skipped);
+        }
+    }
+    Ok(Outcome::Passed)
+}
+
+fn interop() -> Result<Outcome> {
+    if interop::is_installed() || in_ci() {
+        return interop::run(&[]).map(|()| Outcome::Passed);
+    }
+    Ok(Outcome::Skipped("its clients are not installed".to_owned()))
 }
 
 fn look_at_tls() -> Result<Outcome> {

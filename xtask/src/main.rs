@@ -11,6 +11,7 @@
 mod certs;
 mod ci;
 mod fuzz;
+mod interop;
 mod loadtest;
 mod metadata;
 mod sh;
@@ -34,6 +35,8 @@ cargo xtask COMMAND
   certs [DIR]       a local authority and a certificate for localhost in DIR (default: certs)
   torture accept    descriptors that run out, limits that are met: what must hold, shown as it happens
   pebble [ARGS]     certificates by ACME from Pebble (Debian: pebble): the suite of portcullis-acme; ARGS go to the tests
+  interop [ARGS]    HTTP/3 with ngtcp2's client, aioquic and Chromium (Debian: ngtcp2-client, chromium); ARGS go to the
+                    tests, but for `--full`: 100 MiB up and 1 GiB down
   testssl [--write] what testssl.sh finds in the default profile of TLS
   fuzz [TARGET]     runs the fuzz targets for a minute each; see `fuzz --help`
   loadtest [...]    cost and latency of the proxy, alone or beside others; see `loadtest --help`
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Some("loadtest") => loadtest::run(args),
         Some("torture") => torture::run(&args),
         Some("pebble") => test::pebble(&args),
+        Some("interop") => interop::run(&args),
         Some("testssl") => testssl::run(&args),
         Some("fuzz") => fuzz::run(&args),
         Some("-h" | "--help" | "help") => {
