@@ -35,6 +35,7 @@ mod listeners;
 mod nginx;
 mod proxy;
 mod quic;
+mod quic_paths;
 mod raw_http1;
 mod raw_http2;
 mod reload;

@@ -19,21 +19,21 @@ use crate::{
 };
 
 /// What stands between a client and the edge: a NAT that gives the client another port when it is told to.
-struct Nat {
-    address: SocketAddr,
+pub(crate) struct Nat {
+    pub(crate) address: SocketAddr,
     outside: Arc<Mutex<Arc<UdpSocket>>>,
     edge: SocketAddr,
     inside: Arc<UdpSocket>,
     client: Arc<Mutex<Option<SocketAddr>>>,
     /// The destination ids of packets with a short header.
-    ids: Arc<Mutex<Vec<Vec<u8>>>>,
+    pub(crate) ids: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 /// Bytes of the ids that the edge gives in these tests.
-const ID_LEN: usize = 19;
+pub(crate) const ID_LEN: usize = 19;
 
 impl Nat {
-    async fn before(edge: SocketAddr) -> Self {
+    pub(crate) async fn before(edge: SocketAddr) -> Self {
         let inside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let outside = Arc::new(Mutex::new(Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap())));
         let address = inside.local_addr().unwrap();
@@ -70,7 +70,7 @@ impl Nat {
         });
     }
 
-    async fn rebind(&self) {
+    pub(crate) async fn rebind(&self) {
         let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         assert_ne!(outside.local_addr().unwrap(), self.edge);
         self.back(outside.clone());
