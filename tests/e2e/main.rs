@@ -26,6 +26,7 @@ mod expectations;
 mod failover;
 mod fields;
 mod floods;
+mod floods_quic;
 mod goaway;
 mod grpc;
 mod http3_upstream;

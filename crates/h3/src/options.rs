@@ -8,7 +8,8 @@ use crate::{ConnectionIds, EndpointError};
 ///
 /// A connection holds at most about `connection_window` (request bodies on their way in) + `send_window` (responses
 /// on their way out) + `max_bidi_streams` x `max_frame_size` (request heads that are not complete), which is
-/// 8.3 MiB with the defaults; an idle one holds some 30 KiB.
+/// 8.3 MiB with the defaults; an idle one holds some 30 KiB. Each response that its client does not take holds besides what is in hand, until
+/// `send_timeout`: 64 KiB gathered for the next write, and one frame of the service's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QuicOptions {

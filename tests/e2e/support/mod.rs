@@ -23,9 +23,14 @@ const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Runs a test on a runtime of its own, under the deadline.
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    run_within(DEADLINE, test);
+}
+
+/// The same under a deadline of its own.
+pub(crate) fn run_within(deadline: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let in_time = runtime.block_on(async { tokio::time::timeout(DEADLINE, Box::pin(test)).await.is_ok() });
-    assert!(in_time, "the test did not end within {DEADLINE:?}");
+    let in_time = runtime.block_on(async { tokio::time::timeout(deadline, Box::pin(test)).await.is_ok() });
+    assert!(in_time, "the test did not end within {deadline:?}");
 }
 
 /// Fails the test when the future takes longer than it may.
