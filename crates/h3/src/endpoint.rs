@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -22,9 +22,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 use tracing::{debug, warn};
 
+#[cfg(unix)]
+use crate::HandOver;
 use crate::{
-    BoxError, Congestion, ConnLimits, EndpointError, QuicOptions, RecvBody, Retry, WorkerId,
-    batch::batched,
+    BoxError, Congestion, ConnLimits, EndpointError, QuicOptions, QuicSocket, RecvBody, Retry, WorkerId,
     cid::WorkerIds,
     codes, handshake,
     limits::{ClientHold, Counters, Permit, count},
@@ -49,6 +50,8 @@ pub struct Endpoint {
     counters: Arc<Counters>,
     local_addr: SocketAddr,
     early_data: bool,
+    #[cfg(unix)]
+    hand_over: Option<HandOver>,
 }
 
 /// A connection attempt that was let in, on its way to its task.
@@ -82,7 +85,7 @@ impl Endpoint {
     /// their address within the last hour, so that a stranger can't have requests count for an address of his choice. Every connection id that the
     /// endpoint issues names `worker`, where [`QuicOptions::connection_ids`] says. `limits` bounds the connections of all endpoints that share it.
     pub fn new(
-        socket: UdpSocket,
+        socket: impl Into<QuicSocket>,
         tls: Arc<rustls::ServerConfig>,
         options: &QuicOptions,
         worker: WorkerId,
@@ -106,13 +109,25 @@ impl Endpoint {
         config.max_udp_payload_size(options.max_udp_payload.max(1472)).map_err(|_| {
             EndpointError::Option { option: "max_udp_payload", reason: "what a datagram can carry" }
         })?;
-        let socket = batched(TokioRuntime.wrap_udp_socket(socket).map_err(EndpointError::Socket)?);
-        let quinn =
-            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
-                .map_err(EndpointError::Socket)?;
+        let socket: QuicSocket = socket.into();
+        #[cfg(unix)]
+        let hand_over = socket.known_hand_over();
+        let socket = socket.open(worker, &options.connection_ids).map_err(EndpointError::Socket)?;
+        let runtime = Arc::new(TokioRuntime);
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+            .map_err(EndpointError::Socket)?;
         let local_addr = quinn.local_addr().map_err(EndpointError::Socket)?;
         let counters = limits.register();
-        Ok(Self { quinn, options: Arc::new(options.clone()), limits, counters, local_addr, early_data })
+        Ok(Self {
+            quinn,
+            options: Arc::new(options.clone()),
+            limits,
+            counters,
+            local_addr,
+            early_data,
+            #[cfg(unix)]
+            hand_over,
+        })
     }
 
     /// The address the socket is bound to.
@@ -157,16 +172,25 @@ impl Endpoint {
         }
         drain.cancel();
         tasks.close();
-        self.drain(&tasks, grace).await;
+        let (this, of) = (&self, &tasks);
+        let admit = move |incoming| {
+            if let Some(handshake) = this.admit(incoming, &pending) {
+                of.spawn(connection::run(handshake, service.clone(), drain.clone()));
+            }
+        };
+        self.drain(&tasks, grace, admit).await;
     }
 
-    async fn drain(&self, tasks: &TaskTracker, grace: Duration) {
+    async fn drain(&self, tasks: &TaskTracker, grace: Duration, mut admit: impl FnMut(quinn::Incoming)) {
         let mut served = pin!(tokio::time::timeout(grace, tasks.wait()));
         let in_time = loop {
             tokio::select! {
                 biased;
                 served = &mut served => break served.is_ok(),
-                Some(incoming) = self.quinn.accept() => {
+                // what another process hands on comes for us: an answer to our own Retry, say. It is told to go when it is through
+                Some(incoming) = self.quinn.accept() => if self.is_given() {
+                    admit(incoming);
+                } else {
                     count(&self.counters.refused);
                     incoming.refuse();
                 }
@@ -182,6 +206,14 @@ impl Endpoint {
             self.quinn.wait_idle().await;
         })
         .await;
+    }
+
+    /// Whether another process reads the socket.
+    fn is_given(&self) -> bool {
+        #[cfg(unix)]
+        return self.hand_over.as_ref().is_some_and(HandOver::is_given);
+        #[cfg(not(unix))]
+        return false;
     }
 
     /// Decides about a connection attempt before it costs anything.

@@ -48,8 +48,11 @@ mod quiet;
 mod request;
 mod settings;
 mod side;
+mod socket;
 mod tunnel;
 
+#[cfg(unix)]
+pub use self::socket::{HandOver, MAX_PREDECESSORS, Predecessor};
 pub use self::{
     body::RecvBody,
     cid::{CidError, CidKey, ConnectionIds, Decoded, RoutableIds, WorkerId},
@@ -58,5 +61,6 @@ pub use self::{
     limits::{ClientHold, ConnLimits, QuicStats},
     options::{Congestion, QuicOptions, Retry},
     side::{InterimError, InterimSender},
+    socket::{QuicSocket, Siblings},
     tunnel::{NoTunnel, OnTunnel, Tunnel},
 };
