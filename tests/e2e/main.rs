@@ -29,6 +29,7 @@ mod floods;
 mod floods_quic;
 mod goaway;
 mod grpc;
+mod handover;
 mod http3_upstream;
 mod idle;
 mod layers;

@@ -12,8 +12,11 @@ mod cid;
 mod cli;
 mod configuration;
 mod demo;
+mod notify;
 mod plans;
 mod signals;
+#[cfg(unix)]
+mod upgrade;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -91,18 +94,22 @@ fn run(mut plan: Plan, config: Option<configuration::Running>, hints: &[String])
     {
         plan.give_back = Some(allocator::give_back);
     }
-    let edge = build(plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("could not start the main runtime")?;
+    let edge = build(plan, &runtime)?;
     // whoever reads that we listen may send a signal at once
     let shutdown = runtime.block_on(async {
         signals::on_hangup(edge.handle(), config.clone())?;
+        let stop = signals::shutdown()?;
+        #[cfg(unix)]
+        let stop = upgrade::or_upgraded(edge.handle(), config.clone(), stop)?;
         if let Some(config) = config {
             tokio::spawn(config.follow(edge.handle()));
         }
-        signals::shutdown()
+        tokio::spawn(notify::when_serving(edge.handle()));
+        anyhow::Ok(stop)
     })?;
     for listening in edge.listening() {
         println!("listening on {listening}");
@@ -117,14 +124,18 @@ fn run(mut plan: Plan, config: Option<configuration::Running>, hints: &[String])
     Ok(ExitCode::SUCCESS)
 }
 
-/// With the sockets that systemd made for this process, if it did.
+/// With the sockets of the process before, or those that systemd made for this one, if there are any.
 #[cfg(unix)]
 #[allow(clippy::disallowed_methods, reason = "a program reads its environment")]
-fn build(plan: Plan) -> anyhow::Result<Edge> {
+fn build(plan: Plan, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Edge> {
     use portcullis_edge::{
         EdgeBuilder,
         listener::{SystemdEnv, systemd_sockets},
     };
+    let builder = EdgeBuilder::from_plan(plan).hand_over();
+    if let Some(taken) = runtime.block_on(upgrade::take_over())? {
+        return Ok(builder.take_over(taken).build()?);
+    }
     let [pid, fds, names] =
         ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(|name| std::env::var(name).ok());
     let env = SystemdEnv {
@@ -133,11 +144,11 @@ fn build(plan: Plan) -> anyhow::Result<Edge> {
         listen_fdnames: names.as_deref(),
     };
     let sockets = systemd_sockets(env).context("the sockets from systemd can't be used")?;
-    Ok(EdgeBuilder::from_plan(plan).inherit(sockets).build()?)
+    Ok(builder.inherit(sockets).build()?)
 }
 
 #[cfg(not(unix))]
-fn build(plan: Plan) -> anyhow::Result<Edge> {
+fn build(plan: Plan, _: &tokio::runtime::Runtime) -> anyhow::Result<Edge> {
     Ok(Edge::new(plan)?)
 }
 

@@ -11,6 +11,9 @@ use portcullis_listener::InheritedSocket;
 use portcullis_tls::CertStore;
 use tower_layer::Layer;
 
+#[cfg(unix)]
+use crate::TakeOver;
+
 use crate::{
     Edge, EdgeError, EdgeService,
     order::UserLayer,
@@ -27,6 +30,9 @@ pub struct EdgeBuilder {
     layers: Vec<UserLayer>,
     #[cfg(unix)]
     inherited: Arc<Mutex<Vec<InheritedSocket>>>,
+    #[cfg(unix)]
+    taken: Arc<Mutex<Option<TakeOver>>>,
+    hands_over: bool,
 }
 
 impl EdgeBuilder {
@@ -142,6 +148,25 @@ impl EdgeBuilder {
         self
     }
 
+    /// Keeps what it takes to hand all sockets over to another process while this one serves ([`crate::EdgeHandle::hand_over`]): a duplicate of each. Default: it
+    /// does not.
+    #[must_use]
+    pub fn hand_over(mut self) -> Self {
+        self.hands_over = true;
+        self
+    }
+
+    /// Takes the sockets of the process before this one, for listeners of the same address; others are made. [`Edge::run`] then tells that
+    /// process when this one serves. The number of sockets of a group stays as it was: where there are fewer workers than that, some have
+    /// several; where there are more, some share.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn take_over(self, taken: TakeOver) -> Self {
+        // nothing panics while it is held
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
+        self
+    }
+
     /// Changes the plan by hand.
     #[must_use]
     pub fn plan(mut self, change: impl FnOnce(&mut Plan)) -> Self {
@@ -155,7 +180,11 @@ impl EdgeBuilder {
         let inherited = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
         #[cfg(not(unix))]
         let inherited = ();
-        Edge::with_layers(self.plan, self.layers, inherited)
+        #[cfg(unix)]
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        #[cfg(not(unix))]
+        let taken = ();
+        Edge::with_layers(self.plan, self.layers, inherited, taken, self.hands_over)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,12 +17,16 @@ use portcullis_h3::ConnLimits;
 use portcullis_listener::{
     ClientLimit, DescriptorBudget, LimitOptions, Limits, ListenAddr, ListenerLimits, ListenerStats,
 };
+#[cfg(unix)]
+use portcullis_listener::{InheritedSocket, UnixSocketFile};
 use portcullis_proxy::Tunnels;
 use portcullis_server::ServerCounters;
 use portcullis_tls::CertStore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+#[cfg(unix)]
+use crate::upgrade::{Before, QuicPlace, TakeOver};
 use crate::{
     EdgeBuilder, EdgeError, PlanFault,
     certs::Tls,
@@ -32,7 +36,7 @@ use crate::{
     order::UserLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Plan, WithoutCertificate, Workers},
     reload::{ReloadCounters, ToWorkers},
-    sockets::{Inherited, Sockets, bind_plan, settle_http3},
+    sockets::{Inherited, Sockets, Taken, bind_plan, settle_http3},
     workers,
 };
 
@@ -40,6 +44,7 @@ use crate::{
 pub struct Edge {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sockets: Sockets,
+    taken: Taken,
 }
 
 /// What all workers share.
@@ -55,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) layers: Vec<UserLayer>,
     pub(crate) tls: Tls,
     pub(crate) limits: Limits,
+    /// The admin service's own: an edge that is full can still be asked how it is.
+    pub(crate) admin_limits: Limits,
     /// [`crate::plan::Limits::max_connections`] where a plan does not say.
     pub(crate) usual_max: usize,
     /// The part of each listener in them, in the order of [`Plan::listeners`].
@@ -63,6 +70,20 @@ pub(crate) struct Shared {
     pub(crate) tunnels: Tunnels,
     pub(crate) http: Arc<ServerCounters>,
     pub(crate) telemetry: Option<Telemetry>,
+    /// Cancelled when every worker serves.
+    pub(crate) serving: CancellationToken,
+    /// Duplicates of all sockets, until the drain begins.
+    #[cfg(unix)]
+    pub(crate) spare: Mutex<Option<Vec<(String, InheritedSocket)>>>,
+    /// QUIC endpoints that run.
+    #[cfg(unix)]
+    pub(crate) quic: Mutex<Vec<QuicPlace>>,
+    /// Processes before this one, taken by the endpoints of their sockets.
+    #[cfg(unix)]
+    pub(crate) before: Mutex<Vec<Before>>,
+    /// Another process is about to take over, or has.
+    pub(crate) upgrading: AtomicBool,
+    pub(crate) handed_over: AtomicBool,
     /// Set when the drain begins: `/health` says 503 from then on.
     pub(crate) draining: Arc<AtomicBool>,
     /// Cancelled when the drain begins.
@@ -105,6 +126,11 @@ impl EdgeHandle {
     /// What the listeners did so far, by the address of each; QUIC is not in it.
     pub fn listeners(&self) -> Vec<(String, ListenerStats)> {
         self.shared.limits.listeners()
+    }
+
+    /// Resolves when every worker serves.
+    pub async fn serving(&self) {
+        self.shared.serving.cancelled().await;
     }
 
     /// Open TCP connections.
@@ -154,26 +180,41 @@ impl Edge {
     /// Checks the plan, loads its certificates and binds its sockets. Blocks while it reads files: call it before
     /// the work begins, or from `spawn_blocking`.
     pub fn new(plan: Plan) -> Result<Self, EdgeError> {
-        Self::with_layers(plan, Vec::new(), Inherited::default())
+        Self::with_layers(plan, Vec::new(), Inherited::default(), Taken::default(), false)
     }
 
     pub(crate) fn with_layers(
         mut plan: Plan,
         layers: Vec<UserLayer>,
         inherited: Inherited,
+        mut taken: Taken,
+        hands_over: bool,
     ) -> Result<Self, EdgeError> {
         plan.check()?;
         let given = plan.clone();
         let tls = Tls::load(&mut plan)?;
-        settle_http3(&mut plan, &inherited);
+        settle_http3(&mut plan, &inherited, &taken);
+        #[cfg(unix)]
+        if let Some(taken) = &taken {
+            plan.quic.generation = taken.generation();
+        }
         crate::quic_plan::settle(&mut plan)?;
         // before descriptors are counted: sockets are some of them
-        let sockets = Sockets::bind(&plan, inherited)?;
-        let shared = Shared::new(plan, given, layers, tls, &sockets)?;
+        let sockets = Sockets::bind(&plan, inherited, &mut taken)?;
+        #[cfg(unix)]
+        let spare = hands_over.then(|| sockets.spare(&plan)).transpose().map_err(EdgeError::Inherited)?;
+        #[cfg(not(unix))]
+        let _ = hands_over;
+        let mut shared = Shared::new(plan, given, layers, tls, &sockets)?;
+        #[cfg(unix)]
+        {
+            shared.spare = Mutex::new(spare);
+            taken.iter_mut().for_each(TakeOver::close_rest);
+        }
         if let Some(telemetry) = &shared.telemetry {
             telemetry.bind_parts(&shared).map_err(EdgeError::Metrics)?;
         }
-        Ok(Self { shared: Arc::new(shared), sockets })
+        Ok(Self { shared: Arc::new(shared), sockets, taken })
     }
 
     /// Where it listens, in the plan's order.
@@ -182,7 +223,7 @@ impl Edge {
         self.sockets
             .listeners
             .iter()
-            .map(|(place, bound)| Listening { address: bound.local_addr.clone(), mode: mode(*place) })
+            .map(|group| Listening { address: group.bound.local_addr.clone(), mode: mode(group.place) })
             .collect()
     }
 
@@ -212,29 +253,50 @@ impl Edge {
     /// The workers have runtimes and threads of their own; the future only waits for them and may be awaited on any
     /// runtime. If it is dropped they drain just the same.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { shared, mut sockets } = self;
+        let Self { shared, mut sockets, taken } = self;
         // they remove the files of unix sockets when the drain begins
         #[cfg(unix)]
         let unix_files: Vec<_> =
-            sockets.listeners.iter_mut().filter_map(|(_, bound)| bound.unix_file.take()).collect();
+            sockets.listeners.iter_mut().filter_map(|group| group.bound.unix_file.take()).collect();
         let drain_timeout = shared.plan.drain_timeout;
         let stop_on_drop = shared.stop.clone().drop_guard();
+        let mut taken = Predecessor::prepare(&shared, taken).await?;
         let (mut workers, tell) = workers::start(&shared, sockets)?;
         *shared.workers.lock().await = tell;
+        let served = async {
+            if workers.ready().await {
+                shared.serving.cancel();
+                taken.ready().await?;
+            }
+            Ok::<_, EdgeError>(workers.any_ended().await)
+        };
         let early = tokio::select! {
             () = shutdown => None,
-            result = workers.any_ended() => result,
+            result = served => result.unwrap_or_else(|error| Some(Err(error))),
         };
+        let handed_over = shared.handed_over.load(Ordering::SeqCst);
         shared.draining.store(true, Ordering::SeqCst);
         let drain_delay = shared.live.load().plan.drain_delay;
-        if early.is_none() && !drain_delay.is_zero() {
+        // another process serves already: nobody is to notice
+        if early.is_none() && !drain_delay.is_zero() && !handed_over {
             info!(delay = ?drain_delay, "no longer healthy; serving on until the drain begins");
             tokio::time::sleep(drain_delay).await;
+        }
+        if early.is_none() && handed_over {
+            // the next process accepts; those who were let in here a moment ago shall not be told to go before they have asked for anything
+            shared.limits.pause();
+            shared.admin_limits.pause();
+            tokio::time::sleep(SETTLE).await;
         }
         info!(deadline = ?drain_timeout, "draining");
         drop(stop_on_drop);
         #[cfg(unix)]
-        drop(unix_files);
+        {
+            *shared.spare.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            if handed_over {
+                unix_files.into_iter().for_each(UnixSocketFile::keep);
+            }
+        }
         shared.tunnels.drain(drain_timeout).await;
         shared.finish.cancel();
         let rest = match tokio::time::timeout(drain_timeout.saturating_add(STUCK), workers.all_ended()).await
@@ -244,6 +306,41 @@ impl Edge {
         };
         info!("drained");
         early.unwrap_or(rest)
+    }
+}
+
+/// The process before this one, which waits for word.
+#[cfg(unix)]
+struct Predecessor(Option<tokio::net::UnixStream>);
+
+#[cfg(unix)]
+impl Predecessor {
+    async fn prepare(shared: &Shared, taken: Taken) -> Result<Self, EdgeError> {
+        let Some(taken) = taken else { return Ok(Self(None)) };
+        let (stream, before) = taken.prepared().await?;
+        *shared.before.lock().unwrap_or_else(PoisonError::into_inner) = before;
+        Ok(Self(Some(stream)))
+    }
+
+    async fn ready(&mut self) -> Result<(), EdgeError> {
+        match self.0.take() {
+            Some(stream) => Ok(crate::upgrade::ready(stream).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Predecessor;
+
+#[cfg(not(unix))]
+impl Predecessor {
+    async fn prepare(_: &Shared, (): Taken) -> Result<Self, EdgeError> {
+        Ok(Self)
+    }
+
+    async fn ready(&mut self) -> Result<(), EdgeError> {
+        Ok(())
     }
 }
 
@@ -272,9 +369,19 @@ impl Shared {
             listener_limits,
             quic_limits: quic_limits(&plan, &limits),
             limits,
+            admin_limits: Limits::new(ADMIN_CONNECTIONS),
             usual_max: plan.limits.max_connections.map_or(max, |_| MAX_CONNECTIONS),
             tunnels,
             http: Arc::new(ServerCounters::default()),
+            serving: CancellationToken::new(),
+            #[cfg(unix)]
+            spare: Mutex::default(),
+            #[cfg(unix)]
+            quic: Mutex::default(),
+            #[cfg(unix)]
+            before: Mutex::default(),
+            upgrading: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             draining: Arc::new(AtomicBool::new(false)),
             stop: CancellationToken::new(),
             finish: CancellationToken::new(),
@@ -316,7 +423,7 @@ impl Plan {
         }
         clusters::check(self)?;
         crate::routes::check(self)?;
-        bind_plan(self).check().map_err(EdgeError::Listeners)
+        bind_plan(self, &[]).check().map_err(EdgeError::Listeners)
     }
 
     pub(crate) fn worker_count(&self) -> NonZeroUsize {
@@ -326,6 +433,12 @@ impl Plan {
 
 /// Connections where nothing else is said and descriptors carry them.
 const MAX_CONNECTIONS: usize = 1000;
+
+/// Connections to the admin service.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long a process whose sockets were handed over goes on with the connections that it has before it drains: time for handshakes and first requests.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Descriptors that a worker's runtime, its UDP sockets and its timers take.
 const PER_WORKER: u64 = 8;

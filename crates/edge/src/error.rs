@@ -78,6 +78,10 @@ pub enum EdgeError {
     /// A reload of an edge that is not running yet, or drains.
     #[error("the edge is not running, or drains already")]
     NotRunning,
+    /// The process before this one did not let it take over.
+    #[cfg(unix)]
+    #[error("could not take over from the process before")]
+    TakeOver(#[from] crate::UpgradeError),
     /// A worker panicked: a defect of the program.
     #[error("a worker panicked")]
     WorkerPanicked,

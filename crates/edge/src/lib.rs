@@ -58,6 +58,8 @@ mod tcp;
 mod tls_plan;
 mod to_route;
 mod tunnel_to;
+#[cfg(unix)]
+mod upgrade;
 mod workers;
 
 pub use body::Body;
@@ -67,6 +69,8 @@ pub use error::{EdgeError, PlanFault};
 pub use reload::Reloaded;
 pub use routes::ExplainError;
 pub use service::{EdgeFuture, EdgeService};
+#[cfg(unix)]
+pub use upgrade::{TakeOver, UpgradeError};
 
 pub use portcullis_acme as acme;
 pub use portcullis_cache as cache;

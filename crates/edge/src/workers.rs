@@ -4,10 +4,12 @@
 //! listener's SO_REUSEPORT group and its own upstream pools, so that a request stays on the core that accepted it.
 //! Work-stealing: one multi-threaded runtime with one socket per listener. Either way a worker does the same.
 
+#[cfg(unix)]
+use std::sync::PoisonError;
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use portcullis_acme::Acme;
-use portcullis_h3::{Endpoint, EndpointError, QuicOptions, WorkerId};
+use portcullis_h3::{Endpoint, EndpointError, QuicOptions, QuicSocket, Siblings, WorkerId};
 #[cfg(unix)]
 use portcullis_listener::UnixAcceptor;
 use portcullis_listener::{AcceptOptions, AnyAcceptor, Bound, Incoming, ListenAddr, TcpAcceptor};
@@ -24,6 +26,8 @@ use tokio::{
 };
 use tracing::error;
 
+#[cfg(unix)]
+use crate::upgrade::{Before, QuicPlace};
 use crate::{
     EdgeError,
     certs::Tls,
@@ -36,13 +40,15 @@ use crate::{
     plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
     reload::Swap,
     service::{EdgeService, FromProtocol, FromQuic, Slot},
-    sockets::Sockets,
+    sockets::{Group, Sockets},
     tcp::Handshake,
 };
 
 /// The workers that run.
 pub(crate) struct Running {
     ended: JoinSet<Result<(), EdgeError>>,
+    /// One for each that does not serve yet.
+    ready: Vec<oneshot::Receiver<()>>,
 }
 
 /// The sockets of one worker.
@@ -58,9 +64,19 @@ type Tell = Vec<mpsc::UnboundedSender<Swap>>;
 struct Socket {
     /// Its place in the plan.
     place: usize,
+    /// See [`crate::sockets::Group`].
+    key: String,
     address: ListenAddr,
-    stream: StreamSocket,
-    udp: Option<std::net::UdpSocket>,
+    stream: Option<StreamSocket>,
+    udp: Option<Udp>,
+}
+
+struct Udp {
+    socket: std::net::UdpSocket,
+    /// Its place in its group, which connection ids name.
+    index: u8,
+    /// The others of the group, if the system does not steer.
+    siblings: Option<Siblings>,
 }
 
 enum StreamSocket {
@@ -81,17 +97,19 @@ pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<(Running, 
     let mut ended = JoinSet::new();
     let count = count(shared.plan.workers);
     // all of them before the first one lets anybody in, who could take the descriptors that the others need
-    let ready =
-        shares(sockets).into_iter().map(|share| Ok((share, build_runtime(shared.plan.workers, count)?)));
-    let ready: Vec<_> = ready.collect::<io::Result<_>>().map_err(EdgeError::Worker)?;
-    let mut tell = Vec::new();
-    for (share, runtime) in ready {
+    let shares = shares(sockets, shares_of(shared.plan.workers, count)).map_err(EdgeError::Worker)?;
+    let made = shares.into_iter().map(|share| Ok((share, build_runtime(shared.plan.workers, count)?)));
+    let made: Vec<_> = made.collect::<io::Result<_>>().map_err(EdgeError::Worker)?;
+    let (mut tell, mut ready) = (Vec::new(), Vec::new());
+    for (share, runtime) in made {
+        let (serves, is_ready) = oneshot::channel();
+        ready.push(is_ready);
         let (sender, swaps) = mpsc::unbounded_channel();
         tell.push(sender);
         let (report, result) = oneshot::channel();
         let (shared, index) = (Arc::clone(shared), share.index);
         let spawned = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let result = runtime.block_on(async { tokio::spawn(work(shared, share, swaps)).await });
+            let result = runtime.block_on(async { tokio::spawn(work(shared, share, swaps, serves)).await });
             // what its tasks hold, the log's writer among it, is let go of before anybody is told
             runtime.shutdown_timeout(Duration::from_millis(200));
             // nobody listens only if the whole edge was dropped
@@ -100,7 +118,7 @@ pub(crate) fn start(shared: &Arc<Shared>, sockets: Sockets) -> Result<(Running, 
         spawned.map_err(EdgeError::Worker)?;
         ended.spawn(async { result.await.unwrap_or(Err(EdgeError::WorkerPanicked)) });
     }
-    Ok((Running { ended }, tell))
+    Ok((Running { ended, ready }, tell))
 }
 
 fn build_runtime(workers: Workers, count: NonZeroUsize) -> io::Result<Runtime> {
@@ -112,34 +130,73 @@ fn build_runtime(workers: Workers, count: NonZeroUsize) -> io::Result<Runtime> {
     }
 }
 
-/// Deals the sockets out: the first of every group to the first worker, and so on.
-fn shares(sockets: Sockets) -> Vec<Share> {
-    let mut shares: Vec<Share> = Vec::new();
-    for (place, bound) in sockets.listeners {
-        let Bound { local_addr: address, tcp, udp, .. } = bound;
-        let streams = tcp.into_iter().map(StreamSocket::Tcp);
+/// How many workers have sockets: all, or one for all of a runtime's threads.
+fn shares_of(workers: Workers, count: NonZeroUsize) -> usize {
+    match workers {
+        Workers::PerCore(_) => count.get(),
+        Workers::WorkStealing(_) => 1,
+    }
+}
+
+/// Deals the sockets out: the first of every group to the first worker, and so on, and round again where there are more. Where there are fewer,
+/// which is so after an upgrade alone, the others accept from duplicates.
+fn shares(sockets: Sockets, workers: usize) -> io::Result<Vec<Share>> {
+    // a group has at most 255 sockets: its places must fit into a byte of a connection id
+    let byte = |index: usize| u8::try_from(index).unwrap_or(u8::MAX);
+    let mut shares: Vec<Share> =
+        (0..workers).map(|index| Share { index: byte(index), listeners: Vec::new(), admin: None }).collect();
+    for Group { place, key, bound } in sockets.listeners {
+        let Bound { local_addr: address, tcp, udp, steered, .. } = bound;
+        let mut streams: Vec<_> = tcp.into_iter().map(StreamSocket::Tcp).collect();
         #[cfg(unix)]
-        let streams = streams.chain(bound.unix.into_iter().map(StreamSocket::Unix));
+        streams.extend(bound.unix.into_iter().map(StreamSocket::Unix));
+        for missing in streams.len()..workers {
+            let Some(duplicate) = streams.get(missing % streams.len().max(1)) else { break };
+            streams.push(duplicate.try_clone()?);
+        }
+        // elsewhere a group is one socket many times over, and only one endpoint may read from it
         let grouped = udp.len() > 1 && cfg!(target_os = "linux");
-        let mut udp = udp.into_iter();
-        for (index, stream) in streams.enumerate() {
-            if shares.len() <= index {
-                // a group has at most 255 sockets: the worker's index must fit into a byte of a connection id
-                let index = u8::try_from(index).unwrap_or(u8::MAX);
-                shares.push(Share { index, listeners: Vec::new(), admin: None });
+        let siblings = (grouped && !steered).then(|| Siblings::new(byte(udp.len())));
+        let udp = udp.into_iter().enumerate().take(if grouped { usize::MAX } else { 1 });
+        let mut udp =
+            udp.map(|(index, socket)| Udp { socket, index: byte(index), siblings: siblings.clone() });
+        let mut streams = streams.into_iter();
+        for worker in (0..workers).cycle() {
+            let (stream, udp) = (streams.next(), udp.next());
+            if stream.is_none() && udp.is_none() {
+                break;
             }
-            // elsewhere a group is one socket many times over, and only one endpoint may read from it
-            let udp = udp.next().filter(|_| grouped || index == 0);
-            shares[index].listeners.push(Socket { place, address: address.clone(), stream, udp });
+            let (key, address) = (key.clone(), address.clone());
+            shares[worker].listeners.push(Socket { place, key, address, stream, udp });
         }
     }
     if let (Some(admin), Some(first)) = (sockets.admin, shares.first_mut()) {
         first.admin = admin.tcp.into_iter().next();
     }
-    shares
+    Ok(shares)
+}
+
+impl StreamSocket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            #[cfg(unix)]
+            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+        })
+    }
 }
 
 impl Running {
+    /// Whether every worker serves, as soon as that is known. Of one that does not [`Running::any_ended`] tells.
+    pub(crate) async fn ready(&mut self) -> bool {
+        for ready in self.ready.drain(..) {
+            if ready.await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// The first worker to end, which none does by itself unless it failed.
     pub(crate) async fn any_ended(&mut self) -> Option<Result<(), EdgeError>> {
         self.ended.join_next().await.map(flatten)
@@ -166,6 +223,7 @@ async fn work(
     shared: Arc<Shared>,
     share: Share,
     swaps: mpsc::UnboundedReceiver<Swap>,
+    serves: oneshot::Sender<()>,
 ) -> Result<(), EdgeError> {
     let mut hands = Hands::new(&shared, share.index == 0)?;
     let mut serving = JoinSet::new();
@@ -174,9 +232,11 @@ async fn work(
         // nobody can be sent to a unix socket: what is in front of it listens where the world expects it
         let port = socket.address.ip().map_or(443, |address| address.port());
         let slot = hands.slot(at, port);
-        serve_streams(&shared, at, Arc::clone(&slot), socket.stream, &mut serving)?;
+        if let Some(stream) = socket.stream {
+            serve_streams(&shared, at, Arc::clone(&slot), stream, &mut serving)?;
+        }
         if let Some(udp) = socket.udp {
-            serve_quic(&shared, at, share.index, slot, udp, &mut serving)?;
+            serve_quic(&shared, at, socket.key, slot, udp, &mut serving)?;
         }
     }
     if let Some(admin) = share.admin {
@@ -188,6 +248,8 @@ async fn work(
         tidy(&shared, &mut serving);
     }
     serving.spawn(hands.follow(swaps));
+    // nobody waits where the edge was dropped
+    let _ = serves.send(());
     let deadline = async {
         shared.stop.cancelled().await;
         tokio::time::sleep(shared.plan.drain_timeout).await;
@@ -277,21 +339,46 @@ fn quic_options(shared: &Shared, plan: &ListenerPlan) -> QuicOptions {
 fn serve_quic(
     shared: &Arc<Shared>,
     at: usize,
-    index: u8,
+    key: String,
     slot: Slot,
-    socket: std::net::UdpSocket,
+    udp: Udp,
     serving: &mut JoinSet<()>,
 ) -> Result<(), EdgeError> {
     // a UDP socket is only bound for a listener with TLS
     let Some(listener) = shared.tls.listener(at) else { return Ok(()) };
     let (plan, tls) = (&shared.plan.listeners[at], listener.tls.quic());
     let address = plan.address.to_string();
+    let Udp { socket, index, siblings } = udp;
+    let mut socket = QuicSocket::from(socket);
+    if let Some(siblings) = siblings {
+        socket = socket.with_siblings(siblings);
+    }
+    #[cfg(unix)]
+    let socket = between_processes(shared, key, index, socket);
+    #[cfg(not(unix))]
+    drop(key);
     let options = quic_options(shared, plan);
     let endpoint = Endpoint::new(socket, tls, &options, WorkerId::new(index), shared.quic_limits.clone())
         .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;
     let stop = shared.stop.clone().cancelled_owned();
     serving.spawn(endpoint.serve(FromQuic(slot), stop, shared.plan.drain_timeout));
     Ok(())
+}
+
+/// Takes packets on to processes before this one, and can be handed over to one after it.
+#[cfg(unix)]
+fn between_processes(shared: &Shared, key: String, index: u8, mut socket: QuicSocket) -> QuicSocket {
+    let lock = PoisonError::into_inner;
+    let before = Before::take(&mut shared.before.lock().unwrap_or_else(lock), &key, index);
+    if !before.is_empty() {
+        socket = socket.with_predecessors(before);
+    }
+    if shared.spare.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+        let hand_over = socket.hand_over();
+        let place = QuicPlace { key, index, hand_over };
+        shared.quic.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+    }
+    socket
 }
 
 /// The service of one listener on one worker.
@@ -350,9 +437,8 @@ fn serve_admin(
 ) -> Result<(), EdgeError> {
     let Some(telemetry) = &shared.telemetry else { return Ok(()) };
     let listener = TcpListener::from_std(socket).map_err(EdgeError::Worker)?;
-    // a bound of its own: an edge that is full can still be asked how it is
-    let limits = portcullis_listener::Limits::new(64);
-    let incoming = Incoming::new(listener, limits, AcceptOptions::default(), &Default::default());
+    let incoming =
+        Incoming::new(listener, shared.admin_limits.clone(), AcceptOptions::default(), &Default::default());
     serving.spawn(portcullis_server::serve(
         incoming,
         Plain,

@@ -175,7 +175,7 @@ impl Endpoint {
         let (this, of) = (&self, &tasks);
         let admit = move |incoming| {
             if let Some(handshake) = this.admit(incoming, &pending) {
-                of.spawn(connection::run(handshake, service.clone(), drain.clone()));
+                of.spawn(handshake::run(handshake, service.clone(), drain.clone()));
             }
         };
         self.drain(&tasks, grace, admit).await;

@@ -45,6 +45,9 @@ pub struct Bound {
     /// The unix listeners, likewise: duplicates of one socket.
     #[cfg(unix)]
     pub unix: Vec<std::os::unix::net::UnixListener>,
+    /// Whether the system brings each datagram to the socket that the connection id names, as [`UdpOptions::steer_by_cid_byte`] wants. `false` where
+    /// a socket stands alone.
+    pub steered: bool,
     /// Removes the unix socket's file when it is dropped, so it is to be kept as long as the listeners.
     #[cfg(unix)]
     pub unix_file: Option<UnixSocketFile>,
@@ -140,7 +143,7 @@ fn attempt(wanted: &Wanted, mut address: SocketAddr, group: usize) -> Result<Bou
         let sockets = group_of(&mut address, group, wanted.shared, Protocol::Udp, make)?;
         bound.udp = sockets.into_iter().map(Into::into).collect();
         if let (Some(byte), [first, _, ..]) = (options.steer_by_cid_byte, bound.udp.as_slice()) {
-            steer(first, byte, group, address);
+            bound.steered = steer(first, byte, group, address);
         }
     }
     bound.local_addr = address.into();
@@ -153,6 +156,7 @@ impl Bound {
             local_addr,
             tcp: Vec::new(),
             udp: Vec::new(),
+            steered: false,
             #[cfg(unix)]
             unix: Vec::new(),
             #[cfg(unix)]
@@ -164,6 +168,40 @@ impl Bound {
 
 #[cfg(unix)]
 impl Bound {
+    /// Sockets of one address that the process before this one had, as groups in its order. `tcp` is applied to TCP listeners, `udp` steers a group of UDP
+    /// sockets anew; else they stay as they were made.
+    ///
+    /// # Errors
+    /// There is none to accept from, or what the system says.
+    pub fn taken_over(
+        sockets: Vec<crate::InheritedSocket>,
+        tcp: &TcpOptions,
+        udp: &UdpOptions,
+    ) -> std::io::Result<Self> {
+        use crate::InheritedKind;
+
+        let first = sockets.iter().find(|socket| !matches!(socket.socket, InheritedKind::Udp(_)));
+        let first = first.ok_or(std::io::ErrorKind::NotFound)?.local_addr();
+        let mut bound = Self::none(first);
+        for socket in sockets {
+            match socket.socket {
+                InheritedKind::Udp(socket) => bound.udp.push(socket),
+                InheritedKind::Tcp(listener) => {
+                    let changed = tcp.apply_to_listener(&listener).map_err(|error| error.source)?;
+                    note(&mut bound.changed, changed);
+                    bound.tcp.push(listener);
+                }
+                InheritedKind::Unix(listener) => bound.unix.push(listener),
+            }
+        }
+        if let (Some(byte), [first, _, ..], Some(address)) =
+            (udp.steer_by_cid_byte, bound.udp.as_slice(), bound.local_addr.ip())
+        {
+            bound.steered = steer(first, byte, bound.udp.len(), address);
+        }
+        Ok(bound)
+    }
+
     /// Sockets that were handed over, as groups of duplicates: one [`Bound`] for each listening socket. A UDP socket
     /// goes with the TCP listener of its port, or with the first; it is not duplicated, as only one may read from it.
     /// `options` are applied to TCP listeners, and told where the system made something else of them.
@@ -316,22 +354,22 @@ fn socket(address: SocketAddr, only_v6: bool, kind: Type, shared: bool) -> Step<
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn steer(first: &UdpSocket, byte: u8, group: usize, address: SocketAddr) {
+fn steer(first: &UdpSocket, byte: u8, group: usize, address: SocketAddr) -> bool {
     use std::os::fd::AsFd;
 
     let byte = byte.min(19);
     let group = u32::try_from(group).unwrap_or(u32::MAX);
-    if let Err(error) = crate::sys::steer_by_cid_byte(first.as_fd(), byte, group) {
-        warn!(
-            %error,
-            %address,
-            "datagrams can't be steered by connection id: a QUIC client whose address changes may lose its connection"
-        );
+    let steered = crate::sys::steer_by_cid_byte(first.as_fd(), byte, group);
+    if let Err(error) = &steered {
+        info!(%error, %address, "the system can't steer datagrams by connection id: it is done by hand, which costs more");
     }
+    steered.is_ok()
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn steer(_: &UdpSocket, _: u8, _: usize, _: SocketAddr) {}
+fn steer(_: &UdpSocket, _: u8, _: usize, _: SocketAddr) -> bool {
+    false
+}
 
 #[cfg(test)]
 mod tests;

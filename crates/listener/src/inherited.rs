@@ -20,7 +20,7 @@ mod handover;
 mod systemd;
 
 pub use self::{
-    handover::{MOST_HANDED_OVER, receive_sockets, send_sockets},
+    handover::{MOST_HANDED_OVER, receive_descriptors, receive_sockets, send_descriptors, send_sockets},
     systemd::{SystemdEnv, systemd_sockets},
 };
 

@@ -54,8 +54,8 @@ pub use self::{
     accept::UnixAcceptor,
     bind::UnixSocketFile,
     inherited::{
-        InheritError, InheritedKind, InheritedSocket, MOST_HANDED_OVER, SystemdEnv, receive_sockets,
-        send_sockets, systemd_sockets,
+        InheritError, InheritedKind, InheritedSocket, MOST_HANDED_OVER, SystemdEnv, receive_descriptors,
+        receive_sockets, send_descriptors, send_sockets, systemd_sockets,
     },
 };
 pub use self::{

@@ -22,11 +22,25 @@ pub struct UnixSocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
+    kept: bool,
 }
 
 impl UnixSocketFile {
     fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(&fs::symlink_metadata(path)?) })
+        Ok(Self { path: path.to_owned(), identity: identity(&fs::symlink_metadata(path)?), kept: false })
+    }
+
+    /// Of a socket that another process made and that is this one's now.
+    ///
+    /// # Errors
+    /// There is nothing.
+    pub fn adopt(path: &Path) -> io::Result<Self> {
+        Self::new(path)
+    }
+
+    /// Leaves it where it is: another process has the socket.
+    pub fn keep(mut self) {
+        self.kept = true;
     }
 
     /// Where it is.
@@ -39,7 +53,8 @@ impl UnixSocketFile {
 impl Drop for UnixSocketFile {
     fn drop(&mut self) {
         // whoever took the name meanwhile keeps it
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity) {
+        if !self.kept && fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+        {
             let _ = fs::remove_file(&self.path);
         }
     }

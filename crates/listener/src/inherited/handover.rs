@@ -32,26 +32,40 @@ const SPACE: usize = rustix::cmsg_space!(ScmRights(253));
 /// both have them: connections are kept when this one closes its own.
 ///
 /// # Errors
-/// There are too many, the other process answers something else or not in time, or the system refuses; this process
-/// goes on with its sockets as before. Dropping the future may leave them with both.
+/// As [`send_descriptors`].
 pub async fn send_sockets(
     stream: &mut UnixStream,
     sockets: &[InheritedSocket],
     deadline: Duration,
 ) -> Result<(), InheritError> {
-    if sockets.is_empty() || sockets.len() > MOST_HANDED_OVER || sockets.iter().any(|s| s.name.len() > 255) {
+    let named: Vec<_> = sockets.iter().map(|socket| (socket.name.as_str(), socket.as_fd())).collect();
+    send_descriptors(stream, &named, deadline).await
+}
+
+/// The same for descriptors of any kind.
+///
+/// # Errors
+/// There are too many, the other process answers something else or not in time, or the system refuses; this process
+/// goes on with its own as before. Dropping the future may leave them with both.
+pub async fn send_descriptors(
+    stream: &mut UnixStream,
+    descriptors: &[(&str, BorrowedFd<'_>)],
+    deadline: Duration,
+) -> Result<(), InheritError> {
+    let too_long = descriptors.iter().any(|(name, _)| name.len() > 255);
+    if descriptors.is_empty() || descriptors.len() > MOST_HANDED_OVER || too_long {
         return Err(InheritError::TooMany);
     }
-    let names: Vec<u8> = sockets
+    let names: Vec<u8> = descriptors
         .iter()
-        .flat_map(|socket| [&[socket.name.len() as u8][..], socket.name.as_bytes()].concat())
+        .flat_map(|(name, _)| [&[name.len() as u8][..], name.as_bytes()].concat())
         .collect();
     let mut head = [0; HEAD];
     head[..6].copy_from_slice(&MAGIC);
     head[6] = VERSION;
-    head[7] = sockets.len() as u8;
+    head[7] = descriptors.len() as u8;
     head[8..].copy_from_slice(&u32::try_from(names.len()).unwrap_or(u32::MAX).to_be_bytes());
-    let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| *fd).collect();
 
     let send = async {
         stream
@@ -82,6 +96,27 @@ pub async fn receive_sockets(
     stream: &mut UnixStream,
     deadline: Duration,
 ) -> Result<Vec<InheritedSocket>, InheritError> {
+    let of = |(name, fd): (String, OwnedFd)| InheritedSocket::from_fd(name, fd);
+    receive(stream, deadline, |named| named.into_iter().map(of).collect()).await
+}
+
+/// Receives what [`send_descriptors`] sends, and tells the other process that it may let go.
+///
+/// # Errors
+/// Something else came, or nothing in time. What had come is closed then.
+pub async fn receive_descriptors(
+    stream: &mut UnixStream,
+    deadline: Duration,
+) -> Result<Vec<(String, OwnedFd)>, InheritError> {
+    receive(stream, deadline, Ok).await
+}
+
+/// `take` looks at what came, before it is acknowledged.
+async fn receive<T>(
+    stream: &mut UnixStream,
+    deadline: Duration,
+    take: impl FnOnce(Vec<(String, OwnedFd)>) -> Result<T, InheritError>,
+) -> Result<T, InheritError> {
     let receive = async {
         let (head, fds) = stream.async_io(Interest::READABLE, || receive_head(stream.as_fd())).await?;
         if head[..6] != MAGIC {
@@ -101,20 +136,21 @@ pub async fn receive_sockets(
         let mut names = vec![0; len];
         stream.read_exact(&mut names).await?;
         let mut rest = &names[..];
-        let mut sockets = Vec::with_capacity(count);
+        let mut named = Vec::with_capacity(count);
         for fd in fds {
             let name = rest.split_first().and_then(|(len, after)| after.split_at_checked(usize::from(*len)));
             let (name, after) = name.ok_or(InheritError::Protocol("a name is not whole"))?;
             let name =
                 std::str::from_utf8(name).map_err(|_| InheritError::Protocol("a name is not UTF-8"))?;
-            sockets.push(InheritedSocket::from_fd(name, fd)?);
+            named.push((name.to_owned(), fd));
             rest = after;
         }
         if !rest.is_empty() {
             return Err(InheritError::Protocol("it has more names than descriptors"));
         }
+        let taken = take(named)?;
         stream.write_all(&[DONE]).await?;
-        Ok(sockets)
+        Ok(taken)
     };
     tokio::time::timeout(deadline, receive).await.map_err(|_| InheritError::Timeout(deadline))?
 }
