@@ -1,11 +1,11 @@
 //! The endpoint: one UDP socket, its configuration, and the loop that takes connections.
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     pin::pin,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,10 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime as _, ServerConfig, TokioRuntime,
-    TransportConfig, ValidationTokenConfig, VarInt, congestion, crypto::rustls::QuicServerConfig,
-};
+use quinn::{TokioRuntime, VarInt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 use tracing::{debug, warn};
@@ -25,33 +22,82 @@ use tracing::{debug, warn};
 #[cfg(unix)]
 use crate::HandOver;
 use crate::{
-    BoxError, Congestion, ConnLimits, EndpointError, QuicOptions, QuicSocket, RecvBody, Retry, WorkerId,
-    cid::WorkerIds,
-    codes, handshake,
+    BoxError, ConnLimits, EndpointError, QuicKeys, QuicOptions, QuicSocket, RecvBody, WorkerId, codes, handshake,
     limits::{ClientHold, Counters, Permit, count},
+    transport, watch,
 };
 
-/// Early packets that all connection attempts of an endpoint may hold together before they are taken up.
-const INCOMING_BUFFER_TOTAL: u64 = 4 * 1024 * 1024;
-/// What a handshake may have in flight out of order; a client's certificate chain fits.
-const CRYPTO_BUFFER: usize = 16 * 1024;
 /// How long the last packets may take to leave after everything is served.
 const CLOSE_TIME: Duration = Duration::from_millis(300);
-/// How long a client may prove its address by a token that it was given there, which spares it a round trip and lets its requests be early. An
-/// address changes hands, so not for long.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
-
 /// A UDP socket that speaks HTTP/3.
 #[derive(Debug)]
 pub struct Endpoint {
     quinn: quinn::Endpoint,
-    options: Arc<QuicOptions>,
+    live: Arc<Live>,
     limits: ConnLimits,
     counters: Arc<Counters>,
     local_addr: SocketAddr,
     early_data: bool,
     #[cfg(unix)]
     hand_over: Option<HandOver>,
+}
+
+/// What can be changed of an endpoint that serves.
+struct Live {
+    quinn: quinn::Endpoint,
+    tls: Arc<rustls::ServerConfig>,
+    keys: QuicKeys,
+    limits: ConnLimits,
+    counters: Arc<Counters>,
+    options: RwLock<Arc<QuicOptions>>,
+}
+
+impl Live {
+    fn options(&self) -> Arc<QuicOptions> {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("options", &self.options()).finish_non_exhaustive()
+    }
+}
+
+/// Changes an endpoint while it serves, from any thread. Does not keep it alive.
+#[derive(Clone, Debug)]
+pub struct EndpointHandle(Weak<Live>);
+
+impl EndpointHandle {
+    /// The options in force; `None` once the endpoint has ended.
+    pub fn options(&self) -> Option<Arc<QuicOptions>> {
+        self.0.upgrade().map(|live| live.options())
+    }
+
+    /// Has new connections begin with other options; `false` if the endpoint has ended. Open ones get what QUIC lets change: the limits on streams,
+    /// a lower one once enough streams have ended, and the windows of the connection, the one for receiving as credit that was given is used up.
+    /// What belongs to the endpoint stays as it is: connection ids, keys, and the largest packet that is taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`QuicOptions::check`]; nothing is changed then.
+    pub fn set_options(&self, options: &QuicOptions) -> Result<bool, EndpointError> {
+        let Some(live) = self.0.upgrade() else { return options.check().map(|()| false) };
+        let server = transport::server_config(live.tls.clone(), options, live.keys.clone(), &live.limits)?;
+        let before = live.options();
+        let mut options = options.clone();
+        options.connection_ids = before.connection_ids.clone();
+        options.keys = before.keys.clone();
+        live.quinn.set_server_config(Some(server));
+        live.counters.paths.each(|quinn| {
+            quinn.set_max_concurrent_bi_streams(VarInt::from_u32(options.max_bidi_streams));
+            quinn.set_max_concurrent_uni_streams(VarInt::from_u32(options.max_uni_streams));
+            quinn.set_receive_window(VarInt::from_u32(options.connection_window));
+            quinn.set_send_window(options.send_window);
+        });
+        *live.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+        Ok(true)
+    }
 }
 
 /// A connection attempt that was let in, on its way to its task.
@@ -94,21 +140,13 @@ impl Endpoint {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(EndpointError::NoRuntime);
         }
-        let provider = tls.crypto_provider().clone();
         let early_data = tls.max_early_data_size != 0;
-        let mut server = server_config(tls, options)?;
-        if let Some((key, log)) = limits.tokens().get() {
-            let mut tokens = ValidationTokenConfig::default();
-            tokens.log(log);
-            tokens.lifetime(TOKEN_LIFETIME);
-            server.token_key(key).validation_token_config(tokens);
-        }
-        let mut config = EndpointConfig::default();
-        let ids = options.connection_ids.clone();
-        config.cid_generator(move || Box::new(WorkerIds::new(worker, ids.clone(), provider.clone())));
-        config.max_udp_payload_size(options.max_udp_payload.max(1472)).map_err(|_| {
-            EndpointError::Option { option: "max_udp_payload", reason: "what a datagram can carry" }
-        })?;
+        let keys = match &options.keys {
+            Some(keys) => keys.clone(),
+            None => limits.keys().map_err(EndpointError::Keys)?,
+        };
+        let server = transport::server_config(tls.clone(), options, keys.clone(), &limits)?;
+        let config = transport::endpoint_config(&tls, options, worker, keys.clone())?;
         let socket: QuicSocket = socket.into();
         #[cfg(unix)]
         let hand_over = socket.known_hand_over();
@@ -118,9 +156,12 @@ impl Endpoint {
             .map_err(EndpointError::Socket)?;
         let local_addr = quinn.local_addr().map_err(EndpointError::Socket)?;
         let counters = limits.register();
+        let options = RwLock::new(Arc::new(options.clone()));
+        let (of, with) = (quinn.clone(), counters.clone());
+        let live = Live { quinn: of, tls, keys, limits: limits.clone(), counters: with, options };
         Ok(Self {
             quinn,
-            options: Arc::new(options.clone()),
+            live: Arc::new(live),
             limits,
             counters,
             local_addr,
@@ -128,6 +169,11 @@ impl Endpoint {
             #[cfg(unix)]
             hand_over,
         })
+    }
+
+    /// For what is changed while it serves.
+    pub fn handle(&self) -> EndpointHandle {
+        EndpointHandle(Arc::downgrade(&self.live))
     }
 
     /// The address the socket is bound to.
@@ -153,10 +199,12 @@ impl Endpoint {
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
         let pending = Arc::new(AtomicUsize::new(0));
         let mut shutdown = pin!(shutdown);
+        let mut watching = pin!(watch::look_at_all(&self.counters));
         loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
+                () = &mut watching => {}
                 incoming = self.quinn.accept() => match incoming {
                     Some(incoming) => {
                         if let Some(handshake) = self.admit(incoming, &pending) {
@@ -219,18 +267,15 @@ impl Endpoint {
     /// Decides about a connection attempt before it costs anything.
     fn admit(&self, incoming: quinn::Incoming, pending: &Arc<AtomicUsize>) -> Option<Handshake> {
         let running = pending.load(Ordering::Relaxed);
-        let must_prove = match self.options.retry {
-            Retry::Never => false,
-            Retry::UnderLoad => running >= self.options.max_incoming.div_ceil(4),
-            Retry::Always => true,
-        };
+        let options = self.live.options();
+        let must_prove = options.must_prove(running);
         if must_prove && !incoming.remote_address_validated() && incoming.may_retry() {
             count(&self.counters.retried);
             // fails only where `may_retry` is false
             let _ = incoming.retry();
             return None;
         }
-        let permit = if running < self.options.max_incoming { self.limits.acquire() } else { None };
+        let permit = if running < options.max_incoming { self.limits.acquire() } else { None };
         let Some(permit) = permit else {
             count(&self.counters.refused);
             incoming.refuse();
@@ -249,13 +294,16 @@ impl Endpoint {
         } else {
             None
         };
+        if self.early_data {
+            count(if proven { &self.counters.early_allowed } else { &self.counters.early_unproven });
+        }
         pending.fetch_add(1, Ordering::Relaxed);
         Some(Handshake {
             hold,
             // RFC 9000 section 8.1: else the address is only claimed
             early: self.early_data && proven,
             incoming,
-            options: self.options.clone(),
+            options,
             counters: self.counters.clone(),
             local_port: self.local_addr.port(),
             permit,
@@ -270,63 +318,4 @@ impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close(codes::var(codes::NO_ERROR), b"");
     }
-}
-
-/// The one place where the configuration of a server comes from: one that is put together elsewhere would fall back
-/// to the QUIC stack's defaults, which bound little.
-fn server_config(
-    tls: Arc<rustls::ServerConfig>,
-    options: &QuicOptions,
-) -> Result<ServerConfig, EndpointError> {
-    options.check()?;
-    if !tls.alpn_protocols.iter().any(|protocol| protocol == b"h3") {
-        return Err(EndpointError::Alpn);
-    }
-    // RFC 9001 section 4.6.1
-    if !matches!(tls.max_early_data_size, 0 | u32::MAX) {
-        return Err(EndpointError::EarlyData);
-    }
-    // quinn makes a session like this for each connection and takes for granted that it can
-    rustls::quic::ServerConnection::new(tls.clone(), rustls::quic::Version::V1, Vec::new())
-        .map_err(|error| EndpointError::Tls(error.into()))?;
-    let crypto = QuicServerConfig::try_from(tls).map_err(|error| EndpointError::Tls(error.into()))?;
-
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-    server
-        .transport_config(Arc::new(transport_config(options)?))
-        .migration(options.migration)
-        .max_incoming(options.max_incoming)
-        .incoming_buffer_size(options.incoming_buffer_size)
-        .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
-    Ok(server)
-}
-
-fn transport_config(options: &QuicOptions) -> Result<TransportConfig, EndpointError> {
-    let idle = IdleTimeout::try_from(options.max_idle_timeout)
-        .map_err(|_| EndpointError::Option { option: "max_idle_timeout", reason: "less than 2^62 ms" })?;
-    let mut transport = TransportConfig::default();
-    transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(options.max_bidi_streams))
-        .max_concurrent_uni_streams(VarInt::from_u32(options.max_uni_streams))
-        .stream_receive_window(VarInt::from_u32(options.stream_window))
-        .receive_window(VarInt::from_u32(options.connection_window))
-        .send_window(options.send_window)
-        .max_idle_timeout(Some(idle))
-        .keep_alive_interval(options.keep_alive)
-        .crypto_buffer_size(CRYPTO_BUFFER)
-        // no datagrams (RFC 9221): nobody reads them
-        .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0)
-        .enable_segmentation_offload(options.segmentation_offload)
-        .mtu_discovery_config(options.mtu_discovery.then(|| {
-            let mut discovery = MtuDiscoveryConfig::default();
-            discovery.upper_bound(options.max_udp_payload);
-            discovery
-        }))
-        .congestion_controller_factory(match options.congestion {
-            Congestion::Cubic => Arc::new(congestion::CubicConfig::default()),
-            Congestion::NewReno => Arc::new(congestion::NewRenoConfig::default()),
-            Congestion::Bbr => Arc::new(congestion::BbrConfig::default()),
-        });
-    Ok(transport)
 }

@@ -26,6 +26,19 @@ pub enum EndpointError {
         /// What it must be.
         reason: &'static str,
     },
+    /// A connection may hold more than it is to.
+    #[error("a connection may hold {worst} bytes, more than the {max} that it may: lower {option} first")]
+    Memory {
+        /// By `QuicOptions::worst_case`.
+        worst: u64,
+        /// `QuicOptions::max_connection_memory`.
+        max: u64,
+        /// The field of `QuicOptions` that bounds the largest part.
+        option: &'static str,
+    },
+    /// There are no keys for tokens.
+    #[error("no keys for address tokens could be made")]
+    Keys(#[source] crate::QuicKeyError),
     /// There is no tokio runtime to run on.
     #[error("an endpoint must be made inside a tokio runtime")]
     NoRuntime,

@@ -1,5 +1,7 @@
 //! From a connection attempt to a connection that speaks HTTP/3.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -14,7 +16,8 @@ use crate::{
     BoxError, RecvBody, codes,
     connection::{self, ConnContext},
     endpoint::{Handshake, Pending},
-    limits::count,
+    limits::{Counters, count},
+    watch::Watch,
 };
 
 /// Runs a connection from its first packet to its close.
@@ -47,10 +50,14 @@ where
             return;
         }
     };
+    if unconfirmed.is_none() {
+        counters.paths.handshake(begun.elapsed());
+    }
     let early = unconfirmed.map(|unconfirmed| {
         let (early, confirm) = EarlyData::new();
         let deadline = begun + options.handshake_timeout;
-        tokio::spawn(confirm_handshake(quinn.clone(), unconfirmed, confirm, deadline, pending));
+        let (quinn, counters) = (quinn.clone(), counters.clone());
+        tokio::spawn(confirm_handshake(quinn, unconfirmed, confirm, (begun, deadline), counters, pending));
         early
     });
     // the address is proven now
@@ -65,6 +72,7 @@ where
         }
     }
     count(&counters.accepted);
+    let _watch = Watch::begin(&quinn, &counters);
     let info = describe(&quinn, local_port, early);
     connection::drive(control, ConnContext::new(quinn, info, options, counters), service, &drain).await;
     drop((hold, permit));
@@ -90,12 +98,16 @@ async fn confirm_handshake(
     quinn: quinn::Connection,
     unconfirmed: quinn::ZeroRttAccepted,
     confirm: Confirm,
-    deadline: tokio::time::Instant,
+    (begun, deadline): (tokio::time::Instant, tokio::time::Instant),
+    counters: Arc<Counters>,
     _pending: Pending,
 ) {
     match tokio::time::timeout_at(deadline, unconfirmed).await {
         // what it resolves to means something to clients only; it does so too when the connection is lost
-        Ok(_) if quinn.close_reason().is_none() => confirm.confirm(),
+        Ok(_) if quinn.close_reason().is_none() => {
+            counters.paths.handshake(begun.elapsed());
+            confirm.confirm();
+        }
         Ok(_) => {}
         Err(_) => quinn.close(codes::var(codes::NO_ERROR), b"the handshake took too long"),
     }

@@ -38,6 +38,7 @@ mod error;
 mod frame;
 mod handshake;
 mod head;
+mod keys;
 mod limits;
 mod options;
 mod outgoing;
@@ -49,18 +50,22 @@ mod request;
 mod settings;
 mod side;
 mod socket;
+mod transport;
 mod tunnel;
+mod watch;
 
 #[cfg(unix)]
 pub use self::socket::{HandOver, MAX_PREDECESSORS, Predecessor};
 pub use self::{
     body::RecvBody,
     cid::{CidError, CidKey, ConnectionIds, Decoded, RoutableIds, WorkerId},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, EndpointHandle},
     error::{BodyError, BoxError, EndpointError},
+    keys::{QuicKeyError, QuicKeys},
     limits::{ClientHold, ConnLimits, QuicStats},
     options::{Congestion, QuicOptions, Retry},
     side::{InterimError, InterimSender},
     socket::{QuicSocket, Siblings},
     tunnel::{NoTunnel, OnTunnel, Tunnel},
+    watch::Distribution,
 };

@@ -9,11 +9,9 @@ use std::{
     },
 };
 
-use aws_lc_rs::{
-    hkdf::{HKDF_SHA256, Prk, Salt},
-    rand,
-};
 use quinn::{BloomTokenLog, TokenLog};
+
+use crate::{Distribution, QuicKeyError, QuicKeys, codes, watch::Paths};
 
 /// A bound on open QUIC connections, shared by all endpoints that are given a clone, with their counters.
 #[derive(Clone)]
@@ -28,28 +26,12 @@ struct Inner {
     max: AtomicUsize,
     open: AtomicUsize,
     admission: Option<Box<Admission>>,
-    /// Address tokens (RFC 9000 section 8.1) that one endpoint gave are good at all of them.
-    tokens: Tokens,
+    /// What tokens and resets are made with where nothing else is said: those of one endpoint are good at all of them.
+    keys: OnceLock<QuicKeys>,
+    /// Remembers used tokens.
+    used_tokens: Arc<dyn TokenLog>,
     /// One set per endpoint, so that workers do not write to each other's cache lines.
     counters: Mutex<Vec<Arc<Counters>>>,
-}
-
-/// What address tokens are made with; made when the first endpoint is.
-#[derive(Default)]
-pub(crate) struct Tokens(OnceLock<(Arc<Prk>, Arc<dyn TokenLog>)>);
-
-impl Tokens {
-    /// A key that nobody else has, and what remembers used tokens. `None` when the system gives no random bytes.
-    pub(crate) fn get(&self) -> Option<(Arc<Prk>, Arc<dyn TokenLog>)> {
-        if let Some(made) = self.0.get() {
-            return Some(made.clone());
-        }
-        let mut secret = [0; 64];
-        rand::fill(&mut secret).ok()?;
-        let key = Salt::new(HKDF_SHA256, &[]).extract(&secret);
-        let made = (Arc::new(key), Arc::new(BloomTokenLog::default()) as Arc<dyn TokenLog>);
-        Some(self.0.get_or_init(|| made).clone())
-    }
 }
 
 /// What the endpoints of one [`ConnLimits`] did so far, and how many connections they have now.
@@ -71,6 +53,18 @@ pub struct QuicStats {
     pub requests: u64,
     /// Request streams that did not end with a complete response.
     pub stream_errors: u64,
+    /// Connections whose requests could be served before their handshake was complete (0-RTT).
+    pub early_allowed: u64,
+    /// Connections that could not have this, where TLS offers it, since their client did not prove its address by a token.
+    pub early_unproven: u64,
+    /// Packets that were sent.
+    pub sent_packets: u64,
+    /// Of these, lost ones.
+    pub lost_packets: u64,
+    /// Times that a connection was told to slow down: by loss, or by marks of the network (ECN).
+    pub congestion_events: u64,
+    /// Times that a client was found at another address than before; looked for each 5 s and at a connection's end.
+    pub migrations: u64,
 }
 
 /// The counters of one endpoint; on cache lines of their own.
@@ -82,7 +76,21 @@ pub(crate) struct Counters {
     pub(crate) retried: AtomicU64,
     pub(crate) handshake_failures: AtomicU64,
     pub(crate) requests: AtomicU64,
-    pub(crate) stream_errors: AtomicU64,
+    stream_errors: AtomicU64,
+    pub(crate) early_allowed: AtomicU64,
+    pub(crate) early_unproven: AtomicU64,
+    /// In the order of [`codes::NAMES`], and the rest.
+    stream_codes: [AtomicU64; codes::NAMES.len() + 1],
+    pub(crate) paths: Paths,
+}
+
+impl Counters {
+    /// Counts a request stream that did not end with a complete response, by the code that was given.
+    pub(crate) fn stream_error(&self, code: u64) {
+        count(&self.stream_errors);
+        let place = codes::NAMES.iter().position(|(known, _)| u64::from(*known) == code);
+        count(&self.stream_codes[place.unwrap_or(codes::NAMES.len())]);
+    }
 }
 
 /// Adds one.
@@ -108,9 +116,9 @@ impl ConnLimits {
     }
 
     fn of(max: usize, admission: Option<Box<Admission>>) -> Self {
-        let (open, counters) = Default::default();
-        let max = AtomicUsize::new(max);
-        Self(Arc::new(Inner { max, open, admission, tokens: Tokens::default(), counters }))
+        let (open, counters, keys) = Default::default();
+        let (max, used_tokens) = (AtomicUsize::new(max), Arc::new(BloomTokenLog::default()));
+        Self(Arc::new(Inner { max, open, admission, keys, used_tokens, counters }))
     }
 
     /// Whether a client may have one more connection, and what that holds.
@@ -121,8 +129,17 @@ impl ConnLimits {
         }
     }
 
-    pub(crate) fn tokens(&self) -> &Tokens {
-        &self.0.tokens
+    /// Secrets that nobody else has, for all endpoints.
+    pub(crate) fn keys(&self) -> Result<QuicKeys, QuicKeyError> {
+        if let Some(made) = self.0.keys.get() {
+            return Ok(made.clone());
+        }
+        let made = QuicKeys::random()?;
+        Ok(self.0.keys.get_or_init(|| made).clone())
+    }
+
+    pub(crate) fn used_tokens(&self) -> Arc<dyn TokenLog> {
+        self.0.used_tokens.clone()
     }
 
     /// The bound.
@@ -150,8 +167,50 @@ impl ConnLimits {
             stats.handshake_failures += counters.handshake_failures.load(Ordering::Relaxed);
             stats.requests += counters.requests.load(Ordering::Relaxed);
             stats.stream_errors += counters.stream_errors.load(Ordering::Relaxed);
+            stats.early_allowed += counters.early_allowed.load(Ordering::Relaxed);
+            stats.early_unproven += counters.early_unproven.load(Ordering::Relaxed);
+            let paths = &counters.paths;
+            stats.sent_packets += paths.sent_packets.load(Ordering::Relaxed);
+            stats.lost_packets += paths.lost_packets.load(Ordering::Relaxed);
+            stats.congestion_events += paths.congestion_events.load(Ordering::Relaxed);
+            stats.migrations += paths.migrations.load(Ordering::Relaxed);
         }
         stats
+    }
+
+    /// Seconds that complete handshakes took, waiting for the client included.
+    pub fn handshake_times(&self) -> Distribution {
+        self.distribution(Paths::add_handshakes)
+    }
+
+    /// Smoothed round trips in seconds, of every open connection each 5 s and of each at its end.
+    pub fn round_trips(&self) -> Distribution {
+        self.distribution(Paths::add_rtt)
+    }
+
+    /// Congestion windows in bytes, of every open connection each 5 s and of each at its end.
+    pub fn congestion_windows(&self) -> Distribution {
+        self.distribution(Paths::add_windows)
+    }
+
+    fn distribution(&self, add: fn(&Paths, &mut Distribution)) -> Distribution {
+        let mut total = Distribution::default();
+        for counters in self.0.counters.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            add(&counters.paths, &mut total);
+        }
+        total
+    }
+
+    /// [`QuicStats::stream_errors`] by the name of the code that was given (RFC 9114 section 8.1): a closed list, `other` at its end.
+    pub fn stream_errors_by_code(&self) -> Vec<(&'static str, u64)> {
+        let mut total: Vec<_> =
+            codes::NAMES.iter().map(|(_, name)| (*name, 0)).chain([("other", 0)]).collect();
+        for counters in self.0.counters.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for ((_, sum), count) in total.iter_mut().zip(&counters.stream_codes) {
+                *sum += count.load(Ordering::Relaxed);
+            }
+        }
+        total
     }
 
     pub(crate) fn register(&self) -> Arc<Counters> {
@@ -214,6 +273,34 @@ mod tests {
         assert!(limits.acquire().is_some());
         drop(b);
         assert_eq!(limits.open(), 0);
+    }
+
+    #[test]
+    fn the_bound_changes_while_running() {
+        let limits = ConnLimits::new(2);
+        let held: Vec<_> = (0..2).map(|_| limits.acquire()).collect();
+        limits.set_max(3);
+        let third = limits.acquire();
+        assert!(third.is_some());
+        limits.set_max(1);
+        drop(third);
+        assert!(limits.acquire().is_none(), "two are open");
+        assert_eq!((limits.max(), limits.open()), (1, 2));
+        drop(held);
+        assert!(limits.acquire().is_some());
+    }
+
+    #[test]
+    fn codes_have_names() {
+        let limits = ConnLimits::new(1);
+        let (one, two) = (limits.register(), limits.register());
+        for code in [0x10c, 0x10c, 0x10b, 7] {
+            one.stream_error(code);
+        }
+        two.stream_error(0x10b);
+        let found: Vec<_> =
+            limits.stream_errors_by_code().into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(found, [("H3_REQUEST_REJECTED", 2), ("H3_REQUEST_CANCELLED", 2), ("other", 1)]);
     }
 
     #[test]

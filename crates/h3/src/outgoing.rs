@@ -42,7 +42,7 @@ pub(crate) enum SendFault {
 }
 
 impl SendFault {
-    fn code(&self) -> u32 {
+    pub(crate) fn code(&self) -> u32 {
         match self {
             Self::Gone => codes::REQUEST_CANCELLED,
             Self::Malformed => codes::MESSAGE_ERROR,

@@ -92,7 +92,7 @@ where
     count(&context.counters.requests);
     frames.set_unread_code(codes::NO_ERROR);
     if let Err(fault) = respond(head, frames, out, &active, service).await {
-        count(&context.counters.stream_errors);
+        context.counters.stream_error(fault.code().into());
         if matches!(fault, SendFault::Gone) {
             context.cancelled();
         }
@@ -135,12 +135,12 @@ async fn refuse<Q: Quic>(
     out: Outgoing<Q::Send>,
     context: &Arc<ConnContext<Q>>,
 ) {
-    match fault {
+    let code = match fault {
         NoHead::Answer(status) => {
             count(&context.counters.requests);
             frames.set_unread_code(codes::NO_ERROR);
             if let Err(fault) = answer(out, status, context).await {
-                count(&context.counters.stream_errors);
+                context.counters.stream_error(fault.code().into());
                 debug!(connection = %context.info.id, %fault, "a refusal was not sent");
             }
             return;
@@ -148,11 +148,18 @@ async fn refuse<Q: Quic>(
         NoHead::Reset(code) => {
             frames.set_unread_code(code);
             out.reset(code);
+            code
         }
-        NoHead::Connection(code, what) => context.quic.close(code, what),
-        NoHead::Gone => out.reset(codes::REQUEST_INCOMPLETE),
-    }
-    count(&context.counters.stream_errors);
+        NoHead::Connection(code, what) => {
+            context.quic.close(code, what);
+            code
+        }
+        NoHead::Gone => {
+            out.reset(codes::REQUEST_INCOMPLETE);
+            codes::REQUEST_INCOMPLETE
+        }
+    };
+    context.counters.stream_error(code.into());
     context.cancelled();
 }
 
