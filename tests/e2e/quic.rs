@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::net::UdpSocket;
@@ -11,7 +12,7 @@ use crate::{
     config::secure,
     support::{
         Dir, SOON,
-        client::{Client, Protocol},
+        client::{Client, Protocol, full},
         edge::{Edge, run_to_end},
         origin::Origin,
         run, within,
@@ -112,6 +113,99 @@ fn a_client_keeps_its_connection_wherever_it_goes() {
         let (status, _, stderr) =
             run_to_end(["cid".as_ref(), "00".as_ref(), "--config".as_ref(), file.as_os_str()]);
         assert!(!status.success() && stderr.contains("this id has 1 bytes"), "{stderr}");
+    });
+}
+
+/// An answer after the drain began says nothing of HTTP/3, which takes nobody in any more.
+#[test]
+fn http3_is_offered_while_it_serves() {
+    run(async {
+        let (gate, opened) = tokio::sync::watch::channel(false);
+        let origin = Origin::start(move |request| {
+            let mut opened = opened.clone();
+            async move {
+                if request.uri().path() == "/held" {
+                    opened.wait_for(|open| *open).await.unwrap();
+                }
+                http::Response::new(full("ok"))
+            }
+        })
+        .await;
+        let edge = Edge::run(&secure(origin.addr())).await;
+        let mut client = Client::connect(Protocol::H2, edge.https(), "localhost").await;
+        let offer = format!("h3=\":{}\"; ma=86400", edge.https().port());
+        assert_eq!(client.get("/").await.field("alt-svc"), offer);
+        let mut held = Client::connect(Protocol::H1, edge.https(), "localhost").await;
+        let held = tokio::spawn(async move { held.get("/held").await });
+        // with it the endpoint does not end at once
+        let mut third = Client::connect(Protocol::H3, edge.https(), "localhost").await;
+        let third = tokio::spawn(async move { third.get("/held").await });
+        origin.wait_for_requests(3).await;
+        edge.terminate();
+        edge.stderr.find("draining").await;
+        within(SOON, "TCP is closed", async {
+            while tokio::net::TcpStream::connect(edge.https()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        gate.send(true).unwrap();
+        let reply = within(SOON, "the answer", held).await.unwrap();
+        assert_eq!((reply.status.as_u16(), reply.field("alt-svc")), (200, ""));
+        assert_eq!(within(SOON, "the answer", third).await.unwrap().status, 200);
+    });
+}
+
+#[test]
+fn a_reload_changes_what_quic_allows() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let rest = secure(origin.addr());
+        let with = |quic: &str| {
+            let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+            format!("{admin}{}", rest.replace("[[route]]", &format!("[listener.quic]\n{quic}[[route]]")))
+        };
+        let edge = Edge::run(&with("retry = \"never\"\n")).await;
+        let retried = "portcullis_quic_connections_total{result=\"retried\"}";
+        let mut before = Client::connect(Protocol::H3, edge.https(), "localhost").await;
+        assert_eq!(before.get("/").await.status, 200);
+        assert_eq!(edge.metric(retried).await, 0.0);
+        let line = edge.reload(&with("retry = \"always\"\n"), 1).await;
+        assert!(line.contains("listeners' quic"), "{line}");
+        let mut after = Client::connect(Protocol::H3, edge.https(), "localhost").await;
+        assert_eq!(after.get("/").await.status, 200);
+        assert_eq!(edge.metric(retried).await, 1.0);
+        assert_eq!(before.get("/").await.status, 200, "open ones go on");
+        edge.reload(&with("max_mtu = 1400\n"), 2).await;
+        edge.stderr.find("quic.max_udp_payload").await;
+    });
+}
+
+#[test]
+fn what_quic_connections_are_like_is_told() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+        let edge = Edge::run(&format!("{admin}{}", secure(origin.addr()))).await;
+        let mut client = Client::connect(Protocol::H3, edge.https(), "localhost").await;
+        assert_eq!(client.get("/").await.status, 200);
+        assert_eq!(edge.metric("portcullis_quic_handshake_seconds_count").await, 1.0);
+        drop(client);
+        within(SOON, "the connection ends", async {
+            while edge.metric("portcullis_quic_connections_open").await > 0.0 {}
+        })
+        .await;
+        assert!(edge.metric("portcullis_quic_rtt_seconds_count").await >= 1.0);
+        assert!(edge.metric("portcullis_quic_rtt_seconds_sum").await > 0.0);
+        assert!(edge.metric("portcullis_quic_congestion_window_bytes_sum").await >= 12_000.0);
+        assert!(edge.metric("portcullis_quic_packets_sent_total").await > 2.0);
+        for zero in [
+            "portcullis_quic_migrations_total",
+            "portcullis_quic_congestion_events_total",
+            "portcullis_http3_stream_errors_total{code=\"H3_REQUEST_CANCELLED\"}",
+        ] {
+            assert_eq!(edge.metric(zero).await, 0.0, "{zero}");
+        }
     });
 }
 

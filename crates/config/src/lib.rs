@@ -187,6 +187,7 @@ fn rebase(plan: &mut Plan, directory: &Path) {
     if let Some(key) = plan.quic.ids.as_mut().and_then(|ids| ids.key.as_mut()) {
         rebase(key);
     }
+    plan.quic.keys.iter_mut().for_each(rebase);
     if let AccessLogPlan::File(path, _) = &mut plan.access_log {
         rebase(path);
     }

@@ -93,7 +93,7 @@ error: unknown key `port` in `[[listener]]`
 4 | port = 80
   | ^^^^
   |
-  = help: known keys: `address`, `protocol`, `http3`, `plain_http`, `redirect_port`, `only_v6`, `v4_fallback`, `shared`, `backlog`, `max_connections`, `max_headers`, `max_header_size`, `max_streams`, `http`, `tls`, `tcp`, `udp`, `unix`, `proxy_protocol`
+  = help: known keys: `address`, `protocol`, `http3`, `plain_http`, `redirect_port`, `only_v6`, `v4_fallback`, `shared`, `backlog`, `max_connections`, `max_headers`, `max_header_size`, `max_streams`, `http`, `tls`, `tcp`, `udp`, `unix`, `proxy_protocol`, `quic`
 
 edge.toml: 1 error
 ";

@@ -30,6 +30,7 @@ protocol = "https"
 [listener.udp]
 [listener.proxy_protocol]
 trusted = ["::1"]
+[listener.quic]
 [listener.tls]
 [[listener.tls.host]]
 names = ["a.example.com"]
@@ -54,7 +55,7 @@ deny = ["/.git"]
 "#;
 
 /// What of them goes with HTTPS alone.
-const TLS: &str = "[listener.tls]\n[[listener.tls.host]]\nnames = [\"a.example.com\"]\n";
+const TLS: &str = "[listener.quic]\n[listener.tls]\n[[listener.tls.host]]\nnames = [\"a.example.com\"]\n";
 
 struct Row<'a> {
     section: &'a str,
@@ -93,7 +94,10 @@ fn base(section: &str) -> String {
     if section != "[listener.unix]" {
         return SECTIONS.to_owned();
     }
-    SECTIONS.replace("[::]:443", "unix:/run/edge.sock").replace("[listener.tcp]\n[listener.udp]", section)
+    SECTIONS
+        .replace("[::]:443", "unix:/run/edge.sock")
+        .replace("[listener.quic]\n", "")
+        .replace("[listener.tcp]\n[listener.udp]", section)
 }
 
 /// The same with a line in the section.

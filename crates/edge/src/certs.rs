@@ -6,6 +6,7 @@ use std::{
 };
 
 use portcullis_acme::Acme;
+use portcullis_h3::QuicKeys;
 use portcullis_tls::{
     Acceptor, AcceptorOptions, CertPart, CertReloader, CertStore, ClientAuth, ClientCas, HostPolicy,
     Resumption, ServerOptions, ServerTls, TicketKeys, Watch,
@@ -21,6 +22,7 @@ use crate::{
         CertificateSource, ClientAuthPlan, ListenerMode, ListenerPlan, Plan, ResumptionPlan, TlsPlan,
         WithoutCertificate,
     },
+    quic_plan,
 };
 
 /// What the listeners of an edge speak TLS with.
@@ -58,6 +60,7 @@ struct Following {
 enum Followed {
     Tickets { keys: TicketKeys, file: PathBuf },
     Revoked { cas: ClientCas, files: Vec<PathBuf> },
+    Quic { keys: QuicKeys, file: PathBuf },
 }
 
 impl Tls {
@@ -91,6 +94,11 @@ impl Tls {
         }
         tls.store = Some(store);
         Ok(tls)
+    }
+
+    /// Has the secrets of QUIC followed too.
+    pub(crate) fn follow_quic(&mut self, keys: Option<quic_plan::KeysOfFile>) {
+        self.followed.extend(keys.map(|(keys, file)| Followed::Quic { keys, file }));
     }
 
     /// What a listener speaks TLS with, by its place in the plan.
@@ -196,7 +204,7 @@ impl ListenerTls {
 impl Followed {
     fn files(&self) -> impl Iterator<Item = &PathBuf> {
         match self {
-            Self::Tickets { file, .. } => std::slice::from_ref(file),
+            Self::Tickets { file, .. } | Self::Quic { file, .. } => std::slice::from_ref(file),
             Self::Revoked { files, .. } => files,
         }
         .iter()
@@ -208,6 +216,10 @@ impl Followed {
             Self::Tickets { keys, file } => {
                 let outcome = keys.replace_from_file(file);
                 ("the ticket keys", outcome.map_err(|error| Causes(Some(&error)).to_string()))
+            }
+            Self::Quic { keys, file } => {
+                let outcome = quic_plan::reload_keys(keys, file);
+                ("the keys of QUIC", outcome.map_err(|error| Causes(Some(&error)).to_string()))
             }
             Self::Revoked { cas, files } => {
                 let outcome = cas.replace_crls_from_files(files);

@@ -35,6 +35,7 @@ use crate::{
     observe::Telemetry,
     order::UserLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Plan, WithoutCertificate, Workers},
+    quic::QuicEndpoints,
     reload::{ReloadCounters, ToWorkers},
     sockets::{Inherited, Sockets, Taken, bind_plan, settle_http3},
     workers,
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     /// The part of each listener in them, in the order of [`Plan::listeners`].
     pub(crate) listener_limits: Vec<ListenerLimits>,
     pub(crate) quic_limits: ConnLimits,
+    pub(crate) quic: QuicEndpoints,
     pub(crate) tunnels: Tunnels,
     pub(crate) http: Arc<ServerCounters>,
     pub(crate) telemetry: Option<Telemetry>,
@@ -77,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) spare: Mutex<Option<Vec<(String, InheritedSocket)>>>,
     /// QUIC endpoints that run.
     #[cfg(unix)]
-    pub(crate) quic: Mutex<Vec<QuicPlace>>,
+    pub(crate) quic_places: Mutex<Vec<QuicPlace>>,
     /// Processes before this one, taken by the endpoints of their sockets.
     #[cfg(unix)]
     pub(crate) before: Mutex<Vec<Before>>,
@@ -192,13 +194,14 @@ impl Edge {
     ) -> Result<Self, EdgeError> {
         plan.check()?;
         let given = plan.clone();
-        let tls = Tls::load(&mut plan)?;
+        let mut tls = Tls::load(&mut plan)?;
         settle_http3(&mut plan, &inherited, &taken);
         #[cfg(unix)]
         if let Some(taken) = &taken {
             plan.quic.generation = taken.generation();
         }
-        crate::quic_plan::settle(&mut plan)?;
+        let quic_keys = crate::quic_plan::settle(&mut plan)?;
+        tls.follow_quic(quic_keys);
         // before descriptors are counted: sockets are some of them
         let sockets = Sockets::bind(&plan, inherited, &mut taken)?;
         #[cfg(unix)]
@@ -368,6 +371,7 @@ impl Shared {
             workers: ToWorkers::default(),
             listener_limits,
             quic_limits: quic_limits(&plan, &limits),
+            quic: QuicEndpoints::new(plan.listeners.len()),
             limits,
             admin_limits: Limits::new(ADMIN_CONNECTIONS),
             usual_max: plan.limits.max_connections.map_or(max, |_| MAX_CONNECTIONS),
@@ -377,7 +381,7 @@ impl Shared {
             #[cfg(unix)]
             spare: Mutex::default(),
             #[cfg(unix)]
-            quic: Mutex::default(),
+            quic_places: Mutex::default(),
             #[cfg(unix)]
             before: Mutex::default(),
             upgrading: AtomicBool::new(false),

@@ -72,7 +72,7 @@ impl Telemetry {
     pub(crate) fn bind_parts(&self, shared: &Shared) -> Result<(), MetricError> {
         self.bind_connections(shared)?;
         self.bind_tls(shared)?;
-        self.bind_quic(shared)?;
+        crate::observe_quic::bind(&self.metrics, &shared.quic_limits)?;
         self.bind_clusters(shared)?;
         self.bind_tunnels(shared)?;
         self.bind_middleware(shared)?;
@@ -312,34 +312,6 @@ impl Telemetry {
         )
     }
 
-    fn bind_quic(&self, shared: &Shared) -> Result<(), MetricError> {
-        let limits = shared.quic_limits.clone();
-        self.metrics.register_gauge_fn(
-            "portcullis_quic_connections_open",
-            "Open QUIC connections",
-            move || to_f64(limits.open() as u64),
-        )?;
-        let limits = shared.quic_limits.clone();
-        self.metrics.register_counter_series(
-            "portcullis_quic_connections_total",
-            "QUIC connections by what became of them",
-            "result",
-            move |series| {
-                let stats = limits.stats();
-                series.push("accepted", stats.accepted);
-                series.push("refused", stats.refused);
-                series.push("retried", stats.retried);
-                series.push("handshake_failed", stats.handshake_failures);
-            },
-        )?;
-        let limits = shared.quic_limits.clone();
-        self.metrics.register_counter_fn(
-            "portcullis_http3_stream_errors_total",
-            "HTTP/3 request streams that did not end with a complete response",
-            move || limits.stats().stream_errors,
-        )
-    }
-
     fn bind_clusters(&self, shared: &Shared) -> Result<(), MetricError> {
         type Read = fn(&portcullis_upstream::ClusterStats) -> u64;
         let counters: [(&str, &str, Read); 7] = [
@@ -504,6 +476,6 @@ fn seconds_since_1970(time: SystemTime) -> f64 {
 
 /// Exact up to 2^53, which no gauge here gets near.
 #[allow(clippy::cast_precision_loss)]
-fn to_f64(n: u64) -> f64 {
+pub(crate) fn to_f64(n: u64) -> f64 {
     n as f64
 }

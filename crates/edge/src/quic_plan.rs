@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use portcullis_h3::{CidError, CidKey, ConnectionIds, RoutableIds};
+use portcullis_h3::{CidError, CidKey, ConnectionIds, QuicKeyError, QuicKeys, RoutableIds};
 use tracing::warn;
 
 use crate::plan::{ListenerMode, Plan};
@@ -20,6 +20,9 @@ const MAX_FILE: u64 = 64 * 1024;
 pub struct QuicPlan {
     /// Connection ids by which a load balancer finds this instance. `None` (the default): they name the worker alone.
     pub ids: Option<RoutableIdsPlan>,
+    /// A file with the secrets of address tokens and stateless resets, for instances that share them; see [`QuicKeys`]. It is followed. `None` (the default):
+    /// secrets that nobody else has.
+    pub keys: Option<PathBuf>,
     /// The number that this process gives its ids, default 0. Of two processes that share a port each knows by it whose a packet is.
     pub generation: u8,
 }
@@ -66,6 +69,14 @@ pub enum QuicFileError {
     /// What the file holds is no key.
     #[error("{} is no key of connection ids: it wants 32 hexadecimal digits; make one with `openssl rand -hex 16`", .0.display())]
     CidKey(PathBuf),
+    /// What the file holds are no secrets.
+    #[error("{} can not be used", path.display())]
+    Keys {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: QuicKeyError,
+    },
     /// There can be no such connection ids.
     #[error("no connection id can be made like this")]
     Ids(#[source] CidError),
@@ -110,13 +121,24 @@ fn read_secret(path: &Path) -> Result<String, QuicFileError> {
     Ok(text)
 }
 
-/// Gives all listeners with HTTP/3 the ids of the plan, and has packets steered by them.
-pub(crate) fn settle(plan: &mut Plan) -> Result<(), QuicFileError> {
+/// Shared secrets, and the file that they are read from.
+pub(crate) type KeysOfFile = (QuicKeys, PathBuf);
+
+/// Gives all listeners with HTTP/3 the ids and secrets of the plan, and has packets steered by the ids.
+pub(crate) fn settle(plan: &mut Plan) -> Result<Option<KeysOfFile>, QuicFileError> {
     let is_quic = |mode: &ListenerMode| matches!(mode, ListenerMode::Https { http3: true, .. });
     if !plan.listeners.iter().any(|listener| is_quic(&listener.mode)) {
-        return Ok(());
+        return Ok(None);
     }
     let routable = plan.quic.ids.as_ref().map(RoutableIdsPlan::load).transpose()?;
+    let keys = match &plan.quic.keys {
+        None => None,
+        Some(path) => {
+            let keys = QuicKeys::from_text(&read_secret(path)?);
+            let keys = keys.map_err(|source| QuicFileError::Keys { path: path.clone(), source })?;
+            Some((keys, path.clone()))
+        }
+    };
     for listener in &mut plan.listeners {
         // clones: listeners share the nonces
         let ids = routable.clone().unwrap_or_else(|| listener.quic.connection_ids.clone());
@@ -125,8 +147,17 @@ pub(crate) fn settle(plan: &mut Plan) -> Result<(), QuicFileError> {
         let worker_byte = u8::try_from(ids.worker_byte()).ok();
         listener.udp.steer_by_cid_byte = listener.udp.steer_by_cid_byte.and(worker_byte);
         listener.quic.connection_ids = ids;
+        if let Some((keys, _)) = &keys {
+            listener.quic.keys = Some(keys.clone());
+        }
     }
-    Ok(())
+    Ok(keys)
+}
+
+/// Reads the secrets again; whether they are others.
+pub(crate) fn reload_keys(keys: &QuicKeys, path: &Path) -> Result<bool, QuicFileError> {
+    let text = read_secret(path)?;
+    keys.replace(&text).map_err(|source| QuicFileError::Keys { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use portcullis_h3::QuicOptions;
 use portcullis_tls::CertReloader;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -20,6 +21,7 @@ use crate::{
     edge::{Shared, client_limit},
     live::Live,
     plan::{ListenerPlan, Plan},
+    quic,
 };
 
 /// What a reload did.
@@ -129,6 +131,10 @@ impl EdgeHandle {
             }
         }
         set_limits(&self.shared, &live.plan);
+        for (place, listener) in live.plan.listeners.iter().enumerate() {
+            // checked when the plan was read
+            self.set_quic_options(place, &quic::options(&self.shared, listener))?;
+        }
         Ok(reloaded)
     }
 }
@@ -141,6 +147,10 @@ fn read(shared: &Shared, mut plan: Plan) -> Result<(Live, Option<CertReloader>, 
     plan.check()?;
     let before = shared.live.load_full();
     let deferred = settle(shared, &mut plan);
+    for listener in &plan.listeners {
+        let wrong = |source| EdgeError::Quic { address: listener.address.to_string(), source };
+        listener.quic.check().map_err(wrong)?;
+    }
     let certificates = if plan.certificates == before.plan.certificates {
         None
     } else {
@@ -183,6 +193,7 @@ fn settle(shared: &Shared, plan: &mut Plan) -> Vec<String> {
     defer(plan.certificate_reload != given.certificate_reload, "certificate_reload");
     defer(format!("{:?}", plan.acme) != format!("{:?}", given.acme), "acme");
     defer(plan.admin != given.admin, "admin");
+    defer(plan.quic != given.quic, "quic");
     defer(plan.drain_timeout != given.drain_timeout, "drain_timeout");
     defer(plan.limits.headroom != given.limits.headroom, "limits.headroom");
     let other_store = plan
@@ -199,6 +210,7 @@ fn settle(shared: &Shared, plan: &mut Plan) -> Vec<String> {
     plan.certificate_reload = running.certificate_reload.clone();
     plan.acme.clone_from(&running.acme);
     plan.admin.clone_from(&running.admin);
+    plan.quic.clone_from(&running.quic);
     plan.drain_timeout = running.drain_timeout;
     plan.limits.headroom = running.limits.headroom;
     plan.cert_store.clone_from(&running.cert_store);
@@ -223,6 +235,12 @@ fn listeners(shared: &Shared, plan: &mut Plan) -> Vec<String> {
                     deferred.push(format!("listener {}: {}", given.address, differs.join(", ")));
                 }
                 running.max_connections = wanted.max_connections;
+                let own = running.quic.clone();
+                running.quic = wanted
+                    .quic
+                    .with_connection_ids(own.connection_ids)
+                    .with_keys(own.keys)
+                    .with_max_udp_payload(own.max_udp_payload);
             }
             None => deferred.push(format!("listener {}: it is gone, and goes on until then", given.address)),
         }
@@ -244,7 +262,8 @@ fn differences(given: &ListenerPlan, wanted: &ListenerPlan) -> Vec<&'static str>
         ("tcp", given.tcp != wanted.tcp),
         ("udp", given.udp != wanted.udp),
         ("http", given.http != wanted.http),
-        ("quic", given.quic != wanted.quic),
+        // the rest of it is carried out
+        ("quic.max_udp_payload", given.quic.max_udp_payload != wanted.quic.max_udp_payload),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))
@@ -264,6 +283,7 @@ fn changed(before: &Plan, plan: &Plan) -> Vec<String> {
         ("connect", before.connect != plan.connect),
         ("errors", before.errors != plan.errors),
         ("limits", before.limits != plan.limits || max_connections(before) != max_connections(plan)),
+        ("listeners' quic", quic_of(before) != quic_of(plan)),
         ("drain_delay", before.drain_delay != plan.drain_delay),
         ("health_path", before.health_path != plan.health_path),
         ("security_headers", before.security_headers != plan.security_headers),
@@ -287,4 +307,8 @@ fn changed(before: &Plan, plan: &Plan) -> Vec<String> {
 
 fn max_connections(plan: &Plan) -> Vec<Option<usize>> {
     plan.listeners.iter().map(|listener| listener.max_connections).collect()
+}
+
+fn quic_of(plan: &Plan) -> Vec<&QuicOptions> {
+    plan.listeners.iter().map(|listener| &listener.quic).collect()
 }

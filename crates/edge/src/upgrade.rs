@@ -249,7 +249,7 @@ impl Drop for Undo<'_> {
         if self.done {
             return;
         }
-        for place in self.shared.quic.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for place in self.shared.quic_places.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             place.hand_over.take_back();
         }
         self.shared.upgrading.store(false, Ordering::SeqCst);
@@ -291,7 +291,7 @@ impl Shared {
 /// Channels to the processes before this one that are still there.
 fn before(shared: &Shared) -> Result<Named, UpgradeError> {
     let mut named = Vec::new();
-    for place in shared.quic.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    for place in shared.quic_places.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let predecessors = place.hand_over.predecessors().map_err(UpgradeError::System)?;
         // this one becomes another
         if predecessors.len() >= MAX_PREDECESSORS {
@@ -305,7 +305,7 @@ fn before(shared: &Shared) -> Result<Named, UpgradeError> {
 
 /// Stops reading, and makes the channels by which packets come from then on.
 fn give(shared: &Shared) -> Result<Named, UpgradeError> {
-    let places = shared.quic.lock().unwrap_or_else(PoisonError::into_inner);
+    let places = shared.quic_places.lock().unwrap_or_else(PoisonError::into_inner);
     let give = |place: &QuicPlace| {
         let name = Name::Channel(shared.plan.quic.generation, place.index, place.key.clone()).text();
         Ok((name, place.hand_over.give().map_err(UpgradeError::System)?))

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use portcullis_acme::Acme;
-use portcullis_h3::{Endpoint, EndpointError, QuicOptions, QuicSocket, Siblings, WorkerId};
+use portcullis_h3::{Endpoint, EndpointError, QuicSocket, Siblings, WorkerId};
 #[cfg(unix)]
 use portcullis_listener::UnixAcceptor;
 use portcullis_listener::{AcceptOptions, AnyAcceptor, Bound, Incoming, ListenAddr, TcpAcceptor};
@@ -38,6 +38,7 @@ use crate::{
     order::Order,
     paths::PathsLayer,
     plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
+    quic,
     reload::Swap,
     service::{EdgeService, FromProtocol, FromQuic, Slot},
     sockets::{Group, Sockets},
@@ -330,12 +331,6 @@ fn http_options(shared: &Shared, plan: &ListenerPlan) -> HttpOptions {
     plan.http.clone().with_h2_extended_connect(offered)
 }
 
-/// The listener's, with extended CONNECT where there is anything to ask for by it.
-fn quic_options(shared: &Shared, plan: &ListenerPlan) -> QuicOptions {
-    let offered = plan.quic.extended_connect || shared.plan.upgrades.over_http2();
-    plan.quic.clone().with_extended_connect(offered)
-}
-
 fn serve_quic(
     shared: &Arc<Shared>,
     at: usize,
@@ -357,11 +352,18 @@ fn serve_quic(
     let socket = between_processes(shared, key, index, socket);
     #[cfg(not(unix))]
     drop(key);
-    let options = quic_options(shared, plan);
+    let options = quic::options(shared, plan);
     let endpoint = Endpoint::new(socket, tls, &options, WorkerId::new(index), shared.quic_limits.clone())
         .map_err(|source: EndpointError| EdgeError::Quic { address, source })?;
-    let stop = shared.stop.clone().cancelled_owned();
-    serving.spawn(endpoint.serve(FromQuic(slot), stop, shared.plan.drain_timeout));
+    let offer = shared.quic.begin(at, endpoint.handle());
+    let (stop, drain_timeout) = (shared.stop.clone(), shared.plan.drain_timeout);
+    serving.spawn(async move {
+        let stopped = async {
+            stop.cancelled().await;
+            offer.end();
+        };
+        endpoint.serve(FromQuic(slot), stopped, drain_timeout).await;
+    });
     Ok(())
 }
 
@@ -376,7 +378,7 @@ fn between_processes(shared: &Shared, key: String, index: u8, mut socket: QuicSo
     if shared.spare.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
         let hand_over = socket.hand_over();
         let place = QuicPlace { key, index, hand_over };
-        shared.quic.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        shared.quic_places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
     }
     socket
 }
@@ -406,7 +408,7 @@ pub(crate) fn service(
         metrics: shared.telemetry.as_ref().map(|telemetry| telemetry.layer()),
         access_log: live.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
         header_limits: HeaderLimitsLayer::new(plan.http.max_headers),
-        alt_svc: http3.then(|| AltSvcLayer::new(port)),
+        alt_svc: http3.then(|| AltSvcLayer::new(port).with_switch(shared.quic.switch(at))),
         paths: PathsLayer::new(live.plan.paths),
         early_data: shared
             .tls

@@ -22,7 +22,8 @@ use tracing::{debug, warn};
 #[cfg(unix)]
 use crate::HandOver;
 use crate::{
-    BoxError, ConnLimits, EndpointError, QuicKeys, QuicOptions, QuicSocket, RecvBody, WorkerId, codes, handshake,
+    BoxError, ConnLimits, EndpointError, QuicKeys, QuicOptions, QuicSocket, RecvBody, WorkerId, codes,
+    handshake,
     limits::{ClientHold, Counters, Permit, count},
     transport, watch,
 };

@@ -88,6 +88,38 @@ async fn packets_one_by_one_are_as_good() {
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), BODY);
 }
 
+/// RFC 9000 section 13.4: on the way to the client, in the field of the IP header that routers mark.
+#[tokio::test]
+async fn packets_say_that_they_understand_congestion_marks() {
+    use quinn::udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
+
+    let server = Server::start(QuicOptions::default(), large()).await;
+    let relay = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let state = UdpSocketState::new(UdpSockRef::from(&relay)).unwrap();
+    let tls = Arc::new(server.client_tls());
+    let connecting = Connection::connect(relay.local_addr().unwrap(), "localhost", tls);
+    let spying = async {
+        let (mut packet, mut meta) = ([0; 2048], [RecvMeta::default()]);
+        loop {
+            relay.readable().await.unwrap();
+            let got = relay.try_io(tokio::io::Interest::READABLE, || {
+                state.recv((&relay).into(), &mut [std::io::IoSliceMut::new(&mut packet)], &mut meta)
+            });
+            match got {
+                Ok(_) if meta[0].addr == server.addr => break meta[0].ecn,
+                Ok(_) => drop(relay.send_to(&packet[..meta[0].len], server.addr).await.unwrap()),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+    };
+    let ecn = tokio::select! {
+        ecn = spying => ecn,
+        connected = connecting => panic!("no packet came: {connected:?}"),
+        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("no packet came"),
+    };
+    assert_eq!(ecn, Some(EcnCodepoint::Ect0));
+}
+
 #[tokio::test]
 async fn one_stream_too_many_waits() {
     let options = QuicOptions::default().with_max_bidi_streams(2).with_max_uni_streams(4);

@@ -51,6 +51,13 @@ impl AltSvcLayer {
         Arc::clone(&self.advert.enabled)
     }
 
+    /// Has the services look at a switch that others turn too.
+    #[must_use]
+    pub fn with_switch(self, switch: Arc<AtomicBool>) -> Self {
+        let value = self.advert.value.clone();
+        Self { port: self.port, advert: Arc::new(Advert { value, enabled: switch }) }
+    }
+
     fn build(port: u16, max_age: Duration, enabled: Arc<AtomicBool>) -> Self {
         let value = format!("h3=\":{port}\"; ma={}", max_age.as_secs());
         let value = HeaderValue::try_from(value).expect("quotes, digits and ASCII letters are a field value");
@@ -165,6 +172,12 @@ mod tests {
         switch.store(false, Ordering::Relaxed);
         assert_eq!(field(&layer.clone(), Version::HTTP_2, Some(secure())).await, None);
         switch.store(true, Ordering::Relaxed);
+        assert_eq!(field(&layer, Version::HTTP_2, Some(secure())).await, on);
+        // and one from elsewhere, whenever it is given
+        let own = Arc::new(AtomicBool::new(false));
+        let layer = layer.with_switch(own.clone()).with_max_age(Duration::from_secs(60));
+        assert_eq!(field(&layer, Version::HTTP_2, Some(secure())).await, None);
+        own.store(true, Ordering::Relaxed);
         assert_eq!(field(&layer, Version::HTTP_2, Some(secure())).await, on);
     }
 

@@ -10,7 +10,7 @@ use portcullis_edge::{
 use super::{
     http,
     process::{MOST_OPEN, Timeouts},
-    socket, tls,
+    quic, socket, tls,
 };
 use crate::{
     errors::escape,
@@ -66,6 +66,7 @@ const PROTOCOL_KEYS: &[(&str, Protocol, &str)] = &[
     ("plain_http", Protocol::Https, "https"),
     ("redirect_port", Protocol::Redirect, "redirect"),
     ("tls", Protocol::Https, "https"),
+    ("quic", Protocol::Https, "https"),
 ];
 
 pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
@@ -118,6 +119,7 @@ pub(crate) fn read(mut table: Table<'_, '_>, timeouts: &Timeouts) -> Listener {
     http::read(&mut table, &mut plan);
     tls::read(&mut table, &mut plan);
     socket::read(&mut table, &mut plan, address.as_ref());
+    quic::listener(&mut table, &mut plan);
     table.finish();
 
     let whole = address.is_some() && protocol.is_some();

@@ -39,3 +39,60 @@ fn one_mistake_of_quic_is_one_error() {
         ("[quic]\nserver = \"01\"", 2, 1, "unknown key `server`", "did you mean `server_id`?"),
     ]);
 }
+
+#[test]
+fn one_mistake_of_a_listeners_quic_is_one_error() {
+    let https = "[[certificate]]\nself_signed = [\"a\"]\n[[listener]]\naddress = \"[::]:443\"\nprotocol = \"https\"\n";
+    let with = |more: &str, line: &str| format!("{https}{more}[listener.quic]\n{line}");
+    for (more, line, at, message, hint) in [
+        ("", "max_uni_streams = 2", (7, 19), "must be from 3 to 1000, found 2", ""),
+        ("", "congestion = \"reno\"", (7, 14), "must be \"cubic\" or \"newreno\" or \"bbr\"", ""),
+        ("", "token_lifetime = \"15d\"", (7, 18), "must be from \"0s\" to \"14d\"", ""),
+        (
+            "",
+            "min_mtu = 1300",
+            (6, 1),
+            "option initial_mtu is out of bounds: at least min_mtu",
+            "REFERENCE.md",
+        ),
+        ("", "initial_mtu = 1453", (6, 1), "initial_mtu is out of bounds: at most `max_mtu`", ""),
+        (
+            "",
+            "stream_window = \"2MiB\"",
+            (6, 1),
+            "connection_window is out of bounds: at least stream_window",
+            "",
+        ),
+        (
+            "",
+            "retry_threshold = 1025",
+            (6, 1),
+            "retry_threshold is out of bounds: from 1 to `max_handshakes`",
+            "",
+        ),
+        (
+            "",
+            "retry = \"always\"\nretry_threshold = 5",
+            (8, 1),
+            "`retry_threshold` goes only with `retry",
+            "",
+        ),
+        (
+            "",
+            "max_connection_memory = \"4MiB\"",
+            (7, 1),
+            "more than the 4194304 that it may: lower `max_streams` first",
+            "",
+        ),
+        (
+            "",
+            "send_window = \"32MiB\"\nmax_connection_memory = \"16MiB\"",
+            (8, 1),
+            "lower send_window first",
+            "",
+        ),
+        ("http3 = false\n", "", (7, 1), "`[listener.quic]` has no meaning without HTTP/3", "`http3`"),
+    ] {
+        one_error_each(&[(&with(more, line), at.0, at.1, message, hint)]);
+    }
+}
