@@ -131,7 +131,7 @@ fn http3_is_offered_while_it_serves() {
             }
         })
         .await;
-        let edge = Edge::run(&secure(origin.addr())).await;
+        let edge = Edge::run(&format!("threads = 1\n{}", secure(origin.addr()))).await;
         let mut client = Client::connect(Protocol::H2, edge.https(), "localhost").await;
         let offer = format!("h3=\":{}\"; ma=86400", edge.https().port());
         assert_eq!(client.get("/").await.field("alt-svc"), offer);
