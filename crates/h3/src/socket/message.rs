@@ -41,16 +41,16 @@ pub(super) fn decode(head: &[u8; HEAD], len: usize) -> Option<RecvMeta> {
     let local: [u8; 16] = head[32..48].try_into().ok()?;
     let port = u16::from_be_bytes([head[8], head[9]]);
     let scope = u32::from_be_bytes([head[12], head[13], head[14], head[15]]);
-    let mut meta = RecvMeta::default();
-    meta.addr = match ip(address, head[1] & V4 != 0)? {
-        IpAddr::V4(v4) => SocketAddr::from((v4, port)),
-        IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
-    };
-    meta.dst_ip = if head[1] & HAS_LOCAL != 0 { Some(ip(local, head[3] != 0)?) } else { None };
-    meta.ecn = EcnCodepoint::from_bits(head[2]);
-    meta.stride = usize::try_from(u32::from_be_bytes([head[4], head[5], head[6], head[7]])).ok()?.max(1);
-    meta.len = len;
-    Some(meta)
+    Some(RecvMeta {
+        addr: match ip(address, head[1] & V4 != 0)? {
+            IpAddr::V4(v4) => SocketAddr::from((v4, port)),
+            IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
+        },
+        dst_ip: if head[1] & HAS_LOCAL != 0 { Some(ip(local, head[3] != 0)?) } else { None },
+        ecn: EcnCodepoint::from_bits(head[2]),
+        stride: usize::try_from(u32::from_be_bytes([head[4], head[5], head[6], head[7]])).ok()?.max(1),
+        len,
+    })
 }
 
 fn bytes(ip: IpAddr) -> [u8; 16] {
