@@ -2,6 +2,8 @@
 
 use quinn::VarInt;
 
+/// RFC 9297 section 5.2.
+pub(crate) const DATAGRAM_ERROR: u32 = 0x33;
 pub(crate) const NO_ERROR: u32 = 0x100;
 pub(crate) const INTERNAL_ERROR: u32 = 0x102;
 pub(crate) const STREAM_CREATION_ERROR: u32 = 0x103;

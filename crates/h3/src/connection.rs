@@ -25,6 +25,7 @@ use tracing::debug;
 use crate::{
     BoxError, QuicOptions, RecvBody, codes,
     control::{self, Command, Role},
+    datagram::Datagrams,
     frame::{GOAWAY, StreamFault, put_varint},
     limits::Counters,
     outgoing::Outgoing,
@@ -55,6 +56,8 @@ pub(crate) struct ConnContext<Q: Quic> {
     pub(crate) options: Arc<QuicOptions>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) priorities: Priorities,
+    /// Where the options have them.
+    pub(crate) datagrams: Option<Arc<Datagrams>>,
     active: AtomicUsize,
     /// Who waits for `active` to become 0.
     idle: AtomicWaker,
@@ -75,12 +78,14 @@ impl<Q: Quic> ConnContext<Q> {
         options: Arc<QuicOptions>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
+        let datagrams = options.datagrams.then(|| Datagrams::new(quic.clone()));
         Arc::new(Self {
             quic,
             info: Arc::new(info),
             options,
             counters,
             priorities: Priorities::default(),
+            datagrams,
             active: AtomicUsize::new(0),
             idle: AtomicWaker::new(),
             unacked: Mutex::default(),
@@ -126,8 +131,11 @@ impl<Q: Quic> ConnContext<Q> {
             Command::Priority(id, value) => self.priorities.update(id, &value),
             // nothing is pushed, and a client that goes away closes the connection itself
             Command::GoAway(_) => {}
-            // what a client bounds or offers here is of no use to us
-            Command::Settings(_) => {}
+            Command::Settings(settings) => {
+                if let Some(datagrams) = &self.datagrams {
+                    datagrams.set_offered(settings.datagrams);
+                }
+            }
         }
     }
 }
@@ -167,7 +175,7 @@ pub(crate) async fn open_control<Q: Quic>(quic: &Q, options: &QuicOptions) -> Re
     let settings = Settings {
         max_field_section_size: Some(options.max_field_section_size),
         connect_protocol: options.extended_connect,
-        datagrams: false,
+        datagrams: options.datagrams,
     };
     let mut bytes = BytesMut::new();
     put_varint(&mut bytes, control::CONTROL_STREAM);
@@ -211,17 +219,29 @@ pub(crate) async fn drive<Q, S, B>(
             context.heed(command);
             Ok(())
         };
-        if let Err(StreamFault::Connection(code, what)) =
-            control::read(&context.quic, Role::Server, heed).await
-        {
-            context.quic.close(code, what);
-        }
+        let datagrams = async {
+            match &context.datagrams {
+                Some(datagrams) => datagrams.read(&context.quic).await,
+                None => Ok(()),
+            }
+        };
+        let close = |ended| {
+            if let Err(StreamFault::Connection(code, what)) = ended {
+                context.quic.close(code, what);
+            }
+        };
+        tokio::join!(async { close(control::read(&context.quic, Role::Server, heed).await) }, async {
+            close(datagrams.await)
+        },);
         std::future::pending::<()>().await;
     };
     let mut listening = pin!(listening);
     serve(control, &context, spawn_request, drain, listening.as_mut()).await;
     // RFC 9114 section 5.2: a connection that is done is closed with H3_NO_ERROR; after an error this does nothing
     context.quic.close(codes::NO_ERROR, "");
+    if let Some(datagrams) = &context.datagrams {
+        datagrams.end();
+    }
 }
 
 /// Takes requests until the connection is lost or, on drain, served.

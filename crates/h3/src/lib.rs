@@ -33,6 +33,7 @@ pub mod client;
 mod codes;
 mod connection;
 mod control;
+mod datagram;
 mod endpoint;
 mod error;
 mod frame;
@@ -59,6 +60,7 @@ pub use self::socket::{HandOver, MAX_PREDECESSORS, Predecessor};
 pub use self::{
     body::RecvBody,
     cid::{CidError, CidKey, ConnectionIds, Decoded, RoutableIds, WorkerId},
+    datagram::{DatagramError, HttpDatagrams},
     endpoint::{Endpoint, EndpointHandle},
     error::{BodyError, BoxError, EndpointError},
     keys::{QuicKeyError, QuicKeys},

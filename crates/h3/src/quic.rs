@@ -14,6 +14,8 @@ use std::{
 use bytes::Bytes;
 use quinn::VarInt;
 
+use crate::BoxError;
+
 /// Why a connection is no more.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Lost {
@@ -46,6 +48,10 @@ pub(crate) trait Quic: Clone + Send + Sync + Unpin + 'static {
     #[cfg(feature = "client")]
     fn open_bi(&self) -> impl Future<Output = Result<(Self::Send, Self::Recv), Lost>> + Send + '_;
     fn open_uni(&self) -> impl Future<Output = Result<Self::Send, Lost>> + Send + '_;
+    /// Datagrams (RFC 9221): bytes of the largest that can be sent now, if any can.
+    fn max_datagram(&self) -> Option<usize>;
+    fn send_datagram(&self, payload: Bytes) -> Result<(), BoxError>;
+    fn read_datagram(&self) -> impl Future<Output = Result<Bytes, Lost>> + Send + '_;
     /// Closes at once with a code of the application's. Does nothing to a connection that is closed already.
     fn close(&self, code: u32, reason: &str);
     /// Why it is no more, if it is.
@@ -118,6 +124,18 @@ impl Quic for quinn::Connection {
 
     async fn open_uni(&self) -> Result<Self::Send, Lost> {
         Ok(quinn::Connection::open_uni(self).await?)
+    }
+
+    fn max_datagram(&self) -> Option<usize> {
+        self.max_datagram_size()
+    }
+
+    fn send_datagram(&self, payload: Bytes) -> Result<(), BoxError> {
+        Ok(quinn::Connection::send_datagram(self, payload)?)
+    }
+
+    async fn read_datagram(&self) -> Result<Bytes, Lost> {
+        Ok(quinn::Connection::read_datagram(self).await?)
     }
 
     fn close(&self, code: u32, reason: &str) {

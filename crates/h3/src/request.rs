@@ -419,6 +419,9 @@ fn prepare<Q: Quic>(
     let extensions = request.extensions_mut();
     extensions.insert(context.info.clone());
     extensions.insert(InterimSender::new(Arc::clone(side)));
+    if let Some(datagrams) = &context.datagrams {
+        extensions.insert(datagrams.of_stream(frames.id()));
+    }
     if request.method() == Method::CONNECT {
         // RFC 9110 section 9.3.6: it has no content, so it has no length
         if length.is_some_and(|length| length > 0) {
