@@ -231,7 +231,7 @@ pub(crate) async fn drive<Q, S, B>(
             }
         };
         tokio::join!(async { close(control::read(&context.quic, Role::Server, heed).await) }, async {
-            close(datagrams.await)
+            close(datagrams.await);
         },);
         std::future::pending::<()>().await;
     };

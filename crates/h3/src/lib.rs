@@ -41,6 +41,8 @@ mod handshake;
 mod head;
 mod keys;
 mod limits;
+#[cfg(feature = "multipath")]
+pub mod multipath;
 mod options;
 mod outgoing;
 mod priority;

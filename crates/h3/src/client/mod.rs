@@ -17,7 +17,7 @@ use http::{Request, Response};
 use http_body::Body;
 use quinn::{ClientConfig, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 
-use self::session::Session;
+pub(crate) use self::session::Session;
 pub use self::session::{OnInterim, ResponseBody};
 use crate::{BoxError, Tunnel, quic::Lost};
 
