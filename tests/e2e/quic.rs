@@ -210,6 +210,34 @@ fn what_quic_connections_are_like_is_told() {
 }
 
 #[test]
+fn connections_of_chosen_clients_are_traced() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let dir = Dir::new();
+        std::fs::create_dir(dir.path().join("traces")).unwrap();
+        let qlog = "[qlog]\ndirectory = \"traces\"\nclients = [\"127.0.0.1\"]\nmax_files = 1\n";
+        let edge = Edge::run_in(dir, &format!("threads = 2\n{qlog}{}", secure(origin.addr()))).await;
+        for _ in 0..2 {
+            let mut client = Client::connect(Protocol::H3, edge.https(), "localhost").await;
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        edge.stderr.find("traces of QUIC connections have reached their bound").await;
+        let traces = || {
+            let files = std::fs::read_dir(edge.dir().path().join("traces")).unwrap();
+            files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect::<Vec<_>>()
+        };
+        // written when the connection is over
+        within(SOON, "the trace", async {
+            while !traces().iter().any(|trace| trace.contains("packet_sent")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        assert_eq!(traces().len(), 1);
+    });
+}
+
+#[test]
 fn what_a_connection_id_tells() {
     let dir = Dir::new();
     let key = dir.write("id.key", KEY);

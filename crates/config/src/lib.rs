@@ -188,6 +188,9 @@ fn rebase(plan: &mut Plan, directory: &Path) {
         rebase(key);
     }
     plan.quic.keys.iter_mut().for_each(rebase);
+    if let Some(qlog) = &mut plan.quic.qlog {
+        rebase(&mut qlog.directory);
+    }
     if let AccessLogPlan::File(path, _) = &mut plan.access_log {
         rebase(path);
     }

@@ -21,6 +21,9 @@ clients = ["::1"]
 [errors]
 [quic]
 server_id = "0a01"
+[qlog]
+directory = "/tmp"
+clients = ["192.0.2.7"]
 [timeouts]
 [[listener]]
 address = "[::]:443"

@@ -49,6 +49,7 @@ mod observe_quic;
 mod order;
 mod paths;
 pub mod plan;
+mod qlog;
 mod quic;
 mod quic_plan;
 mod reload;

@@ -9,7 +9,7 @@ use std::{
 use portcullis_h3::{CidError, CidKey, ConnectionIds, QuicKeyError, QuicKeys, RoutableIds};
 use tracing::warn;
 
-use crate::plan::{ListenerMode, Plan};
+use crate::plan::{ListenerMode, Plan, QlogPlan};
 
 /// More than a file of keys ever has.
 const MAX_FILE: u64 = 64 * 1024;
@@ -23,6 +23,8 @@ pub struct QuicPlan {
     /// A file with the secrets of address tokens and stateless resets, for instances that share them; see [`QuicKeys`]. It is followed. `None` (the default):
     /// secrets that nobody else has.
     pub keys: Option<PathBuf>,
+    /// Whose connections are traced. `None` (the default): nobody's.
+    pub qlog: Option<QlogPlan>,
     /// The number that this process gives its ids, default 0. Of two processes that share a port each knows by it whose a packet is.
     pub generation: u8,
 }
@@ -61,6 +63,14 @@ pub enum QuicFileError {
     /// A file could not be read.
     #[error("cannot read {}: make it a file that only this server's user can read", path.display())]
     Read {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The directory of traces could not be read.
+    #[error("cannot use {} for traces: make it a directory that this server's user can write to", path.display())]
+    Qlog {
         /// Which one.
         path: PathBuf,
         /// What the system said.
@@ -139,6 +149,13 @@ pub(crate) fn settle(plan: &mut Plan) -> Result<Option<KeysOfFile>, QuicFileErro
             Some((keys, path.clone()))
         }
     };
+    let traces = match &plan.quic.qlog {
+        None => None,
+        Some(qlog) => {
+            let failed = |source| QuicFileError::Qlog { path: qlog.directory.clone(), source };
+            Some(qlog.load().map_err(failed)?)
+        }
+    };
     for listener in &mut plan.listeners {
         // clones: listeners share the nonces
         let ids = routable.clone().unwrap_or_else(|| listener.quic.connection_ids.clone());
@@ -147,6 +164,9 @@ pub(crate) fn settle(plan: &mut Plan) -> Result<Option<KeysOfFile>, QuicFileErro
         let worker_byte = u8::try_from(ids.worker_byte()).ok();
         listener.udp.steer_by_cid_byte = listener.udp.steer_by_cid_byte.and(worker_byte);
         listener.quic.connection_ids = ids;
+        if traces.is_some() {
+            listener.quic.traces.clone_from(&traces);
+        }
         if let Some((keys, _)) = &keys {
             listener.quic.keys = Some(keys.clone());
         }

@@ -240,6 +240,7 @@ fn listeners(shared: &Shared, plan: &mut Plan) -> Vec<String> {
                     .quic
                     .with_connection_ids(own.connection_ids)
                     .with_keys(own.keys)
+                    .with_traces(own.traces)
                     .with_max_udp_payload(own.max_udp_payload);
             }
             None => deferred.push(format!("listener {}: it is gone, and goes on until then", given.address)),

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use quinn::{TokioRuntime, VarInt};
+use quinn::{ServerConfig, TokioRuntime, VarInt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 use tracing::{debug, warn};
@@ -50,18 +50,27 @@ struct Live {
     keys: QuicKeys,
     limits: ConnLimits,
     counters: Arc<Counters>,
-    options: RwLock<Arc<QuicOptions>>,
+    /// Changed together.
+    current: RwLock<Current>,
+}
+
+/// What new connections get.
+#[derive(Clone)]
+struct Current {
+    options: Arc<QuicOptions>,
+    /// What `options` came to.
+    server: Arc<ServerConfig>,
 }
 
 impl Live {
-    fn options(&self) -> Arc<QuicOptions> {
-        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Live").field("options", &self.options()).finish_non_exhaustive()
+        f.debug_struct("Live").field("options", &self.current().options).finish_non_exhaustive()
     }
 }
 
@@ -72,7 +81,7 @@ pub struct EndpointHandle(Weak<Live>);
 impl EndpointHandle {
     /// The options in force; `None` once the endpoint has ended.
     pub fn options(&self) -> Option<Arc<QuicOptions>> {
-        self.0.upgrade().map(|live| live.options())
+        self.0.upgrade().map(|live| live.current().options)
     }
 
     /// Has new connections begin with other options; `false` if the endpoint has ended. Open ones get what QUIC lets change: the limits on streams,
@@ -85,18 +94,19 @@ impl EndpointHandle {
     pub fn set_options(&self, options: &QuicOptions) -> Result<bool, EndpointError> {
         let Some(live) = self.0.upgrade() else { return options.check().map(|()| false) };
         let server = transport::server_config(live.tls.clone(), options, live.keys.clone(), &live.limits)?;
-        let before = live.options();
+        let before = live.current().options;
         let mut options = options.clone();
         options.connection_ids = before.connection_ids.clone();
         options.keys = before.keys.clone();
-        live.quinn.set_server_config(Some(server));
+        live.quinn.set_server_config(Some(server.clone()));
         live.counters.paths.each(|quinn| {
             quinn.set_max_concurrent_bi_streams(VarInt::from_u32(options.max_bidi_streams));
             quinn.set_max_concurrent_uni_streams(VarInt::from_u32(options.max_uni_streams));
             quinn.set_receive_window(VarInt::from_u32(options.connection_window));
             quinn.set_send_window(options.send_window);
         });
-        *live.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+        let current = Current { options: Arc::new(options), server: Arc::new(server) };
+        *live.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         Ok(true)
     }
 }
@@ -105,6 +115,8 @@ impl EndpointHandle {
 pub(crate) struct Handshake {
     pub(crate) incoming: quinn::Incoming,
     pub(crate) options: Arc<QuicOptions>,
+    /// Its own configuration, if it is traced.
+    pub(crate) traced: Option<Arc<ServerConfig>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) local_port: u16,
     pub(crate) permit: Permit,
@@ -153,13 +165,14 @@ impl Endpoint {
         let hand_over = socket.known_hand_over();
         let socket = socket.open(worker, &options.connection_ids).map_err(EndpointError::Socket)?;
         let runtime = Arc::new(TokioRuntime);
-        let quinn = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, Some(server.clone()), socket, runtime)
             .map_err(EndpointError::Socket)?;
         let local_addr = quinn.local_addr().map_err(EndpointError::Socket)?;
         let counters = limits.register();
-        let options = RwLock::new(Arc::new(options.clone()));
+        let current = Current { options: Arc::new(options.clone()), server: Arc::new(server) };
+        let current = RwLock::new(current);
         let (of, with) = (quinn.clone(), counters.clone());
-        let live = Live { quinn: of, tls, keys, limits: limits.clone(), counters: with, options };
+        let live = Live { quinn: of, tls, keys, limits: limits.clone(), counters: with, current };
         Ok(Self {
             quinn,
             live: Arc::new(live),
@@ -268,7 +281,7 @@ impl Endpoint {
     /// Decides about a connection attempt before it costs anything.
     fn admit(&self, incoming: quinn::Incoming, pending: &Arc<AtomicUsize>) -> Option<Handshake> {
         let running = pending.load(Ordering::Relaxed);
-        let options = self.live.options();
+        let Current { options, server } = self.live.current();
         let must_prove = options.must_prove(running);
         if must_prove && !incoming.remote_address_validated() && incoming.may_retry() {
             count(&self.counters.retried);
@@ -298,6 +311,10 @@ impl Endpoint {
         if self.early_data {
             count(if proven { &self.counters.early_allowed } else { &self.counters.early_unproven });
         }
+        let traced = options.traces.as_ref().and_then(|traces| {
+            let config = traces.config(&incoming, &server, &options);
+            config.inspect_err(|error| warn!(%error, "a connection is not traced")).ok().flatten()
+        });
         pending.fetch_add(1, Ordering::Relaxed);
         Some(Handshake {
             hold,
@@ -305,6 +322,7 @@ impl Endpoint {
             early: self.early_data && proven,
             incoming,
             options,
+            traced,
             counters: self.counters.clone(),
             local_port: self.local_addr.port(),
             permit,

@@ -29,10 +29,15 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let Handshake { incoming, options, counters, local_port, permit, mut hold, pending, early } = handshake;
+    let Handshake { incoming, options, traced, counters, local_port, permit, mut hold, pending, early } =
+        handshake;
     let begun = tokio::time::Instant::now();
     let started = tokio::time::timeout(options.handshake_timeout, async {
-        let (quinn, unconfirmed) = shake_hands(incoming.accept()?, early).await?;
+        let connecting = match traced {
+            Some(config) => incoming.accept_with(config)?,
+            None => incoming.accept()?,
+        };
+        let (quinn, unconfirmed) = shake_hands(connecting, early).await?;
         let control = connection::open_control(&quinn, &options).await?;
         Ok::<_, BoxError>((quinn, control, unconfirmed))
     })

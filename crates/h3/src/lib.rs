@@ -53,6 +53,7 @@ mod request;
 mod settings;
 mod side;
 mod socket;
+mod traces;
 mod transport;
 mod tunnel;
 mod watch;
@@ -70,6 +71,7 @@ pub use self::{
     options::{Congestion, QuicOptions, Retry},
     side::{InterimError, InterimSender},
     socket::{QuicSocket, Siblings},
+    traces::{TraceWriter, Traces},
     tunnel::{NoTunnel, OnTunnel, Tunnel},
     watch::Distribution,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{ConnectionIds, EndpointError, QuicKeys};
+use crate::{ConnectionIds, EndpointError, QuicKeys, Traces};
 
 /// What a handshake may have in flight out of order; a client's certificate chain fits.
 pub(crate) const CRYPTO_BUFFER: usize = 16 * 1024;
@@ -108,6 +108,8 @@ pub struct QuicOptions {
     /// Bytes of datagrams that may wait to be read, and as many that may wait to be sent, where there are any. The oldest are dropped then. Default
     /// 64 KiB. At least 1200.
     pub datagram_buffer: usize,
+    /// Which connections are traced. Default `None`.
+    pub traces: Option<Traces>,
     /// Bytes that a connection may hold at most, by [`QuicOptions::worst_case`]. Default `None`: what the other options come to.
     pub max_connection_memory: Option<u64>,
     /// Whether a client may go on from another address (RFC 9000 section 9). Default `true`: phones change networks.
@@ -150,6 +152,7 @@ impl Default for QuicOptions {
             segmentation_offload: true,
             datagrams: false,
             datagram_buffer: 64 * 1024,
+            traces: None,
             max_connection_memory: None,
             migration: true,
             connection_ids: ConnectionIds::default(),
@@ -230,6 +233,7 @@ setters! {
     with_segmentation_offload, segmentation_offload: bool;
     with_datagrams, datagrams: bool;
     with_datagram_buffer, datagram_buffer: usize;
+    with_traces, traces: Option<Traces>;
     with_max_connection_memory, max_connection_memory: Option<u64>;
     with_migration, migration: bool;
     with_connection_ids, connection_ids: ConnectionIds;

@@ -10,8 +10,8 @@ use common::{GRACE, Server, get, server_tls, service, soon, udp, until};
 use http::Response;
 use http_body_util::BodyExt;
 use portcullis_h3::{
-    ConnLimits, Endpoint, EndpointError, EndpointHandle, QuicKeys, QuicOptions, Retry, WorkerId,
-    client::Connection,
+    ConnLimits, Endpoint, EndpointError, EndpointHandle, QuicKeys, QuicOptions, Retry, TraceWriter, Traces,
+    WorkerId, client::Connection,
 };
 use portcullis_testkit::{body::ScriptBody, certs::TestCa};
 use quinn::{ConnectionError, VarInt};
@@ -350,4 +350,49 @@ async fn paths_are_told_of() {
     for spread in [server.limits.round_trips(), server.limits.congestion_windows()] {
         assert!(spread.count >= 1 && spread.sum > 0.0, "{spread:?}");
     }
+}
+
+/// Takes a trace.
+#[derive(Clone, Default)]
+struct Trace(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Trace {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn chosen_connections_are_traced() {
+    let (trace, asked) = (Trace::default(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let (of, seen) = (trace.clone(), asked.clone());
+    let traces = Traces::new(move |client, id| {
+        let mut asked = seen.lock().unwrap();
+        asked.push((client, id.len()));
+        (asked.len() == 1).then(|| Box::new(of.clone()) as TraceWriter)
+    });
+    let options = QuicOptions::default().with_traces(Some(traces)).with_max_bidi_streams(1);
+    let server = Server::start(options, large()).await;
+    let raw = server.raw().await;
+    // what it gets besides is what others get
+    let _open = soon(raw.open_bi()).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(200), raw.open_bi()).await.is_err());
+    let text = || String::from_utf8(trace.0.lock().unwrap().clone()).unwrap();
+    let before = text();
+    assert!(before.contains("\"qlog_version\"") && before.contains("packet_sent"), "{before:.300}");
+    assert!(before.contains("packet_received"), "{before:.300}");
+    raw.close(VarInt::from_u32(0x100), b"");
+    until(|| server.limits.open() == 0).await;
+    let after = text().len();
+    let other = server.connect().await;
+    assert_eq!(soon(other.send(get("/"))).await.unwrap().status(), 200);
+    assert_eq!(text().len(), after, "another is not in it");
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 2);
+    assert!(asked.iter().all(|(client, id)| client.is_loopback() && *id >= 8), "{asked:?}");
 }

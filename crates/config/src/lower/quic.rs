@@ -1,15 +1,16 @@
-//! `[quic]`: what all QUIC endpoints have in common, and `[listener.quic]`.
+//! `[quic]` and `[qlog]`: what all QUIC endpoints have in common; `[listener.quic]`.
 
 use std::{path::PathBuf, time::Duration};
 
 use portcullis_edge::{
     h3::{Congestion, EndpointError, QuicOptions, Retry, RoutableIds},
-    plan::{ListenerMode, ListenerPlan, Plan, RoutableIdsPlan, hex},
+    plan::{ListenerMode, ListenerPlan, Plan, QlogPlan, RoutableIdsPlan, hex},
 };
 use toml::de::DeValue;
 
 use crate::{
     errors::escape,
+    net::network,
     reader::{Read, Table, Wrong},
     values::{boolean, choice, duration, integer, secs, size, text, word},
 };
@@ -18,10 +19,45 @@ use crate::{
 const ID_KEYS: [&str; 4] = ["rotation", "nonce_length", "id_key", "length_in_first_octet"];
 
 pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
+    if let Some(table) = root.table("qlog", "`[qlog]`") {
+        plan.quic.qlog = qlog(table);
+    }
     let Some(mut table) = root.table("quic", "`[quic]`") else { return };
     plan.quic.ids = ids(&mut table);
     table.set("token_keys", &mut plan.quic.keys, key_file);
     table.finish();
+}
+
+fn qlog(mut table: Table<'_, '_>) -> Option<QlogPlan> {
+    let directory = table.need("directory", "\"/var/log/portcullis/qlog\"", directory);
+    let clients = table.need_list("clients", "\"192.0.2.7\"", network);
+    if let Some(clients) = &clients {
+        for network in clients.get_ref().iter().filter(|network| network.get_ref().prefix_len() == 0) {
+            let wrong = Wrong::new(format!(
+                "`{}` traces everybody: each packet is written to a file",
+                network.get_ref()
+            ))
+            .hint("name the clients that are looked into");
+            table.sink().warn(network.span(), wrong);
+        }
+    }
+    let networks =
+        clients.iter().flat_map(|clients| clients.get_ref().iter().map(|network| *network.get_ref()));
+    let path = directory.as_ref().map(|directory| directory.get_ref().clone()).unwrap_or_default();
+    let mut plan = QlogPlan::new(path, networks);
+    table.set("max_files", &mut plan.max_files, integer(1..=100_000));
+    table.set("max_file_size", &mut plan.max_file_size, size(64 << 10..=16 << 30));
+    table.set("max_total_size", &mut plan.max_total_size, size(64 << 10..=1 << 40));
+    table.finish();
+    (directory.is_some() && clients.is_some()).then_some(plan)
+}
+
+fn directory(value: &DeValue<'_>) -> Read<PathBuf> {
+    let path = word(value, "the path of a directory", "/var/log/portcullis/qlog")?;
+    if path.is_empty() {
+        return Err(Wrong::new("wants the path of a directory, found \"\""));
+    }
+    Ok(path.into())
 }
 
 /// `[listener.quic]`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use portcullis_edge::h3::{Congestion, Retry};
 
-use super::{FULL, LEAST, plan, secs};
+use super::{FULL, LEAST, plan, secs, warnings};
 
 #[test]
 fn connection_ids_for_a_balancer() {
@@ -50,4 +50,15 @@ fn every_key_of_a_listeners_quic() {
 #[test]
 fn secrets_are_named_by_a_path() {
     assert_eq!(plan(FULL).quic.keys.as_deref(), Some(Path::new("/etc/portcullis/quic-token.keys")));
+}
+
+#[test]
+fn every_key_of_qlog() {
+    let qlog = plan(FULL).quic.qlog.unwrap();
+    assert_eq!(qlog.directory, Path::new("/var/log/portcullis/qlog"));
+    assert_eq!(qlog.clients, ["192.0.2.7/32", "2001:db8::/64"].map(|network| network.parse().unwrap()));
+    assert_eq!((qlog.max_files, qlog.max_file_size, qlog.max_total_size), (20, 4 << 20, 64 << 20));
+    assert_eq!(plan(LEAST).quic.qlog, None);
+    let all = format!("{LEAST}[qlog]\ndirectory = \"/tmp\"\nclients = [\"::/0\"]\n");
+    assert!(warnings(&all).iter().any(|warning| warning.contains("`::/0` traces everybody")));
 }

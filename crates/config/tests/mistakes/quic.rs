@@ -41,6 +41,25 @@ fn one_mistake_of_quic_is_one_error() {
 }
 
 #[test]
+fn one_mistake_of_qlog_is_one_error() {
+    let with = |line: &str| format!("[qlog]\ndirectory = \"/tmp\"\n{line}");
+    one_error_each(&[
+        (
+            "[qlog]\nclients = [\"::1\"]",
+            1,
+            1,
+            "`directory` is missing in `[qlog]`",
+            "/var/log/portcullis/qlog",
+        ),
+        (&with(""), 1, 1, "`clients` is missing in `[qlog]`", "192.0.2.7"),
+        (&with("clients = []"), 3, 11, "`clients` is an empty list", ""),
+        (&with("clients = [\"me\"]"), 3, 12, "`clients[0]` wants a network", ""),
+        (&with("clients = [\"::1\"]\nmax_files = 0"), 4, 13, "must be from 1 to 100000, found 0", ""),
+        ("[qlog]\ndirectory = \"\"\nclients = [\"::1\"]", 2, 13, "wants the path of a directory", ""),
+    ]);
+}
+
+#[test]
 fn one_mistake_of_a_listeners_quic_is_one_error() {
     let https = "[[certificate]]\nself_signed = [\"a\"]\n[[listener]]\naddress = \"[::]:443\"\nprotocol = \"https\"\n";
     let with = |more: &str, line: &str| format!("{https}{more}[listener.quic]\n{line}");
