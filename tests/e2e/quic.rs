@@ -281,3 +281,43 @@ fn keys_that_are_none_keep_the_edge_from_starting() {
         assert!(!status.success() && stderr.contains(wanted) && stderr.contains("id.key"), "{stderr}");
     }
 }
+
+#[test]
+fn secrets_that_are_none_keep_the_edge_from_starting() {
+    let dir = Dir::new();
+    let text = format!("[quic]\ntoken_keys = \"token.keys\"\n{}", secure("127.0.0.1:1".parse().unwrap()));
+    let file = dir.write("edge.toml", &text);
+    for (keys, wanted) in
+        [(None, "cannot read"), (Some("# none"), "there are no QUIC keys"), (Some("01"), "line 1")]
+    {
+        if let Some(keys) = keys {
+            dir.write("token.keys", keys);
+        }
+        let (status, _, stderr) = run_to_end(["run".as_ref(), "--config".as_ref(), file.as_os_str()]);
+        assert!(!status.success() && stderr.contains(wanted) && stderr.contains("token.keys"), "{stderr}");
+    }
+}
+
+#[test]
+fn secrets_are_followed() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let dir = Dir::new();
+        dir.write("token.keys", &"11".repeat(32));
+        let edge = Edge::run_in(
+            dir,
+            &format!(
+                "certificate_poll = \"100ms\"\n[quic]\ntoken_keys = \"token.keys\"\n{}",
+                secure(origin.addr())
+            ),
+        )
+        .await;
+        edge.stderr.find("other users can read these keys").await;
+        edge.dir().write("token.keys", &format!("{}\n{}", "22".repeat(32), "11".repeat(32)));
+        edge.stderr.find("updated the keys of QUIC").await;
+        edge.dir().write("token.keys", "nothing");
+        edge.stderr.find("the keys of QUIC stay as they were").await;
+        let mut client = Client::connect(Protocol::H3, edge.https(), "localhost").await;
+        assert_eq!(client.get("/").await.status, 200);
+    });
+}

@@ -103,6 +103,43 @@ async fn one_listener_that_fails_ends_all_and_is_told() {
 }
 
 #[tokio::test]
+async fn quic_is_tuned_while_the_edge_runs() {
+    let mut plan = Plan::default();
+    plan.workers = Workers::PerCore(NonZeroUsize::new(2));
+    plan.listeners.push(ListenerPlan::new(any(), ListenerMode::Http));
+    let https = ListenerMode::Https { http3: true, plain_http: PlainHttp::Redirect };
+    plan.listeners.push(ListenerPlan::new(any(), https));
+    plan.certificates
+        .push(portcullis_edge::plan::CertificateSource::SelfSigned { names: vec!["a".to_owned()] });
+    plan.routes.push(hello());
+    let edge = Edge::new(plan).unwrap();
+    let handle = edge.handle();
+    assert!(handle.quic_options(1).is_none(), "it does not run yet");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(edge.run(async {
+        let _ = stopped.await;
+    }));
+    let begun = async {
+        while handle.quic_options(1).is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), begun).await.unwrap();
+    let other = QuicOptions::default().with_max_bidi_streams(7);
+    assert!(handle.set_quic_options(1, &other).unwrap());
+    assert_eq!(handle.quic_options(1).unwrap().max_bidi_streams, 7);
+    let wrong = handle.set_quic_options(1, &QuicOptions::default().with_max_uni_streams(0));
+    assert!(matches!(wrong, Err(EdgeError::Quic { .. })));
+    assert_eq!(handle.quic_options(1).unwrap().max_uni_streams, 8);
+    assert!(!handle.set_quic_options(0, &other).unwrap(), "plain HTTP has no QUIC");
+    handle.set_max_quic_connections(5);
+    assert_eq!(handle.open_quic_connections(), 0);
+    drop(stop);
+    running.await.unwrap().unwrap();
+    assert!(!handle.set_quic_options(1, &other).unwrap(), "it has ended");
+}
+
+#[tokio::test]
 async fn health_fails_before_the_door_closes() {
     let mut plan = Plan::default();
     plan.workers = Workers::PerCore(NonZeroUsize::new(1));
