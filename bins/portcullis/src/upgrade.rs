@@ -124,28 +124,29 @@ async fn upgrade(
         Err(error) => {
             let ends = matches!(error, UpgradeError::Ended(_) | UpgradeError::Descriptors(_));
             let grace = if ends { Duration::from_secs(1) } else { Duration::ZERO };
-            let status = tokio::task::spawn_blocking(move || reap(child, grace)).await;
+            let status = reap(child, grace).await;
             let error = anyhow::Error::from(error);
             Err(match status {
-                Ok(Some(status)) => error.context(format!("the new process ended with {status}")),
-                _ => error,
+                Some(status) => error.context(format!("the new process ended with {status}")),
+                None => error,
             })
         }
     }
 }
 
 /// Waits for its end; one that has not ended by then is ended, as it must not come to serve later. `None` for such a one.
-fn reap(mut child: Child, grace: Duration) -> Option<ExitStatus> {
+async fn reap(mut child: Child, grace: Duration) -> Option<ExitStatus> {
     let until = Instant::now() + grace;
     while Instant::now() < until {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
-            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+            Ok(None) => tokio::time::sleep(Duration::from_millis(10)).await,
             Err(_) => break,
         }
     }
     // fails if it has ended
     let _ = child.kill();
-    let _ = child.wait();
+    // and then it ends
+    let _ = tokio::task::spawn_blocking(move || child.wait()).await;
     None
 }
