@@ -143,9 +143,9 @@ fn upgrades_under_load_fail_no_request() {
         let edge =
             Edge::run(&format!("threads = 2\ndrain_timeout = \"30s\"\n{}", secure(origin.addr()))).await;
         let (addr, mut row) = (edge.https(), Row::new(edge));
-        let loads = Protocol::ALL.map(|protocol| {
-            Load::start(addr, &[protocol], 2, "/", |reply| reply.status == 200 && reply.body == "short")
-        });
+        let right = |reply: &Reply| reply.status == 200 && reply.body == "short";
+        let kept = Protocol::ALL.map(|protocol| Load::start(addr, &[protocol], 2, "/", right));
+        let anew = Protocol::ALL.map(|protocol| Load::start_anew(addr, &[protocol], 1, "/", right));
         let mut downloads = JoinSet::new();
         for _ in 0..times {
             for protocol in Protocol::ALL {
@@ -159,7 +159,7 @@ fn upgrades_under_load_fail_no_request() {
             ended.unwrap();
         }
         let mut tallies = Vec::new();
-        for load in loads {
+        for load in kept.into_iter().chain(anew) {
             tallies.push(load.end().await);
         }
         println!("{times} upgrades, {spanned} downloads: {tallies:#?}");

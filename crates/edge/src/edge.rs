@@ -441,7 +441,8 @@ const MAX_CONNECTIONS: usize = 1000;
 /// Connections to the admin service.
 const ADMIN_CONNECTIONS: usize = 64;
 
-/// How long a process whose sockets were handed over goes on with the connections that it has before it drains: time for handshakes and first requests.
+/// How long a process whose sockets were handed over goes on before it drains: time for handshakes and first requests of those who were let in last. No shorter
+/// than the next one passes first packets of QUIC on.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Descriptors that a worker's runtime, its UDP sockets and its timers take.

@@ -242,3 +242,69 @@ fn contradictions_are_found_before_anything_is_opened() {
     twice(&mut plan);
     assert!(matches!(plan.check(), Err(EdgeError::Listeners(_))));
 }
+
+/// A UDP relay before an edge, which can take another port towards it as a NAT does.
+#[cfg(target_os = "linux")]
+async fn relay(to: SocketAddr) -> (SocketAddr, Arc<tokio::sync::Notify>) {
+    use tokio::net::UdpSocket;
+
+    let front = UdpSocket::bind(any()).await.unwrap();
+    let address = front.local_addr().unwrap();
+    let rebind = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&rebind);
+    tokio::spawn(async move {
+        let mut back = UdpSocket::bind(any()).await.unwrap();
+        let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+        let mut client = address;
+        loop {
+            tokio::select! {
+                () = told.notified() => back = UdpSocket::bind(any()).await.unwrap(),
+                Ok((len, from)) = front.recv_from(&mut up) => {
+                    client = from;
+                    back.send_to(&up[..len], to).await.unwrap();
+                }
+                Ok((len, _)) = back.recv_from(&mut down) => {
+                    front.send_to(&down[..len], client).await.unwrap();
+                }
+            }
+        }
+    });
+    (address, rebind)
+}
+
+/// As where the system has no packet filter: workers pass packets on to one another.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn without_steering_a_quic_client_may_change_its_address_all_the_same() {
+    let ca = portcullis_testkit::certs::TestCa::new();
+    let cert = ca.issue(&["localhost"]);
+    let store = Arc::new(portcullis_edge::tls::CertStore::new());
+    store.add_pem(cert.chain_pem().as_bytes(), cert.key_pem().as_bytes()).unwrap();
+    let mode = ListenerMode::Https { http3: true, plain_http: PlainHttp::Refuse };
+    let mut listener = ListenerPlan::new(any(), mode);
+    listener.udp.steer_by_cid_byte = None;
+    let workers = Workers::PerCore(NonZeroUsize::new(4));
+    let edge = Edge::builder().tls(store).listener(listener).workers(workers);
+    let edge = edge.plan(|plan| plan.routes.push(hello())).build().unwrap();
+    let to = edge.listening()[0].address.ip().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(edge.run(async {
+        let _: Result<(), _> = stopped.await;
+    }));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der()).unwrap();
+    let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let (address, rebind) = relay(to).await;
+    let connection =
+        portcullis_edge::h3::client::Connection::connect(address, "localhost", Arc::new(tls)).await.unwrap();
+    // by the hash of addresses alone one port in four would do
+    for _ in 0..12 {
+        let request = Request::get("https://localhost/").body(http_body_util::Empty::<bytes::Bytes>::new());
+        let sent = tokio::time::timeout(Duration::from_secs(5), connection.send(request.unwrap()));
+        assert_eq!(sent.await.expect("an answer").unwrap().status(), StatusCode::OK);
+        rebind.notify_one();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+}

@@ -37,8 +37,8 @@ use self::{owner::Whose, siblings::Sibling};
 use crate::{ConnectionIds, WorkerId, batch::batched};
 
 /// How long after the start ids that a client may have chosen itself are taken for those of a process before: in handshakes that began
-/// there. One in 256 of a client's own ids looks like them, and its handshake then meets the end of that process.
-const HANDSHAKES: Duration = Duration::from_secs(10);
+/// there. One in 256 of a client's own ids looks like them, so that process should go on with new connections for as long.
+const HANDSHAKES: Duration = Duration::from_secs(1);
 
 /// A bound UDP socket, and who else has packets for or from it.
 #[derive(Debug)]

@@ -51,12 +51,34 @@ impl Load {
         path: &'static str,
         check: impl Fn(&Reply) -> bool + Send + Sync + 'static,
     ) -> Self {
+        Self::begin(addr, protocols, clients, path, check, true)
+    }
+
+    /// The same, each request on a connection of its own.
+    pub(crate) fn start_anew(
+        addr: SocketAddr,
+        protocols: &[Protocol],
+        clients: usize,
+        path: &'static str,
+        check: impl Fn(&Reply) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self::begin(addr, protocols, clients, path, check, false)
+    }
+
+    fn begin(
+        addr: SocketAddr,
+        protocols: &[Protocol],
+        clients: usize,
+        path: &'static str,
+        check: impl Fn(&Reply) -> bool + Send + Sync + 'static,
+        keep: bool,
+    ) -> Self {
         let check: Check = Arc::new(check);
         let mut all = JoinSet::new();
         let stop = watch::Sender::new(false);
         for protocol in protocols {
             for _ in 0..clients {
-                all.spawn(client(*protocol, addr, path, Arc::clone(&check), stop.subscribe()));
+                all.spawn(client(*protocol, addr, path, Arc::clone(&check), stop.subscribe(), keep));
             }
         }
         Self { stop, clients: all }
@@ -79,6 +101,7 @@ async fn client(
     path: &'static str,
     check: Check,
     stop: watch::Receiver<bool>,
+    keep: bool,
 ) -> Tally {
     let mut tally = Tally::default();
     let mut kept: Option<Client> = None;
@@ -117,7 +140,7 @@ async fn client(
             Ok(reply) => tally.failed.push(format!("{protocol:?}: {reply:?}")),
             Err(error) => tally.failed.push(format!("{protocol:?}: cut: {error:?}")),
         }
-        if !closes {
+        if keep && !closes {
             kept = Some(client);
         }
         // two cores serve origin, edge and clients
