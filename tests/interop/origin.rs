@@ -103,15 +103,18 @@ impl http_body::Body for Pattern {
     }
 }
 
-/// The origin, and what a page sent to `/results`.
+/// What a page sent to `/results`, and whether it is done.
+type Results = (Option<String>, bool);
+
+/// The origin, and what a page tells it.
 pub(crate) struct Interop {
     origin: Origin,
-    pub(crate) results: watch::Receiver<Option<String>>,
+    pub(crate) results: watch::Receiver<Results>,
 }
 
 impl Interop {
     pub(crate) async fn start() -> Self {
-        let (sender, results) = watch::channel(None);
+        let (sender, results) = watch::channel((None, false));
         let sender = Arc::new(sender);
         let origin = Origin::start(move |request| answer(request, Arc::clone(&sender))).await;
         Self { origin, results }
@@ -122,10 +125,7 @@ impl Interop {
     }
 }
 
-async fn answer(
-    mut request: Request<Incoming>,
-    results: Arc<watch::Sender<Option<String>>>,
-) -> Response<Body> {
+async fn answer(mut request: Request<Incoming>, results: Arc<watch::Sender<Results>>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let html = |text: &'static str| {
         let mut response = Response::new(full(text));
@@ -163,8 +163,12 @@ async fn answer(
         }
         "/results" => {
             let said = request.into_body().collect().await.unwrap().to_bytes();
-            results.send_replace(Some(String::from_utf8_lossy(&said).into_owned()));
+            results.send_modify(|results| results.0 = Some(String::from_utf8_lossy(&said).into_owned()));
             Response::new(full("thanks"))
+        }
+        "/done" => {
+            results.send_modify(|results| results.1 = true);
+            Response::new(full("bye"))
         }
         other => match other.strip_prefix("/bytes/").and_then(|length| length.parse().ok()) {
             Some(length) => {
