@@ -13,6 +13,7 @@ mod ci;
 mod fuzz;
 mod interop;
 mod loadtest;
+mod lossy;
 mod metadata;
 mod sh;
 mod sys;
@@ -37,6 +38,7 @@ cargo xtask COMMAND
   pebble [ARGS]     certificates by ACME from Pebble (Debian: pebble): the suite of portcullis-acme; ARGS go to the tests
   interop [ARGS]    HTTP/3 with ngtcp2's client, aioquic and Chromium (Debian: ngtcp2-client, chromium); ARGS go to the
                     tests, but for `--full`: 100 MiB up and 1 GiB down
+  lossy [...]       downloads over HTTP/3 through a path that is long and loses packets; see `lossy --help`
   testssl [--write] what testssl.sh finds in the default profile of TLS
   fuzz [TARGET]     runs the fuzz targets for a minute each; see `fuzz --help`
   loadtest [...]    cost and latency of the proxy, alone or beside others; see `loadtest --help`
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Some("torture") => torture::run(&args),
         Some("pebble") => test::pebble(&args),
         Some("interop") => interop::run(&args),
+        Some("lossy") => lossy::run(&args),
         Some("testssl") => testssl::run(&args),
         Some("fuzz") => fuzz::run(&args),
         Some("-h" | "--help" | "help") => {

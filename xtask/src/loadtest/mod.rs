@@ -5,7 +5,7 @@
 //! measured window, divided by the requests completed in it: it holds on a machine where proxy, origin and load
 //! share the cores, which requests a second do not.
 
-mod child;
+pub(crate) mod child;
 mod measure;
 mod options;
 mod proc;
