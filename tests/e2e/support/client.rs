@@ -71,7 +71,8 @@ impl Client {
     ) -> Result<Self, BoxError> {
         let authority = format!("{host}:{}", addr.port());
         if protocol == Protocol::H3 {
-            let connection = portcullis_h3::client::Connection::connect(addr, host, config).await?;
+            let connecting = Box::pin(portcullis_h3::client::Connection::connect(addr, host, config));
+            let connection = connecting.await?;
             return Ok(Self { inner: Inner::H3(connection), authority });
         }
         let io = tls::try_connect(addr, host, config).await?;
