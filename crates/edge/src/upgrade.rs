@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn names_come_back_whatever_is_in_them() {
         let key = key("unix:/run/with space and ü", 3);
-        for name in [Name::Socket(key.clone()), Name::Channel(255, 7, key.clone())] {
+        for name in [Name::Socket(key.clone()), Name::Channel(255, 7, key)] {
             assert_eq!(Name::parse(&name.text()), Some(name));
         }
         for none in ["", "x", "c 1", "c 1 2", "c 256 1 k", "c a 1 k"] {
