@@ -55,6 +55,12 @@ fn size(small: u32) -> (u32, Duration) {
     if is_full() { (1000, Duration::from_secs(12)) } else { (small, Duration::from_secs(3)) }
 }
 
+/// The same for clients that never rest: each does as much as it can.
+fn restless(small: u32) -> (u32, Duration) {
+    let (connections, time) = size(small);
+    (connections.min(small * 5), time)
+}
+
 /// An edge before an origin that never reads what goes to `/hang`, and has a long answer at `/long`; both are a cluster of their own, for what
 /// they use up of it is not the matter here.
 async fn setup() -> (Origin, Edge) {
@@ -274,7 +280,7 @@ async fn refused(clients: Arc<Clients>, begin: Vec<u8>, code: u64) -> u64 {
                 Ok(Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(found)))) => {
                     seen += u64::from(found.into_inner() == code);
                 }
-                // 431 and a status that is no other
+                // what is answered without a reset
                 Ok(Ok(answer)) => seen += u64::from(code == 0 && answer.first() == Some(&HEADERS)),
                 _ => {}
             }
@@ -288,7 +294,7 @@ async fn refused(clients: Arc<Clients>, begin: Vec<u8>, code: u64) -> u64 {
 fn huge_announced_frames_are_refused_before_they_come() {
     alone(async {
         let (_origin, edge) = setup().await;
-        let (connections, time) = size(20);
+        let (connections, time) = restless(20);
         let bound = u64::from(connections) * CONNECTION + SLACK;
         let seen = Flood {
             name: "huge announced frames",
@@ -310,7 +316,7 @@ fn huge_announced_frames_are_refused_before_they_come() {
 fn sections_that_grow_when_unpacked_are_refused() {
     alone(async {
         let (_origin, edge) = setup().await;
-        let (connections, time) = size(20);
+        let (connections, time) = restless(20);
         // while it is read, a section and what came of it
         let bound = u64::from(connections) * (CONNECTION + 4 * 64) + SLACK;
         let seen = Flood {
@@ -320,7 +326,7 @@ fn sections_that_grow_when_unpacked_are_refused() {
             window: 1 << 20,
             bound,
             client: |clients| {
-                let mut section = section("GET", "/");
+                let mut section = section("GET", "/held/long");
                 // references to a field of 70 bytes in the static table (RFC 9204 appendix A, index 58), a byte each
                 section.extend(std::iter::repeat_n(0xc0 | 58, 60_000));
                 refused(clients, frame(HEADERS, section.len() as u64, &section), 0)
@@ -329,6 +335,8 @@ fn sections_that_grow_when_unpacked_are_refused() {
         .run(&edge)
         .await;
         assert!(seen > u64::from(connections), "each was answered: {seen}");
+        let forwarded = edge.metric("portcullis_upstream_requests_total{cluster=\"held\"").await;
+        assert_eq!(forwarded, 0.0, "and none by an endpoint");
     });
 }
 
@@ -336,7 +344,8 @@ fn sections_that_grow_when_unpacked_are_refused() {
 fn streams_opened_and_reset_end_their_connection() {
     alone(async {
         let (_origin, edge) = setup().await;
-        let (connections, time) = size(20);
+        // many more stay below `max_cancelled` each, which is of a connection
+        let (connections, time) = (20, size(20).1);
         let bound = u64::from(connections) * (CONNECTION + STREAMS * REQUEST) + SLACK;
         let seen = Flood {
             name: "opened and reset",
@@ -371,7 +380,7 @@ fn streams_opened_and_reset_end_their_connection() {
 fn early_data_without_end() {
     alone(async {
         let (_origin, edge) = setup().await;
-        let (connections, time) = size(20);
+        let (connections, time) = restless(20);
         let bound = u64::from(connections) * (CONNECTION + STREAMS * REQUEST) + SLACK;
         let seen = Flood {
             name: "0-RTT",
