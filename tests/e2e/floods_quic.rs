@@ -196,24 +196,24 @@ fn alone(test: impl Future<Output = ()>) {
 
 /// All streams of a connection, each with this at its begin and as much behind it as the windows take; then nothing.
 async fn hold(raw: Raw, begin: Vec<u8>, end: bool) -> u64 {
-    let (mut held, filler) = (Vec::new(), Bytes::from(vec![b'x'; 64 << 10]));
+    let mut held = Vec::new();
     while let Some((mut send, recv)) = raw.open().await {
         if send.write_all(&begin).await.is_err() {
             break;
         }
         if end {
             let _ = send.finish();
-        } else {
-            let _ = timeout(Duration::from_millis(20), async {
-                while send.write_chunk(filler.clone()).await.is_ok() {}
-            })
-            .await;
         }
         held.push((send, recv));
     }
     let count = held.len() as u64;
-    // kept open until the flood is over
+    // filled and kept open until the flood is over
     tokio::spawn(async move {
+        let filler = Bytes::from(vec![b'x'; 64 << 10]);
+        let fill = held
+            .iter_mut()
+            .map(|(send, _)| async { while !end && send.write_chunk(filler.clone()).await.is_ok() {} });
+        futures_util::future::join_all(fill).await;
         std::future::pending::<()>().await;
         drop((held, raw));
     });

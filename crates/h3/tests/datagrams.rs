@@ -116,7 +116,7 @@ async fn one_of_no_stream_closes_the_connection() {
         raw.send_datagram(Bytes::copy_from_slice(datagram)).unwrap();
         match soon(raw.closed()).await {
             quinn::ConnectionError::ApplicationClosed(close) => {
-                assert_eq!(close.error_code.into_inner(), 0x33)
+                assert_eq!(close.error_code.into_inner(), 0x33);
             }
             other => panic!("{other:?}"),
         }
