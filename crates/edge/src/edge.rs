@@ -286,9 +286,7 @@ impl Edge {
             tokio::time::sleep(drain_delay).await;
         }
         if early.is_none() && handed_over {
-            // the next process accepts; those who were let in here a moment ago shall not be told to go before they have asked for anything
-            shared.limits.pause();
-            shared.admin_limits.pause();
+            // those who were let in a moment ago shall not be told to go before they have asked for anything
             tokio::time::sleep(SETTLE).await;
         }
         info!(deadline = ?drain_timeout, "draining");

@@ -234,6 +234,9 @@ impl EdgeHandle {
         tokio::time::timeout(deadline, handing).await.map_err(|_| UpgradeError::Timeout(deadline))??;
         undo.done = true;
         shared.handed_over.store(true, Ordering::SeqCst);
+        // whoever comes from now on is the other's
+        shared.limits.pause();
+        shared.admin_limits.pause();
         Ok(())
     }
 }
