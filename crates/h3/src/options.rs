@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{ConnectionIds, EndpointError, QuicKeys, Traces};
+use crate::{ConnectionIds, EndpointError, QuicKeys, Traces, outgoing::GATHER};
 
 /// What a handshake may have in flight out of order; a client's certificate chain fits.
 pub(crate) const CRYPTO_BUFFER: usize = 16 * 1024;
@@ -13,9 +13,7 @@ const IDLE: u64 = 30 * 1024;
 
 /// Limits and deadlines of QUIC and HTTP/3.
 ///
-/// What a connection holds at most is told by [`QuicOptions::worst_case`], 8.4 MiB with the defaults; an idle one holds some 30 KiB. Each
-/// response that its client does not take holds besides what is in hand, until `send_timeout`: 64 KiB gathered for the next write, and one frame of
-/// the service's body.
+/// What a connection holds at most is told by [`QuicOptions::worst_case`], 8.4 MiB with the defaults; an idle one holds some 30 KiB.
 ///
 /// What the QUIC stack below decides alone: sending is paced always, at the rate that the congestion controller allows; packets say that they
 /// understand congestion marks (ECN, RFC 9000 section 13.4) until a path proves not to carry that; several packets are taken from the kernel
@@ -285,8 +283,9 @@ impl QuicOptions {
         }
     }
 
-    /// Bytes that a connection holds at most: what is unread and unacknowledged, a frame of every stream that is not complete, the handshake, datagrams, and
-    /// its own state.
+    /// Bytes that a connection holds at most: what is unread and unacknowledged, of every stream a frame that is not complete or what is gathered of its
+    /// response, the handshake, datagrams, and its own state. One frame of a service's body for each response that its client does not take is not in it:
+    /// how large those are is the service's choice.
     pub fn worst_case(&self) -> u64 {
         let parts = self.parts().into_iter().map(|(_, bytes)| bytes);
         parts.fold(IDLE + CRYPTO_BUFFER as u64, u64::saturating_add)
@@ -295,8 +294,8 @@ impl QuicOptions {
     /// What of it which option bounds.
     fn parts(&self) -> [(&'static str, u64); 5] {
         let (bidi, uni) = (u64::from(self.max_bidi_streams), u64::from(self.max_uni_streams));
-        // a head is there as a frame or as its fields, never both whole
-        let head = self.max_frame_size.max(self.max_field_section_size);
+        // a head is there as a frame or as its fields, never both whole; and once it is answered, what is gathered of the response
+        let head = self.max_frame_size.max(self.max_field_section_size).max(GATHER as u64);
         let datagrams = if self.datagrams { 2 * self.datagram_buffer as u64 } else { 0 };
         [
             ("max_bidi_streams", bidi.saturating_mul(head)),

@@ -17,7 +17,7 @@ use crate::{BoxError, codes, head, quic::SendHalf, side::Side};
 /// Pieces that one write may take; a body frame is two, its header and its data.
 const QUEUE: usize = 8;
 /// Bytes to gather before writing, so that a body which is always ready does not run ahead of the network.
-const GATHER: usize = 64 * 1024;
+pub(crate) const GATHER: usize = 64 * 1024;
 /// What the encoder gets for the headers of DATA frames at a time.
 const SCRATCH: usize = 256;
 
