@@ -58,9 +58,8 @@ pub(crate) struct Client {
 impl Client {
     /// Connects with TLS; any certificate will do.
     pub(crate) async fn connect(protocol: Protocol, addr: SocketAddr, host: &str) -> Self {
-        Self::try_connect(protocol, addr, host, tls::config(None, &[protocol.alpn()]))
-            .await
-            .expect("a connection")
+        let config = tls::config(None, &[protocol.alpn()]);
+        Box::pin(Self::try_connect(protocol, addr, host, config)).await.expect("a connection")
     }
 
     pub(crate) async fn try_connect(
