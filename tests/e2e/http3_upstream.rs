@@ -134,6 +134,27 @@ fn another_endpoint_takes_what_one_can_not() {
 }
 
 #[test]
+fn what_may_not_be_repeated_is_sent_once() {
+    run(async {
+        let origin = Origin::start(|_| std::future::pending()).await;
+        let config = secure(origin.addr());
+        let (one, two) = tokio::join!(Edge::run(&config), Edge::run(&config));
+        let list = before(&[one.https(), two.https()]);
+        let edge = Edge::run(&format!("{list}response_timeout = \"500ms\"\n")).await;
+        let mut client = Client::connect(Protocol::H2, edge.https(), "localhost").await;
+        for (method, body, attempts) in
+            [(Method::POST, "", 1), (Method::POST, "body", 1), (Method::GET, "", 2)]
+        {
+            let seen = origin.requests();
+            let request = client.request(method.clone(), "/n").body(full(body)).unwrap();
+            let reply = within(SOON, "an answer", client.fetch(request)).await;
+            assert_eq!(reply.status.as_u16(), 504, "{method} {body:?}");
+            assert_eq!(origin.requests() - seen, attempts, "{method} {body:?}");
+        }
+    });
+}
+
+#[test]
 fn what_http3_can_not_do_is_said() {
     let config = before(&["127.0.0.1:9".parse().unwrap()]);
     for (wrong, what) in [

@@ -16,7 +16,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use portcullis_conn::ConnectProtocol;
 use portcullis_h3::{
     Tunnel,
-    client::{Client, ClientError, Connection, ResponseBody},
+    client::{Client, ClientError, Connection, ResponseBody, ResponseTimeout},
 };
 use portcullis_proxy::UpstreamTunnel;
 use portcullis_tls::client::ServerName;
@@ -162,9 +162,12 @@ impl H3Cluster {
                     if !error.is_request() {
                         picked.failed();
                     }
-                    let unsent = body.is_some();
                     let timed_out = matches!(error, Error::ResponseTimeout { .. }) && !retry.on_timeout;
-                    let may = unsent || (again && (untouched || (idempotent && !timed_out)));
+                    let may = match again {
+                        true => untouched || (idempotent && !timed_out && !error.is_request()),
+                        // there was no connection to send any of it on
+                        false => untouched && body.is_some(),
+                    };
                     if !may || !turn.may_retry() {
                         return Err(error);
                     }
@@ -188,11 +191,14 @@ impl H3Cluster {
             untouched: true,
             stale: false,
         })?;
-        let limit = self.0.cluster.options().response_timeout;
+        let limit = self.0.cluster.options().response_timeout.min(FOREVER);
         let sent = async {
             if let Some(protocol) = parts.headers.get(header::UPGRADE) {
-                return tunnel(&connection, request, protocol).await;
+                let opened = timeout(limit, tunnel(&connection, request, protocol)).await;
+                return opened.unwrap_or(Err(ClientError::Timeout));
             }
+            let mut request = request;
+            request.extensions_mut().insert(ResponseTimeout(limit));
             let sending = match body.take() {
                 Some(taken) if taken.is_end_stream() => {
                     *body = Some(Body::empty());
@@ -203,9 +209,16 @@ impl H3Cluster {
             Ok(connection.send(request.map(|()| sending)).await?.map(Answer::Body))
         };
         let name = || Arc::<str>::from(endpoint.name());
-        match timeout(limit, sent).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => {
+        match sent.await {
+            Ok(response) => Ok(response),
+            Err(ClientError::Timeout) => {
+                let error = Error::ResponseTimeout { endpoint: name() };
+                Err(Miss { error, untouched: false, stale: false })
+            }
+            Err(ClientError::RequestBody(source)) => {
+                Err(Miss { error: Error::RequestBody { source }, untouched: false, stale: false })
+            }
+            Err(error) => {
                 let untouched =
                     matches!(error, ClientError::GoingAway | ClientError::Reset { code: REQUEST_REJECTED });
                 let stale = reused && matches!(error, ClientError::Connection(_) | ClientError::GoingAway);
@@ -215,10 +228,6 @@ impl H3Cluster {
                     untouched,
                     stale,
                 })
-            }
-            Err(_) => {
-                let error = Error::ResponseTimeout { endpoint: name() };
-                Err(Miss { error, untouched: false, stale: false })
             }
         }
     }
@@ -238,22 +247,24 @@ impl H3Cluster {
         Response::from_parts(parts, body)
     }
 
-    /// The connection to an endpoint, and whether it was there.
+    /// The connection to an endpoint, and whether it was there. Who waits for another's attempt waits no longer than for his own.
     async fn connection(&self, endpoint: &Endpoint) -> Result<(Connection, bool), Error> {
-        let slot = self.slot(endpoint.name());
-        let mut slot = slot.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| connection.is_ready()) {
-            return Ok((connection.clone(), true));
-        }
-        // what is under way on it keeps it until it is over
-        *slot = None;
         let options = self.0.cluster.options();
         let limit = options.connect_timeout.saturating_add(options.tls_timeout);
+        let connected = timeout(limit, async {
+            let slot = self.slot(endpoint.name());
+            let mut slot = slot.lock().await;
+            if let Some(connection) = slot.as_ref().filter(|connection| connection.is_ready()) {
+                return Ok((connection.clone(), true));
+            }
+            // what is under way on it keeps it until it is over
+            *slot = None;
+            let connection = self.connect(endpoint).await?;
+            *slot = Some(connection.clone());
+            Ok((connection, false))
+        });
         let name = || Arc::<str>::from(endpoint.name());
-        let connected = timeout(limit, self.connect(endpoint)).await;
-        let connection = connected.map_err(|_| Error::ConnectTimeout { endpoint: name() })??;
-        *slot = Some(connection.clone());
-        Ok((connection, false))
+        connected.await.map_err(|_| Error::ConnectTimeout { endpoint: name() })?
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {

@@ -81,7 +81,9 @@ impl Slot {
             None => transmit.contents.len() <= self.segment,
         };
         let bytes = self.bytes.len() + transmit.contents.len();
+        // a short packet is the last: behind it all would be cut in the wrong places
         same_size
+            && self.bytes.len().is_multiple_of(self.segment)
             && self.ecn == transmit.ecn
             && self.src_ip == transmit.src_ip
             && bytes <= BYTES_MAX

@@ -166,6 +166,9 @@ async fn a_full_kernel_loses_and_reorders_nothing() {
     recorder.full.store(true, Ordering::Relaxed);
     send(&socket, 1, 5).unwrap();
     assert_eq!(sent(&recorder), []);
+    // nothing goes behind the short one, whoever comes first
+    recorder.full.store(true, Ordering::Relaxed);
+    assert_eq!(send(&socket, 1, 10 * SIZE).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     turns().await;
     assert_eq!(sent(&recorder), [(1, 10 * SIZE + 5)]);
 }

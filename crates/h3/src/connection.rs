@@ -103,14 +103,17 @@ impl<Q: Quic> ConnContext<Q> {
     pub(crate) fn sent(&self, out: Outgoing<Q::Send>) {
         let Some(stream) = out.finish() else { return };
         let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
-        // in order, so that the oldest tell; two for one keeps it short, and the peer's stream credit, which comes
-        // back by acknowledgement, bounds it
+        // in order, so that the oldest tell; two for one keeps it short
         for _ in 0..2 {
             if unacked.front().is_some_and(SendHalf::is_over) {
                 unacked.pop_front();
             }
         }
         unacked.push_back(stream);
+        // one that is never acknowledged must not keep the others behind it here
+        if unacked.len() > 2 * self.options.max_bidi_streams as usize {
+            unacked.retain(|stream| !stream.is_over());
+        }
     }
 
     /// Counts a request that the client gave up. Each costs it next to nothing and us a request; too many, and the

@@ -141,12 +141,15 @@ pub(crate) struct Datagrams {
     open: Mutex<HashMap<u64, Weak<Queue>>>,
     /// The client takes some.
     offered: AtomicBool,
+    /// The connection is over.
+    ended: AtomicBool,
 }
 
 impl Datagrams {
     pub(crate) fn new<Q: Quic>(quic: Q) -> Arc<Self> {
         let offered = AtomicBool::new(false);
-        Arc::new(Self { way: Box::new(Through(quic)), open: Mutex::default(), offered })
+        let ended = AtomicBool::new(false);
+        Arc::new(Self { way: Box::new(Through(quic)), open: Mutex::default(), offered, ended })
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<u64, Weak<Queue>>> {
@@ -167,6 +170,10 @@ impl Datagrams {
             all: Arc::downgrade(self),
         });
         self.open().insert(id / 4, Arc::downgrade(&queue));
+        // looked at behind the insertion: an end either sees the queue or is seen here
+        if self.ended.load(Ordering::SeqCst) {
+            queue.over.store(true, Ordering::Release);
+        }
         HttpDatagrams(queue)
     }
 
@@ -195,9 +202,12 @@ impl Datagrams {
 
     /// Nothing more will come.
     pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
         let open: Vec<_> = self.open().values().filter_map(Weak::upgrade).collect();
         for queue in open {
             queue.over.store(true, Ordering::Release);
+            // all that wait, and one that is about to
+            queue.told.notify_waiters();
             queue.told.notify_one();
         }
     }

@@ -185,6 +185,11 @@ impl Pump {
         self.body_pending
     }
 
+    /// Whether something is at hand that the peer has not taken.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.next < self.len
+    }
+
     /// Ready when all of the body is written.
     pub(crate) fn poll<S, B>(
         &mut self,

@@ -29,7 +29,7 @@ use crate::{
     qpack::decode::{SectionFault, decode},
     quic::{Quic, SendHalf},
     side::{InterimSender, Side},
-    tunnel::{Handover, OnTunnel, Tunnel, broken_code},
+    tunnel::{Finish, Handover, OnTunnel, Tunnel, broken_code},
 };
 
 /// Room for a response head and the header of its first DATA frame.
@@ -253,7 +253,7 @@ where
         if let Poll::Ready(sent) = pump.poll(cx, &mut out, body.as_mut()) {
             return Poll::Ready(sent);
         }
-        place.take(cx, &out, !pump.waits_for_body());
+        place.take(cx, &out, pump.waits_for_room());
         if pump.waits_for_body() {
             ready!(poll_stopped(stopped.as_mut(), || out.stopped(), cx));
             return Poll::Ready(Err(SendFault::Gone));
@@ -399,6 +399,12 @@ impl<Q: Quic> Drop for Place<'_, Q> {
         if self.place.is_some() {
             self.context.priorities.leave(self.asked.id);
         }
+    }
+}
+
+impl<Q: Quic> Finish<Q::Send> for Active<Q> {
+    fn finish(&self, out: Outgoing<Q::Send>) {
+        self.context().sent(out);
     }
 }
 

@@ -80,13 +80,19 @@ impl Handover {
 /// and was not read, and one frame of at most 32 KiB that was not taken by the client.
 pub struct Tunnel(Box<dyn Duplex>);
 
+/// What a tunnel belongs to, and keeps.
+pub(crate) trait Finish<S: SendHalf>: Send + Unpin + 'static {
+    /// Takes the end of a stream, which is on its way until the peer has acknowledged it.
+    fn finish(&self, out: Outgoing<S>);
+}
+
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Tunnel {
     /// `keep` is dropped with it.
-    pub(crate) fn new<Q: Quic, K: Send + Unpin + 'static>(
+    pub(crate) fn new<Q: Quic, K: Finish<Q::Send>>(
         mut frames: FrameReader<Q::Recv>,
         out: Outgoing<Q::Send>,
         quic: Q,
@@ -94,15 +100,7 @@ impl Tunnel {
     ) -> Self {
         frames.begin_tunnel();
         let (read, pending) = (Bytes::new(), [const { Bytes::new() }; 2]);
-        Self(Box::new(Stream {
-            frames,
-            read,
-            out: Some(out),
-            pending,
-            scratch: BytesMut::new(),
-            quic,
-            _keep: keep,
-        }))
+        Self(Box::new(Stream { frames, read, out: Some(out), pending, scratch: BytesMut::new(), quic, keep }))
     }
 }
 
@@ -146,7 +144,7 @@ struct Stream<Q: Quic, K> {
     pending: [Bytes; 2],
     scratch: BytesMut,
     quic: Q,
-    _keep: K,
+    keep: K,
 }
 
 impl<Q: Quic, K> Stream<Q, K> {
@@ -195,7 +193,7 @@ impl<Q: Quic, K: Unpin> AsyncRead for Stream<Q, K> {
     }
 }
 
-impl<Q: Quic, K: Unpin> AsyncWrite for Stream<Q, K> {
+impl<Q: Quic, K: Finish<Q::Send>> AsyncWrite for Stream<Q, K> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(cx))?;
         if buf.is_empty() {
@@ -225,8 +223,9 @@ impl<Q: Quic, K: Unpin> AsyncWrite for Stream<Q, K> {
         if self.out.is_some() {
             ready!(self.poll_pending(cx))?;
         }
-        // QUIC goes on sending what is not acknowledged
-        drop(self.out.take().map(Outgoing::finish));
+        if let Some(out) = self.out.take() {
+            self.keep.finish(out);
+        }
         Poll::Ready(Ok(()))
     }
 }

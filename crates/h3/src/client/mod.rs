@@ -18,7 +18,7 @@ use http_body::Body;
 use quinn::{ClientConfig, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 
 pub(crate) use self::session::Session;
-pub use self::session::{OnInterim, ResponseBody};
+pub use self::session::{OnInterim, ResponseBody, ResponseTimeout};
 use crate::{BoxError, Tunnel, quic::Lost};
 
 /// Bytes of one response that may be on their way or unread.
@@ -53,6 +53,12 @@ pub enum ClientError {
         /// The code it gave, RFC 9114 section 8.1.
         code: u64,
     },
+    /// The body of the request failed, or is not as long as its head says. The server is not to blame.
+    #[error("the body of the request failed")]
+    RequestBody(#[source] BoxError),
+    /// The response did not begin in the time of a [`ResponseTimeout`].
+    #[error("the response did not begin in time")]
+    Timeout,
     /// The response is not valid HTTP/3.
     #[error("the response is not valid HTTP/3")]
     Protocol(#[source] BoxError),

@@ -9,13 +9,18 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use portcullis_conn::ConnectProtocol;
-use tokio::task::AbortHandle;
+use tokio::{
+    sync::oneshot,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
 
 use super::{ClientError, MAX_FIELD_SECTION, SEND_TIMEOUT};
 use crate::{
@@ -26,11 +31,11 @@ use crate::{
     control::{self, CONTROL_STREAM, Command, Role},
     frame::{Event, FrameReader, StreamFault, put_varint},
     head::{self, ResponseFields},
-    outgoing::{Outgoing, Pump, poll_stopped},
+    outgoing::{Outgoing, Pump, SendFault, poll_stopped},
     qpack::decode::{Bounds, SectionFault, decode},
     quic::{Lost, Quic, SendHalf},
     settings::Settings,
-    tunnel::broken_code,
+    tunnel::{Finish, broken_code},
 };
 
 const BOUNDS: Bounds = Bounds { size: MAX_FIELD_SECTION, fields: 1024 };
@@ -57,6 +62,11 @@ impl fmt::Debug for OnInterim {
         f.debug_struct("OnInterim").finish_non_exhaustive()
     }
 }
+
+/// How long the head of a response may take, if it is among the extensions of a request: from the end of the request on, whose parts have
+/// deadlines of their own; and how long the request may wait for the server's credit to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseTimeout(pub Duration);
 
 /// A connection that speaks HTTP/3.
 pub(crate) struct Session<Q: Quic> {
@@ -138,23 +148,49 @@ impl<Q: Quic> Session<Q> {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (mut frames, out) = self.open().await?;
         let (parts, body) = request.into_parts();
+        let limit = parts.extensions.get::<ResponseTimeout>().map(|limit| limit.0);
+        let opened = match limit {
+            None => self.open().await,
+            Some(limit) => timeout(limit, self.open()).await.unwrap_or(Err(ClientError::Timeout)),
+        };
+        let (mut frames, out) = opened?;
         let announced = head::content_length(&parts.headers)
             .map_err(|()| ClientError::Protocol("the content-length of the request is malformed".into()))?;
         let exact = if body.is_end_stream() { None } else { body.size_hint().exact() };
         let mut bytes = BytesMut::with_capacity(HEAD_CAPACITY);
         head::encode_request(&mut bytes, &parts, exact);
         let pump = Pump::new(bytes, announced, SEND_TIMEOUT);
-        let mut upload = Upload::new(pump, out, body).await;
-        let (response, length) = match self.head(&mut frames, &parts).await {
-            Ok(head) => head,
-            Err(error) => return Err(error),
+        let (mut upload, mut sent) = Upload::begin(pump, out, body, self).await;
+        let failed_or_late = async {
+            match (&mut sent).await {
+                Ok(Some(fault)) => return ClientError::RequestBody(fault),
+                Ok(None) => {}
+                // it was let go of; its response tells
+                Err(_) => std::future::pending().await,
+            }
+            match limit {
+                None => std::future::pending().await,
+                Some(limit) => sleep(limit).await,
+            }
+            ClientError::Timeout
         };
+        let head = tokio::select! {
+            biased;
+            head = self.head(&mut frames, &parts) => head,
+            error = failed_or_late => Err(error),
+        };
+        // what the server says of half a request is not what went wrong
+        let (response, length) = head.map_err(|error| match sent.try_recv() {
+            Ok(Some(fault)) => ClientError::RequestBody(fault),
+            _ => error,
+        })?;
         let is_bodiless = parts.method == Method::HEAD || head::is_bodiless(response.status());
         let length = length.filter(|_| !is_bodiless);
         let body = ClientBody { reader: Reader::new(frames, length, BOUNDS), session: Arc::clone(self) };
-        Ok(response.map(|()| ResponseBody { body: Some(Box::new(body)), upload: upload.take() }))
+        let mut body = ResponseBody { body: Some(Box::new(body)), upload: upload.take() };
+        body.release_at_end();
+        Ok(response.map(|()| body))
     }
 
     pub(crate) async fn open_tunnel(
@@ -233,7 +269,21 @@ impl<Q: Quic> Session<Q> {
     }
 }
 
-async fn send_body<S, B>(mut pump: Pump, mut out: Outgoing<S>, body: B)
+impl<Q: Quic> Finish<Q::Send> for Arc<Session<Q>> {
+    fn finish(&self, out: Outgoing<Q::Send>) {
+        // the connection stays until the end has arrived
+        if let Some(stream) = out.finish() {
+            let session = Arc::clone(self);
+            tokio::spawn(async move {
+                stream.stopped().await;
+                drop(session);
+            });
+        }
+    }
+}
+
+/// Sends a request; what went wrong with its body is given back.
+async fn send_body<S, B>(mut pump: Pump, mut out: Outgoing<S>, body: B) -> Option<BoxError>
 where
     S: SendHalf,
     B: Body<Data = Bytes>,
@@ -254,27 +304,47 @@ where
         Some(Ok(())) => drop(out.finish()),
         // the server has what it needs, or is gone
         None => out.reset(codes::NO_ERROR),
-        Some(Err(fault)) => out.give_up(&fault),
+        Some(Err(fault)) => {
+            out.give_up(&fault);
+            return match fault {
+                SendFault::Service(source) => Some(source),
+                SendFault::Length => Some(fault.into()),
+                _ => None,
+            };
+        }
     }
+    None
 }
 
 /// A request under way; dropped, it is cancelled.
 struct Upload(Option<AbortHandle>);
 
 impl Upload {
-    /// Sends the head, and the body in a task of its own if there is one.
-    async fn new<S, B>(mut pump: Pump, out: Outgoing<S>, body: B) -> Option<Self>
+    /// Sends the head, and the body in a task of its own if there is one; the receiver is told of the end.
+    async fn begin<Q, B>(
+        mut pump: Pump,
+        out: Outgoing<Q::Send>,
+        body: B,
+        session: &Arc<Session<Q>>,
+    ) -> (Option<Self>, oneshot::Receiver<Option<BoxError>>)
     where
-        S: SendHalf,
+        Q: Quic,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let (sent, told) = oneshot::channel();
         if body.is_end_stream() {
             pump.end_body();
-            send_body(pump, out, body).await;
-            return None;
+            let _ = sent.send(send_body(pump, out, body).await);
+            return (None, told);
         }
-        Some(Self(Some(tokio::spawn(send_body(pump, out, body)).abort_handle())))
+        // it may go on behind the response, and the connection with it
+        let session = Arc::clone(session);
+        let task = tokio::spawn(async move {
+            let _ = sent.send(send_body(pump, out, body).await);
+            drop(session);
+        });
+        (Some(Self(Some(task.abort_handle()))), told)
     }
 
     /// Lets it go on by itself.
@@ -328,6 +398,15 @@ impl ResponseBody {
     fn empty() -> Self {
         Self { body: None, upload: None }
     }
+
+    /// The response is complete; the rest of the request may still be of use to the server.
+    fn release_at_end(&mut self) {
+        if self.body.as_ref().is_some_and(|body| body.is_end_stream())
+            && let Some(upload) = self.upload.take()
+        {
+            upload.release();
+        }
+    }
 }
 
 impl Body for ResponseBody {
@@ -341,11 +420,11 @@ impl Body for ResponseBody {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(body.poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) if frame.is_data() => {}
+            // nobody may ask once more
+            Some(Ok(frame)) if frame.is_data() => self.release_at_end(),
             Some(Err(_)) => self.body = None,
             _ => {
                 self.body = None;
-                // the response is complete; the rest of the request may still be of use to the server
                 if let Some(upload) = self.upload.take() {
                     upload.release();
                 }
