@@ -7,7 +7,7 @@ use std::{
     ffi::OsString,
     fs,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc, Mutex, PoisonError,
@@ -35,6 +35,7 @@ cargo xtask lossy: downloads over HTTP/3 through a path that is long and loses p
   --delay MS           each way (default 50: a round trip of 100 ms)
   --mib N              length of the download (default 10)
   --send-window SIZE   the listener's (default 16MiB)
+  --qlog DIR           keep a trace of each connection there (qvis reads them)
   --profile P          cargo profile to build with (default release)
 ";
 /// Packets on their way, each way; past it they are lost, as at a router.
@@ -48,6 +49,7 @@ struct Options {
     delay: Duration,
     mib: u64,
     send_window: String,
+    qlog: Option<PathBuf>,
     profile: String,
 }
 
@@ -58,6 +60,7 @@ fn parse(args: &[OsString]) -> Result<Option<Options>> {
         delay: Duration::from_millis(50),
         mib: 10,
         send_window: "16MiB".to_owned(),
+        qlog: None,
         profile: "release".to_owned(),
     };
     let mut args = lexopt::Parser::from_args(args);
@@ -74,6 +77,7 @@ fn parse(args: &[OsString]) -> Result<Option<Options>> {
             Long("delay") => options.delay = Duration::from_millis(args.value()?.parse()?),
             Long("mib") => options.mib = args.value()?.parse()?,
             Long("send-window") => options.send_window = args.value()?.string()?,
+            Long("qlog") => options.qlog = Some(PathBuf::from(args.value()?)),
             Long("profile") => options.profile = args.value()?.string()?,
             Short('h') | Long("help") => return Ok(None),
             _ => return Err(arg.unexpected().into()),
@@ -130,7 +134,10 @@ fn measure(options: &Options, programs: &Path, dir: &Path) -> Result<Vec<(String
     for controller in &options.controllers {
         for loss in &options.loss {
             let port = free_port()?;
-            let config = config(port, controller, &options.send_window, address);
+            let mut config = config(port, controller, &options.send_window, address);
+            if let Some(dir) = &options.qlog {
+                config += &traces(&std::path::absolute(dir)?);
+            }
             let path = dir.join("portcullis.toml");
             fs::write(&path, config)?;
             let mut command = Command::new(programs.join("portcullis"));
@@ -169,6 +176,11 @@ fn config(port: u16, controller: &str, send_window: &str, origin: &str) -> Strin
          [[route]]\ncluster = \"origin\"\n\
          [[cluster]]\nname = \"origin\"\nendpoints = [\"{origin}\"]\n"
     )
+}
+
+fn traces(dir: &Path) -> String {
+    let limits = "max_file_size = \"256MiB\"\nmax_total_size = \"2GiB\"\n";
+    format!("[qlog]\ndirectory = {:?}\nclients = [\"127.0.0.1\"]\n{limits}", dir.display().to_string())
 }
 
 /// A path of one client: packets leave it later than they came, or never.
