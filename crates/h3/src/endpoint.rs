@@ -130,6 +130,14 @@ pub(crate) struct Handshake {
 /// A handshake that is running.
 pub(crate) struct Pending(Arc<AtomicUsize>);
 
+impl Pending {
+    /// Counts it until this is dropped.
+    pub(crate) fn begin(running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(running))
+    }
+}
+
 impl Drop for Pending {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -315,7 +323,6 @@ impl Endpoint {
             let config = traces.config(&incoming, &server, &options);
             config.inspect_err(|error| warn!(%error, "a connection is not traced")).ok().flatten()
         });
-        pending.fetch_add(1, Ordering::Relaxed);
         Some(Handshake {
             hold,
             // RFC 9000 section 8.1: else the address is only claimed
@@ -326,7 +333,7 @@ impl Endpoint {
             counters: self.counters.clone(),
             local_port: self.local_addr.port(),
             permit,
-            pending: Pending(pending.clone()),
+            pending: Pending::begin(pending),
         })
     }
 }

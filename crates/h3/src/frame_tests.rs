@@ -169,7 +169,7 @@ fn streams() -> impl Strategy<Value = (Vec<u8>, Vec<usize>)> {
             if trailers {
                 bytes.extend(frame(HEADERS, 20));
             }
-            bytes.truncate(bytes.len() - cut_off);
+            bytes.truncate(bytes.len().saturating_sub(cut_off));
             (bytes, cuts)
         },
     )

@@ -10,7 +10,10 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -32,6 +35,7 @@ use crate::{
     client::{ClientError, ResponseBody, Session},
     codes,
     connection::{self, ConnContext},
+    endpoint::Pending,
     limits::count,
     quic::{Lost, Quic, ReadFault, RecvHalf, SendHalf},
 };
@@ -243,7 +247,8 @@ impl Endpoint {
         server
             .transport_config(Arc::new(transport(options)?))
             .max_incoming(options.max_incoming)
-            .incoming_buffer_size(options.incoming_buffer_size);
+            .incoming_buffer_size(options.incoming_buffer_size)
+            .incoming_buffer_size_total(options.incoming_buffer_total);
         let noq = noq::Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
             .map_err(EndpointError::Socket)?;
         let local_addr = noq.local_addr().map_err(EndpointError::Socket)?;
@@ -266,6 +271,7 @@ impl Endpoint {
     {
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
         let counters = self.limits.register();
+        let pending = Arc::new(AtomicUsize::new(0));
         let mut shutdown = pin!(shutdown);
         loop {
             let incoming = tokio::select! {
@@ -276,13 +282,25 @@ impl Endpoint {
                     None => break,
                 },
             };
-            let Some(permit) = self.limits.acquire() else {
+            let running = pending.load(Ordering::Relaxed);
+            if self.options.must_prove(running)
+                && !incoming.remote_address_validated()
+                && incoming.may_retry()
+            {
+                count(&counters.retried);
+                // fails only where `may_retry` is false
+                let _ = incoming.retry();
+                continue;
+            }
+            let permit = if running < self.options.max_incoming { self.limits.acquire() } else { None };
+            let Some(permit) = permit else {
                 count(&counters.refused);
                 incoming.refuse();
                 continue;
             };
             let (options, counters, drain) = (Arc::clone(&self.options), counters.clone(), drain.clone());
             let (service, local) = (service.clone(), self.local_addr);
+            let pending = Pending::begin(&pending);
             tasks.spawn(async move {
                 let started = tokio::time::timeout(options.handshake_timeout, async {
                     let quic = incoming.accept()?.await?;
@@ -293,6 +311,13 @@ impl Endpoint {
                     count(&counters.handshake_failures);
                     return;
                 };
+                drop(pending);
+                // the address is proven now
+                let Ok(hold) = permit.limits().admit(remote(&quic).ip()) else {
+                    count(&counters.refused);
+                    Quic::close(&quic, codes::EXCESSIVE_LOAD, "too many connections of this client");
+                    return;
+                };
                 count(&counters.accepted);
                 let mut tls = TlsInfo::default();
                 tls.version = Some(TlsVersion::Tls13);
@@ -300,7 +325,7 @@ impl Endpoint {
                 let info = ConnInfo::new(Transport::Quic, remote(&quic), local).with_tls(tls);
                 let context = ConnContext::new(quic, info, options, counters);
                 connection::drive(control, context, service, &drain).await;
-                drop(permit);
+                drop((hold, permit));
             });
         }
         drain.cancel();

@@ -235,6 +235,32 @@ async fn an_open_tunnel_is_waited_for_in_a_drain_and_cut_at_its_end() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_tunnel_arrives_in_a_drain() {
+    let tail = |mut request: Request<RecvBody>| async move {
+        let tunnel = request.extensions_mut().remove::<OnTunnel>().unwrap();
+        tokio::spawn(async move {
+            let mut tunnel = tunnel.wait().await.unwrap();
+            tunnel.read_exact(&mut [0; 2]).await.unwrap();
+            tunnel.write_all(&[7; 600_000]).await.unwrap();
+            tunnel.shutdown().await.unwrap();
+        });
+        Response::new(ScriptBody::new())
+    };
+    let mut server = Server::start(offering(), service(tail)).await;
+    let connection = server.connect().await;
+    let (_, tunnel) = soon(connection.open_tunnel(ask("/", Some("websocket")))).await.unwrap();
+    let mut tunnel = tunnel.unwrap();
+    let mut done = std::pin::pin!(server.stop());
+    // past the last GOAWAY
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut done).await.is_err());
+    tunnel.write_all(b"go").await.unwrap();
+    let mut got = Vec::new();
+    soon(tunnel.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got.len(), 600_000);
+    soon(done).await.unwrap();
+}
+
+#[tokio::test]
 async fn without_the_offer_an_extended_connect_is_malformed() {
     let server = Server::start(QuicOptions::default(), service(echoing)).await;
     let connection = server.connect().await;

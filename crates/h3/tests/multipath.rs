@@ -10,10 +10,40 @@ use common::{GRACE, get, request, server_tls, service, soon};
 use http::Response;
 use http_body_util::{BodyExt, Full};
 use portcullis_h3::{
-    ConnLimits, QuicOptions,
+    ConnLimits, QuicOptions, Retry,
     multipath::{Connection, Endpoint},
 };
 use portcullis_testkit::{body::ScriptBody, certs::TestCa};
+
+fn client_tls(ca: &TestCa) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+#[tokio::test]
+async fn a_client_has_its_share_and_proves_its_address() {
+    let ca = TestCa::new();
+    let limits = ConnLimits::with_admission(10, |_| None);
+    let options = QuicOptions::default().with_retry(Retry::Always);
+    let socket = common::udp().await;
+    let to = socket.local_addr().unwrap();
+    let endpoint = Endpoint::new(socket, Arc::new(server_tls(&ca)), &options, limits.clone()).unwrap();
+    let served = service(|_| async { Response::new(ScriptBody::new()) });
+    let serving = tokio::spawn(endpoint.serve(served, std::future::pending(), GRACE));
+    // the handshake is done before anybody is asked for: it ends with the connection
+    if let Ok(connection) = soon(Connection::connect(to, "localhost", Arc::new(client_tls(&ca)))).await {
+        soon(connection.send(get("/"))).await.unwrap_err();
+    }
+    let stats = limits.stats();
+    assert_eq!((stats.accepted, stats.refused, stats.retried), (0, 1, 1));
+    serving.abort();
+}
 
 #[tokio::test]
 async fn requests_go_over_two_paths_of_one_connection() {
@@ -36,14 +66,7 @@ async fn requests_go_over_two_paths_of_one_connection() {
         GRACE,
     ));
 
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(ca.der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = client_tls(&ca);
     let first = ([127, 0, 0, 1], port).into();
     let connection = soon(Connection::connect(first, "localhost", Arc::new(tls))).await.unwrap();
     assert_eq!(connection.paths().len(), 1);
