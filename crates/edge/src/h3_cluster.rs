@@ -142,7 +142,7 @@ impl H3Cluster {
         // RFC 9110 section 9.2.2
         let idempotent = parts.method.is_idempotent();
         let mut body = Some(body);
-        let retry = self.0.cluster.options().retry.clone();
+        let retry = &self.0.cluster.options().retry;
         loop {
             let picked = turn.pick()?;
             let mut answer = self.attempt(parts, &mut body, &picked).await;

@@ -37,8 +37,6 @@ const MAGIC: [u8; 4] = *b"PCUP";
 const VERSION: u8 = 1;
 const PREPARED: u8 = b'P';
 const READY: u8 = b'R';
-/// A process that opens so many sockets is none of ours.
-const MOST_DESCRIPTORS: usize = 65_535;
 
 /// Why one process could not take over from another.
 #[derive(Debug, thiserror::Error)]
@@ -344,7 +342,7 @@ async fn receive(stream: &mut UnixStream, deadline: Duration) -> Result<(u8, Nam
     if head[..4] != MAGIC || head[4] != VERSION {
         return Err(UpgradeError::Protocol);
     }
-    let count = usize::from(u16::from_be_bytes([head[6], head[7]])).min(MOST_DESCRIPTORS);
+    let count = usize::from(u16::from_be_bytes([head[6], head[7]]));
     let mut named = Vec::new();
     while named.len() < count {
         named.extend(receive_descriptors(stream, deadline).await?);
