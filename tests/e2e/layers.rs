@@ -7,7 +7,7 @@ use http::{Method, Response};
 use crate::{
     config::{plain, secure},
     support::{
-        client::{Client, Protocol, empty, full},
+        client::{Client, Protocol, Reply, empty, full},
         edge::Edge,
         origin::Origin,
         raw, run,
@@ -90,6 +90,37 @@ fn the_rate_limit_is_one_for_all_protocols() {
             assert_eq!(client.get("/health").await.status, 200, "a full edge is not a dead one");
         }
         assert_eq!(origin.requests(), 6);
+    });
+}
+
+#[test]
+fn a_route_has_a_chain_of_its_own() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let layers =
+            "[security_headers]\n[rate_limit]\nrequests = 2\nper = \"1h\"\n[filter]\ndeny = [\"/.git\"]\n";
+        let route = "[[route]]\npath = \"/free\"\ncluster = \"app\"\nrate_limit = \"off\"\nsecurity_headers = \"off\"\n\
+                     [[route]]\npath = \"/tight\"\ncluster = \"app\"\n[route.rate_limit]\nrequests = 1\nper = \"1h\"\n\
+                     [route.filter]\ndeny = [\"/tight/no\"]\n";
+        let edge = Edge::run(&format!("{layers}{route}{}", secure(origin.addr()))).await;
+        let mut client = Client::connect(Protocol::H2, edge.https(), "localhost").await;
+        let status = |reply: Reply| reply.status.as_u16();
+        // the edge's own limit counts what has no route of its own, and no route at all
+        for expected in [200, 200, 429] {
+            let reply = client.get("/").await;
+            assert_eq!(reply.field("x-content-type-options"), "nosniff");
+            assert_eq!(status(reply), expected);
+        }
+        // a route without a limit and without security fields; what it says nothing of is the edge's
+        for _ in 0..5 {
+            let reply = client.get("/free/x").await;
+            assert_eq!(reply.field("x-content-type-options"), "");
+            assert_eq!(status(reply), 200);
+        }
+        // one with a limit and a filter of its own, in this order
+        assert_eq!(status(client.get("/tight/no").await), 404);
+        assert_eq!(status(client.get("/tight/.git").await), 429);
+        assert_eq!(origin.requests(), 7);
     });
 }
 

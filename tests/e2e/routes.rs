@@ -321,8 +321,38 @@ fn check_explains_a_request() {
         "{told}"
     );
     assert!(told.contains("\nroute 2 (host *.test, prefix /, scheme https)"), "{told}");
-    assert!(explain("GET http://a.test/x").ends_with("405, Allow: PUT\n"));
-    assert!(explain("GET http://b.test/x").ends_with("no route: 404\n"));
+    assert!(explain("GET http://a.test/x").contains("405, Allow: PUT\n"));
+    assert!(explain("GET http://b.test/x").contains("no route: 404\n"));
+}
+
+#[test]
+fn explain_tells_the_way_of_a_request() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "edge.toml",
+        "[security_headers]\n[rate_limit]\nrequests = 5\n[cache]\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\n\
+         [[route]]\npath = \"/own\"\nredirect = \"https://b.test\"\nsecurity_headers = \"off\"\ncache = \"off\"\n\
+         [route.rate_limit]\nrequests = 7\nper = \"1m\"\n[route.filter]\ndeny = [\"/own/x\"]\n\
+         [[route]]\nrespond = \"all\"\n",
+    );
+    let explain = |uri: &str| {
+        let args = ["explain", uri, "--config"].map(std::ffi::OsString::from);
+        let (status, stdout, stderr) = run_to_end(args.into_iter().chain([file.clone().into_os_string()]));
+        assert!(status.success(), "{stderr}");
+        stdout
+    };
+    let told = explain("http://a.test/own/y");
+    let chain = "  security fields (not here: the route says \"off\")\n  rate limit (the route's): 429 past 7 in 60s of a client\n  \
+                 filter (the route's): 404 for denied paths\n  cache (not here: the route says \"off\")\n\
+                 then: redirected (308) to https://b.test/\n";
+    assert!(told.ends_with(chain), "{told}");
+    let told = explain("http://a.test/");
+    let chain =
+        "  security fields\n  rate limit: 429 past 5 in 1s of a client\n  cache\nthen: answered 200\n";
+    assert!(told.ends_with(chain), "{told}");
+    let health = told.find("  health: answers /health\n").unwrap();
+    assert!(health < told.find("  security fields\n").unwrap(), "{told}");
 }
 
 #[test]

@@ -73,9 +73,26 @@ pub(crate) enum Command {
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
 
-        /// Says which route a request would take, and why: a method and an absolute URI, such as `GET https://example.test/path`.
+        /// As `portcullis explain`, once the file is checked: a method and an absolute URI, such as `GET https://example.test/path`.
         #[arg(long, value_name = "REQUEST")]
         explain: Option<String>,
+    },
+    /// Says which route a request would take and why, what it would pass on its way, and what would be done with it.
+    Explain {
+        /// An absolute URI, such as `https://example.test/path`.
+        uri: http::Uri,
+
+        /// The file.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+
+        /// The request's method.
+        #[arg(long, short, default_value = "GET")]
+        method: http::Method,
+
+        /// The client's address, where routes go by it.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<IpAddr>,
     },
     /// Makes a certificate for tests and development, by a local authority that is kept.
     Certs(CertsArgs),

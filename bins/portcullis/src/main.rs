@@ -80,6 +80,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             Err(code) => code,
         }),
+        Some(Command::Explain { uri, config, method, client }) => Ok(match configuration::load(&config) {
+            Ok((plan, _)) => {
+                print!("{}", plan.explain(&method, &uri, client)?);
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        }),
         Some(Command::Certs(args)) => certs::make(&args),
         Some(Command::Cid(args)) => cid::explain(&args),
     }

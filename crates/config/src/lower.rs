@@ -2,11 +2,11 @@
 
 mod acme;
 mod certificate;
+mod chain;
 mod check;
 mod cluster;
 mod connect;
 mod http;
-mod layers;
 mod listener;
 mod process;
 mod quic;
@@ -27,7 +27,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
     let mut plan = Plan::default();
     process::read(&mut root, &mut plan);
     let options = process::options(&mut root);
-    layers::read(&mut root, &mut plan);
+    chain::read(&mut root, &mut plan);
     plan.connect = connect::read(&mut root, &plan);
 
     quic::read(&mut root, &mut plan);

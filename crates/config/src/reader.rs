@@ -5,6 +5,7 @@
 
 use std::{cell::RefCell, ops::Range};
 
+use portcullis_edge::plan::Setting;
 use toml::de::{DeTable, DeValue};
 
 use crate::{
@@ -256,6 +257,30 @@ impl<'s, 'i> Table<'s, 'i> {
                 let wrong = Wrong::new(format!("`{key}` wants one table, found {}", describe(&other)));
                 self.sink.error(span, wrong.hint(format!("write {name} with single brackets, once")));
                 None
+            }
+        }
+    }
+
+    /// A layer of a chain: a table, or `"off"`.
+    pub(crate) fn setting<T>(
+        &mut self,
+        key: &'static str,
+        name: &'static str,
+        read: impl FnOnce(Table<'s, 'i>) -> Option<T>,
+    ) -> Setting<T> {
+        let Some(value) = self.take(key) else { return Setting::Inherit };
+        let span = value.span();
+        match value.into_inner() {
+            DeValue::Table(table) => match read(Table::new(self.sink, name, span, table)) {
+                Some(own) => Setting::Own(own),
+                None => Setting::Inherit,
+            },
+            DeValue::String(text) if text == "off" => Setting::Off,
+            other => {
+                let wrong =
+                    Wrong::new(format!("`{key}` wants a table or \"off\", found {}", describe(&other)));
+                self.sink.error(span, wrong.hint(format!("write {name}, or `{key} = \"off\"`")));
+                Setting::Inherit
             }
         }
     }

@@ -380,7 +380,7 @@ fn statuses_of_routes() {
 #[test]
 fn every_key_of_the_layers() {
     let plan = plan(FULL);
-    let headers = plan.security_headers.expect("the table is there");
+    let headers = plan.chain.security_headers.own().cloned().expect("the table is there");
     assert!(headers.nosniff);
     assert_eq!(headers.frame_options, Some(FrameOptions::Deny));
     assert_eq!(headers.referrer_policy.unwrap(), "no-referrer");
@@ -388,12 +388,11 @@ fn every_key_of_the_layers() {
     assert!(headers.hsts_include_subdomains);
     assert_eq!(headers.content_security_policy.unwrap(), "default-src 'self'");
     assert_eq!(headers.permissions_policy.unwrap(), "camera=(), microphone=()");
-    let rate = plan.rate_limit.expect("the table is there");
+    let rate = plan.chain.rate_limit.own().copied().expect("the table is there");
     assert_eq!((rate.requests.get(), rate.per, rate.burst.get()), (100, secs(1), 50));
     assert_eq!(rate.max_clients, 100_000);
-    assert!(
-        plan.filter.denies("/.git/config") && plan.filter.denies("/wp-admin") && !plan.filter.denies("/x")
-    );
+    let filter = plan.chain.filter.own().expect("the table is there");
+    assert!(filter.denies("/.git/config") && filter.denies("/wp-admin") && !filter.denies("/x"));
     let cache = plan.cache.expect("the table is there");
     assert_eq!((cache.max_bytes, cache.max_object_bytes), (512 << 20, 2 << 20));
     assert_eq!(
@@ -405,7 +404,7 @@ fn every_key_of_the_layers() {
     let plan = self::plan(&format!(
         "{LEAST}[security_headers]\nhsts = \"off\"\nnosniff = false\nframe_options = \"off\"\n"
     ));
-    let headers = plan.security_headers.unwrap();
+    let headers = plan.chain.security_headers.own().cloned().unwrap();
     assert_eq!((headers.hsts, headers.nosniff, headers.frame_options), (None, false, None));
 }
 
@@ -420,8 +419,8 @@ fn what_is_left_out_is_the_default_of_the_plan() {
     assert_eq!(plan.limits, default.limits);
     assert_eq!(plan.access_log, default.access_log);
     assert_eq!(plan.admin, default.admin);
-    assert!(plan.security_headers.is_none() && plan.rate_limit.is_none() && plan.cache.is_none());
-    assert!(plan.filter.is_empty() && plan.trusted_proxies.is_empty() && plan.certificates.is_empty());
+    assert_eq!(plan.chain, default.chain);
+    assert!(plan.cache.is_none() && plan.trusted_proxies.is_empty() && plan.certificates.is_empty());
 }
 
 #[test]

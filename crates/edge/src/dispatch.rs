@@ -1,4 +1,4 @@
-//! From the middleware to the routes, and from a route to what it does.
+//! From the edge's middleware to a route's chain.
 
 use std::{
     convert::Infallible,
@@ -7,64 +7,45 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri};
-use portcullis_conn::ConnInfo;
-use portcullis_middleware::{access_log::UpstreamName, redirect::RedirectToHttps};
-use portcullis_proxy::{
-    AnswerOptions, Asked, Asker, ClientFault, ConnectProxy, Fault, FieldEdits, Lookup, ReverseProxy, Router,
-    is_connect, rewrite::RedirectTarget, split::Split,
-};
+use http::{Request, Response};
+use portcullis_proxy::Lookup;
 use tower_service::Service;
-use tracing::{debug, warn};
 
-use crate::{Body, Causes, routes::connection, service::respond, to_route::ToRoute, tunnel_to::ToTarget};
+use crate::{
+    Body,
+    act::{Act, ActFuture, Actor, Insecure, Targets},
+    service::{EdgeFuture, EdgeService},
+};
 
-/// What a listener does with requests that came without TLS.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Insecure {
-    /// Routes them like any other.
-    Route,
-    /// Redirects them.
-    Redirect(RedirectToHttps<Body>),
-}
-
-/// The routes of one worker, with everything they take.
+/// The routes of one worker.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    pub(crate) router: Router<()>,
-    /// By the numbers of the routes.
-    pub(crate) targets: Vec<Target>,
-    /// What answers CONNECT, in the place of routes.
-    pub(crate) connect: Option<ConnectProxy<ToTarget>>,
+    pub(crate) targets: Arc<Targets>,
+    /// By the numbers of the routes. `None` where nothing stands between the edge and what the route does.
+    pub(crate) chains: Vec<Option<EdgeService>>,
 }
 
-/// What a route does, with everything it takes.
-#[derive(Clone, Debug)]
-pub(crate) enum Target {
-    Forward(ReverseProxy<ToRoute>),
-    Split(Split<ReverseProxy<ToRoute>>),
-    /// Answers by itself.
-    Answer {
-        action: Action,
-        edits: Option<Box<FieldEdits>>,
-    },
-}
-
-/// How a route answers by itself.
-#[derive(Clone, Debug)]
-pub(crate) enum Action {
-    Redirect { to: RedirectTarget, status: StatusCode },
-    Respond { status: StatusCode, body: Bytes },
-}
-
-/// The innermost service: looks up the route and does what it says.
+/// Looks up the route and hands the request to its chain.
 #[derive(Clone, Debug)]
 pub(crate) struct Dispatch {
     pub(crate) routes: Arc<Routes>,
     pub(crate) insecure: Insecure,
-    /// How faults are told.
-    pub(crate) errors: Arc<AnswerOptions>,
+    /// The edge's own chain, for what has no route.
+    pub(crate) unrouted: EdgeService,
+}
+
+impl Dispatch {
+    /// The number of the route that is to deal with this request.
+    fn choose(&self, request: &Request<Body>) -> Option<usize> {
+        let targets = &self.routes.targets;
+        if self.insecure.redirects(request).is_some() || targets.is_tunnel(request) {
+            return None;
+        }
+        match targets.look_up(request) {
+            Lookup::Found(found) => Some(found.number),
+            _ => None,
+        }
+    }
 }
 
 impl Service<Request<Body>> for Dispatch {
@@ -77,120 +58,26 @@ impl Service<Request<Body>> for Dispatch {
     }
 
     fn call(&mut self, request: Request<Body>) -> DispatchFuture {
-        if let Insecure::Redirect(redirect) = &self.insecure
-            && !request.extensions().get::<Arc<ConnInfo>>().is_some_and(|info| info.is_secure())
-        {
-            return DispatchFuture::Ready { response: Some(redirect.respond(&request)) };
-        }
-        if let Some(connect) = &self.routes.connect
-            && is_connect(&request)
-        {
-            return self.tunnel(connect.clone(), request);
-        }
-        let mut asked = Asked::of(&request);
-        if self.routes.router.looks_at_connection() {
-            let (client, secure) = connection(request.extensions());
-            asked = asked.with_connection(client, secure);
-        }
-        let target = match self.routes.router.lookup(&asked) {
-            Lookup::Found(found) => self.routes.targets.get(found.number),
-            Lookup::MethodNotAllowed(methods) => {
-                let response = self.refuse(&request, ClientFault::MethodNotAllowed);
-                return DispatchFuture::Ready { response: Some(allowing(response, &methods)) };
-            }
-            _ => None,
+        let Some(number) = self.choose(&request) else {
+            return DispatchFuture::Chain { future: self.unrouted.call(request) };
         };
-        let proxy = match target {
-            Some(Target::Forward(proxy)) => proxy,
-            Some(Target::Split(split)) => split.next(),
-            Some(Target::Answer { action, edits }) => {
-                let mut response = action.answer(request.uri());
-                if let Some(edits) = edits {
-                    edits.apply(response.headers_mut());
-                }
-                return DispatchFuture::Ready { response: Some(response) };
-            }
-            None => {
-                let response = self.refuse(&request, ClientFault::NotFound);
-                return DispatchFuture::Ready { response: Some(response) };
-            }
-        };
-        let (asker, errors) = (Asker::of(&request), Arc::clone(&self.errors));
-        // a route's proxy is always ready; its clone is a few references
-        DispatchFuture::Forward { future: proxy.clone().call(request), asker, errors }
-    }
-}
-
-impl Dispatch {
-    /// Apart from the routes: a CONNECT has no path, and its authority is not one of ours.
-    fn tunnel(&self, mut connect: ConnectProxy<ToTarget>, request: Request<Body>) -> DispatchFuture {
-        let (asker, errors) = (Asker::of(&request), Arc::clone(&self.errors));
-        let name = request.uri().authority().map(|authority| Arc::from(authority.as_str()));
-        let opening = connect.call(request);
-        let future = Box::pin(async move {
-            let mut response = opening.await?.map(|()| Body::empty());
-            if let Some(name) = name {
-                response.extensions_mut().insert(UpstreamName(name));
-            }
-            Ok(response)
-        });
-        DispatchFuture::Tunnel { future, asker, errors }
-    }
-
-    fn refuse(&self, request: &Request<Body>, fault: ClientFault) -> Response<Body> {
-        answer(&Fault::client(fault), &Asker::of(request), &self.errors)
-    }
-}
-
-impl Action {
-    fn answer(&self, uri: &Uri) -> Response<Body> {
-        match self {
-            Self::Redirect { to, status } => {
-                let root = uri::PathAndQuery::from_static("/");
-                match to.location(uri.path_and_query().unwrap_or(&root)) {
-                    Ok(location) => {
-                        let mut response = respond(*status);
-                        response.headers_mut().insert(header::LOCATION, location);
-                        response
-                    }
-                    Err(_) => respond(StatusCode::BAD_REQUEST),
-                }
-            }
-            Self::Respond { status, body } => {
-                let mut response = Response::new(Body::from(body.clone()));
-                *response.status_mut() = *status;
-                let text = HeaderValue::from_static("text/plain; charset=utf-8");
-                response.headers_mut().insert(header::CONTENT_TYPE, text);
-                response
+        match self.routes.chains.get(number) {
+            Some(Some(chain)) => DispatchFuture::Chain { future: chain.clone().call(request) },
+            _ => {
+                let targets = Arc::clone(&self.routes.targets);
+                let mut actor = Actor { targets, act: Act::Route(number) };
+                DispatchFuture::Act { future: actor.call(request) }
             }
         }
     }
-}
-
-/// RFC 9110 section 15.5.6: with the methods that would do.
-fn allowing(mut response: Response<Body>, methods: &[Method]) -> Response<Body> {
-    let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
-    if let Ok(allow) = HeaderValue::try_from(methods.join(", ")) {
-        response.headers_mut().insert(header::ALLOW, allow);
-    }
-    response
 }
 
 pin_project_lite::pin_project! {
     /// The future of [`Dispatch`].
     #[project = DispatchProj]
     pub(crate) enum DispatchFuture {
-        Ready { response: Option<Response<Body>> },
-        Tunnel {
-            future: Pin<Box<dyn Future<Output = Result<Response<Body>, Fault>> + Send>>,
-            asker: Asker,
-            errors: Arc<AnswerOptions>,
-        },
-        Forward {
-            #[pin] future: <ReverseProxy<ToRoute> as Service<Request<Body>>>::Future,
-            asker: Asker,
-            errors: Arc<AnswerOptions>,
-        },
+        Chain { future: EdgeFuture },
+        Act { #[pin] future: ActFuture },
     }
 }
 
@@ -199,31 +86,8 @@ impl Future for DispatchFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            DispatchProj::Ready { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response)),
-                // it was ready before: nobody may ask again
-                None => Poll::Pending,
-            },
-            DispatchProj::Tunnel { future, asker, errors } => future
-                .as_mut()
-                .poll(cx)
-                .map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors)))),
-            DispatchProj::Forward { future, asker, errors } => {
-                future.poll(cx).map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors))))
-            }
+            DispatchProj::Chain { future } => future.as_mut().poll(cx),
+            DispatchProj::Act { future } => future.poll(cx),
         }
     }
-}
-
-/// The fault in the log, with its causes and the request's id; its status and the id, and no more, to the client.
-fn answer(fault: &Fault, asker: &Asker, errors: &AnswerOptions) -> Response<Body> {
-    let (status, reason, id) = (fault.log_status(), fault.reason(), asker.request_id());
-    let request = id.to_str().unwrap_or_default();
-    let cause = Causes(std::error::Error::source(fault));
-    if fault.status().is_server_error() {
-        warn!(status, reason, request, %fault, %cause, "request failed");
-    } else {
-        debug!(status, reason, request, %fault, %cause, "request refused");
-    }
-    fault.answer(asker, &id, errors).map(Body::new)
 }

@@ -27,11 +27,14 @@
 
 mod access_log;
 mod acme_plan;
+mod act;
 mod body;
 mod builder;
 mod causes;
 mod certificates_page;
 mod certs;
+mod chain;
+mod chain_plan;
 mod cluster_plan;
 mod clusters;
 mod connect;
@@ -39,6 +42,7 @@ mod connect_plan;
 mod dispatch;
 mod edge;
 mod error;
+mod explain;
 mod forward;
 mod h3_cluster;
 mod hands;
@@ -69,8 +73,8 @@ pub use body::Body;
 pub use builder::EdgeBuilder;
 pub use edge::{Edge, EdgeHandle, Listening};
 pub use error::{EdgeError, PlanFault};
+pub use explain::{ExplainError, Explained, Step, StepFrom};
 pub use reload::Reloaded;
-pub use routes::ExplainError;
 pub use service::{EdgeFuture, EdgeService};
 #[cfg(unix)]
 pub use upgrade::{TakeOver, UpgradeError};

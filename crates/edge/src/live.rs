@@ -3,14 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use portcullis_cache::CacheLayer;
-use portcullis_middleware::{
-    filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
-};
 use portcullis_proxy::{ConnectProxy, Router, Trust, Tunnels, mirror::Mirror};
 
 use crate::{
     EdgeError,
     access_log::LogSink,
+    chain::Chains,
     clusters::{self, ClusterPart},
     plan::Plan,
     routes,
@@ -29,10 +27,9 @@ pub(crate) struct Live {
     pub(crate) router: Router<()>,
     pub(crate) mirrors: HashMap<usize, Mirror>,
     pub(crate) log_sink: Option<LogSink>,
-    pub(crate) rate_limit: Option<RateLimitLayer>,
-    pub(crate) filter: Option<FilterLayer>,
-    pub(crate) security_headers: Option<SecurityHeadersLayer>,
+    /// The store that chains share.
     pub(crate) cache: Option<CacheLayer>,
+    pub(crate) chains: Chains,
 }
 
 impl Live {
@@ -51,10 +48,6 @@ impl Live {
             Some(before) => before.log_sink.clone(),
             None => LogSink::open(&plan.access_log).map_err(EdgeError::AccessLog)?,
         };
-        let rate_limit = match same(|a, b| a.rate_limit == b.rate_limit) {
-            Some(before) => before.rate_limit.clone(),
-            None => plan.rate_limit.as_ref().map(RateLimitLayer::new),
-        };
         let cache = match same(|a, b| a.cache == b.cache) {
             Some(before) => before.cache.clone(),
             None => plan.cache.clone().map(CacheLayer::new),
@@ -63,12 +56,10 @@ impl Live {
             clusters: clusters::build(&plan, before)?,
             router: routes::router(&plan)?,
             mirrors: routes::mirrors(&plan, before),
-            filter: (!plan.filter.is_empty()).then(|| FilterLayer::new(plan.filter.clone())),
-            security_headers: plan.security_headers.as_ref().map(SecurityHeadersLayer::new),
+            chains: Chains::build(&plan, cache.as_ref(), before),
             trust,
             connect,
             log_sink,
-            rate_limit,
             cache,
             plan,
         })

@@ -6,10 +6,7 @@ use std::{
 };
 
 use http::{StatusCode, Version};
-use portcullis_middleware::{
-    metrics::{RequestMetricsLayer, RequestObserver},
-    rate_limit::RateLimitLayer,
-};
+use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
 use portcullis_proxy::{
     LIFE_BOUNDS,
     mirror::{Mirror, MirrorStats},
@@ -420,7 +417,7 @@ impl Telemetry {
         self.metrics.register_counter_fn(
             "portcullis_rate_limited_total",
             "Requests answered 429",
-            move || live.load().rate_limit.as_ref().map_or(0, RateLimitLayer::rejected),
+            move || live.load().chains.rate_limited(),
         )?;
         let live = Arc::clone(&shared.live);
         self.metrics.register_counter_fn(

@@ -2,38 +2,33 @@
 //!
 //! ```text
 //! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> ACME challenge
-//!              -> health -> security fields -> paths -> early data -> rate limit -> path filter -> cache -> layers of the program -> routes, or CONNECT -> forward
+//!              -> health -> paths -> early data -> route -> its chain (chain.rs) -> what the route does: forward, redirect, answer
 //! response <-  the same way back
 //! ```
 //!
 //! Why so: who the client is, where a trusted proxy tells it, must be known to the log and the rate limit. Metrics and the log see everything, refusals too. A head with too many fields is refused before anything
 //! looks at it. `/health` answers even a client that is over its limit, so that an overloaded edge can still be told
-//! from a dead one. Security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached
-//! response carry them too. A request
+//! from a dead one. A request
 //! for another host than its connection was made for is refused before anything answers for that host. An authority that comes to see the answer to its challenge is answered before a limit or a
 //! redirect could keep it out. Paths are brought into their one form before anything decides by
 //! them, and stay as received in the log. What may be a replay is held before
-//! it counts anywhere, and is not held longer than a handshake. The rate limit comes before work that costs, the filter before the cache (a denied path is never looked
-//! up), the cache before the program's own layers and the upstream.
+//! it counts anywhere, and is not held longer than a handshake. Then the route is looked up, since what stands in a request's way from there on may be
+//! the route's own; what has no route, and a CONNECT, passes the edge's.
 
 use std::sync::Arc;
 
 use http::{Request, Response};
 use portcullis_acme::Http01Layer;
-use portcullis_cache::{CacheBody, CacheLayer};
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::{
     ClientIp,
     access_log::{self, AccessLogLayer},
     alt_svc::AltSvcLayer,
     early_data::EarlyDataLayer,
-    filter::FilterLayer,
     header_limits::HeaderLimitsLayer,
     health::HealthLayer,
     metrics::{self, RequestMetricsLayer},
     misdirected::MisdirectedLayer,
-    rate_limit::RateLimitLayer,
-    security_headers::SecurityHeadersLayer,
 };
 use portcullis_proxy::{Trust, client_ip};
 use std::convert::Infallible;
@@ -46,12 +41,11 @@ use tower_service::Service;
 
 use crate::{
     Body, access_log::LogSink, no_tunnel::NoTunnelLayer, observe::Observer, paths::PathsLayer,
-    routes::CacheGuard, service::EdgeService,
+    service::EdgeService,
 };
 
 type Observed = metrics::ResponseBody<Body, Observer>;
 type Logged = access_log::ResponseBody<Body, LogSink>;
-type Cached = CacheBody<Body>;
 
 /// A layer of the program's own.
 pub(crate) type UserLayer = Arc<dyn Fn(EdgeService) -> EdgeService + Send + Sync>;
@@ -70,33 +64,10 @@ pub(crate) struct Order {
     pub(crate) misdirected: Option<MisdirectedLayer>,
     pub(crate) acme: Option<Http01Layer>,
     pub(crate) health: Option<HealthLayer>,
-    pub(crate) security_headers: Option<SecurityHeadersLayer>,
-    pub(crate) rate_limit: Option<RateLimitLayer>,
-    pub(crate) filter: Option<FilterLayer>,
-    pub(crate) cache: Option<CacheLayer>,
-    pub(crate) cache_guard: Option<CacheGuard>,
-    pub(crate) layers: Vec<UserLayer>,
 }
 
 impl Order {
     pub(crate) fn around<S>(&self, routes: S) -> EdgeService
-    where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send,
-    {
-        if self.layers.is_empty() {
-            return self.outside(routes);
-        }
-        // the first layer given is the outermost of them, as in tower's ServiceBuilder
-        let inside = self.layers.iter().rev().fold(EdgeService::new(routes), |service, layer| layer(service));
-        self.outside(inside)
-    }
-
-    fn outside<S>(&self, inside: S) -> EdgeService
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + Clone
@@ -113,11 +84,6 @@ impl Order {
             self.metrics.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Observed>), layer));
         let access_log =
             self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
-        let guard = self
-            .cache_guard
-            .clone()
-            .map(|guard| MapRequestLayer::new(move |request: Request<Body>| guard.mark(request)));
-        let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Cached>), layer));
         let service = ServiceBuilder::new()
             .layer(option_layer(client))
             .layer(option_layer(metrics))
@@ -128,14 +94,9 @@ impl Order {
             .layer(option_layer(self.misdirected.clone()))
             .layer(option_layer(self.acme.clone()))
             .layer(option_layer(self.health.clone()))
-            .layer(option_layer(self.security_headers.clone()))
             .layer(option_layer(self.paths))
             .layer(option_layer(self.early_data.clone()))
-            .layer(option_layer(self.rate_limit.clone()))
-            .layer(option_layer(self.filter.clone()))
-            .layer(option_layer(guard))
-            .layer(option_layer(cache))
-            .service(inside);
+            .service(routes);
         EdgeService::new(service)
     }
 }

@@ -12,9 +12,6 @@ use portcullis_h3::QuicOptions;
 use portcullis_listener::{
     ClientLimit, ListenAddr, OverLimit, ProxyProtocolOptions, TcpOptions, UdpOptions, UnixOptions,
 };
-use portcullis_middleware::{
-    filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
-};
 use portcullis_proxy::{ForwardedOptions, PathRules, RelayOptions, UpgradeProtocols, Via};
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
@@ -22,6 +19,7 @@ use portcullis_tls::{CertStore, ReloadOptions};
 pub use portcullis_tls::CertSource as CertificateSource;
 
 pub use crate::acme_plan::{AcmePlan, AcmeStorage, DnsHookPlan, ExternalAccountPlan, OnDemandPlan};
+pub use crate::chain_plan::{ChainPlan, Setting};
 pub use crate::cluster_plan::{
     ClusterPlan, DiscoveryPlan, EndpointPlan, ProxyHeader, StickyPlan, UpstreamRoots, UpstreamTlsPlan,
 };
@@ -85,12 +83,8 @@ pub struct Plan {
     /// The path that answers GET and HEAD with the edge's own health on every listener, before any route; `None` is no
     /// such path. Default `/health`.
     pub health_path: Option<String>,
-    /// Response security fields; `None` (the default) adds none.
-    pub security_headers: Option<SecurityHeaders>,
-    /// Requests per client address; `None` (the default) is no limit.
-    pub rate_limit: Option<RateLimitOptions>,
-    /// Paths that are answered 404 before routing. Default empty.
-    pub filter: FilterRules,
+    /// What the requests pass of every route that has nothing of its own there, and those that no route is for. Default: nothing.
+    pub chain: ChainPlan,
     /// The shared response cache; `None` (the default) caches nothing.
     pub cache: Option<CacheOptions>,
 }
@@ -121,9 +115,7 @@ impl Default for Plan {
             drain_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
             health_path: Some("/health".to_owned()),
-            security_headers: None,
-            rate_limit: None,
-            filter: FilterRules::default(),
+            chain: ChainPlan::default(),
             cache: None,
         }
     }

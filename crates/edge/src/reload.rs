@@ -287,10 +287,10 @@ fn changed(before: &Plan, plan: &Plan) -> Vec<String> {
         ("listeners' quic", quic_of(before) != quic_of(plan)),
         ("drain_delay", before.drain_delay != plan.drain_delay),
         ("health_path", before.health_path != plan.health_path),
-        ("security_headers", before.security_headers != plan.security_headers),
-        ("rate_limit", before.rate_limit != plan.rate_limit),
-        ("filter", before.filter != plan.filter),
-        ("cache", before.cache != plan.cache),
+        ("security_headers", before.chain.security_headers != plan.chain.security_headers),
+        ("rate_limit", before.chain.rate_limit != plan.chain.rate_limit),
+        ("filter", before.chain.filter != plan.chain.filter),
+        ("cache", before.cache != plan.cache || before.chain.cache != plan.chain.cache),
     ];
     let mut changed: Vec<String> =
         parts.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect();

@@ -1,5 +1,6 @@
 //! What a plan says of routes.
 
+use crate::chain_plan::ChainPlan;
 use http::{HeaderValue, StatusCode, Uri};
 use portcullis_proxy::{FieldEdits, PathMatch, RouteMatch, mirror::MirrorOptions};
 
@@ -23,6 +24,8 @@ pub struct RoutePlan {
     pub response_fields: FieldEdits,
     /// Sends copies of some requests to another cluster. Default `None`.
     pub mirror: Option<MirrorPlan>,
+    /// What its requests pass on their way. Default: what [`crate::plan::Plan::chain`] says.
+    pub chain: ChainPlan,
 }
 
 /// What becomes of a target on its way to a cluster; see `portcullis_proxy::rewrite`.
@@ -103,6 +106,7 @@ impl RoutePlan {
             request_fields: FieldEdits::default(),
             response_fields: FieldEdits::default(),
             mirror: None,
+            chain: ChainPlan::default(),
         }
     }
 

@@ -2,9 +2,8 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Uri, request};
+use http::{HeaderValue, Method, request};
 use hyper::ext::Protocol;
-use portcullis_cache::BypassCache;
 use portcullis_conn::{ConnInfo, ConnectProtocol};
 use portcullis_listener::Limits;
 use portcullis_middleware::{
@@ -15,25 +14,27 @@ use portcullis_proxy::{
     Asked, Lookup, PathMatch, ProxyOptions, ReverseProxy, Router,
     mirror::Mirror,
     rewrite::{RedirectTarget, Rewrite, RewriteError},
-    router::Explanation,
     split::Split,
 };
 use portcullis_upstream::{Client, discovery::DnsRecords};
 use tokio::task::JoinSet;
 
 use crate::{
-    Body, PlanFault,
+    PlanFault,
+    act::{Act, Action, Actor, Insecure, Target, Targets},
     clusters::ClusterPart,
     connect::ToEndpoint,
-    dispatch::{Action, Routes, Target},
+    dispatch::Routes,
     edge::Shared,
     forward::{Extras, ToCluster},
     h3_cluster::H3Cluster,
     live::Live,
+    order::UserLayer,
     plan::{
         ClusterPlan, DiscoveryPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan,
         UpstreamHost,
     },
+    service::EdgeService,
     to_route::{Changes, ToRoute},
 };
 
@@ -196,8 +197,29 @@ pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Resu
     let worker = Worker { live, clusters, plain, options };
     let targets = live.plan.routes.iter().enumerate();
     let targets = targets.map(|(number, route)| worker.target(number, route)).collect::<Result<_, _>>()?;
-    // a clone of its own: what regular expressions remember is not shared with other workers
-    Ok(Routes { router: live.router.clone(), targets, connect: live.connect.clone() })
+    let targets = Arc::new(Targets {
+        // a clone of its own: what regular expressions remember is not shared with other workers
+        router: live.router.clone(),
+        targets,
+        connect: live.connect.clone(),
+        errors: Arc::new(live.plan.errors.clone()),
+    });
+    let chains = live.chains.routes.iter().enumerate();
+    let chains = chains.map(|(number, chain)| {
+        let actor = |act| Actor { targets: Arc::clone(&targets), act };
+        // layers of the program may change what is asked for
+        match (&*shared.layers, chain.is_empty()) {
+            ([], true) => None,
+            ([], false) => Some(chain.around(actor(Act::Route(number)))),
+            (layers, _) => Some(chain.around(with_layers(layers, actor(Act::LookUp(Insecure::Route))))),
+        }
+    });
+    Ok(Routes { chains: chains.collect(), targets })
+}
+
+/// The program's own layers around a service. The first one given is the outermost, as in tower's `ServiceBuilder`.
+pub(crate) fn with_layers(layers: &[UserLayer], inside: Actor) -> EdgeService {
+    layers.iter().rev().fold(EdgeService::new(inside), |service, layer| layer(service))
 }
 
 struct Worker<'s> {
@@ -294,37 +316,6 @@ pub(crate) fn connection(extensions: &http::Extensions) -> (Option<IpAddr>, bool
     (told.or_else(|| info.map(|info| info.client_ip())), info.is_some_and(|info| info.is_secure()))
 }
 
-/// Keeps requests out of the cache whose route is for some clients only: what is stored is given to everybody who asks for the same URI. `None` where
-/// no route is.
-pub(crate) fn cache_guard(live: &Live) -> Option<CacheGuard> {
-    let is_for_some = |route: &RoutePlan| {
-        let matches = &route.matches;
-        !matches.clients.is_empty() || !matches.headers.is_empty() || !matches.protocols.is_empty()
-    };
-    let for_some: Vec<bool> = live.plan.routes.iter().map(is_for_some).collect();
-    let any = live.cache.is_some() && for_some.contains(&true);
-    any.then(|| CacheGuard(Arc::new((live.router.clone(), for_some))))
-}
-
-/// See [`cache_guard`].
-#[derive(Clone)]
-pub(crate) struct CacheGuard(Arc<(Router<()>, Vec<bool>)>);
-
-impl CacheGuard {
-    pub(crate) fn mark(&self, mut request: Request<Body>) -> Request<Body> {
-        let (routes, for_some) = &*self.0;
-        let (client, secure) = connection(request.extensions());
-        let number = match routes.lookup(&Asked::of(&request).with_connection(client, secure)) {
-            Lookup::Found(found) => Some(found.number),
-            _ => None,
-        };
-        if number.is_some_and(|number| for_some.get(number) == Some(&true)) {
-            request.extensions_mut().insert(BypassCache);
-        }
-        request
-    }
-}
-
 /// What happens to requests in early data: as their route says.
 pub(crate) fn early_data(live: &Live, listener: &ListenerPlan) -> EarlyDataLayer {
     let layer = EarlyDataLayer::new().with_wait(listener.http.handshake_timeout);
@@ -363,41 +354,6 @@ fn early_policy(
     }
 }
 
-/// Why [`Plan::explain`] says nothing.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ExplainError {
-    /// The routes are not sound.
-    #[error("the routes are not sound")]
-    Plan(#[from] PlanFault),
-    /// [`Plan::paths`] refuse the path.
-    #[error("the path is refused")]
-    Path(#[from] portcullis_proxy::path::PathError),
-    /// The URI has a host.
-    #[error("the URI has no host")]
-    NoHost,
-}
-
-impl Plan {
-    /// Which route a request without fields has, and why: its method, an absolute URI, and the client's address if that matters.
-    pub fn explain(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        client: Option<IpAddr>,
-    ) -> Result<Explanation, ExplainError> {
-        let host = uri.authority().ok_or(ExplainError::NoHost)?.as_str();
-        let router = router(self)?;
-        let target = uri.path_and_query().map(|target| self.paths.apply(target)).transpose()?;
-        let target = target.as_deref();
-        let asked = Asked::new(host, target.map_or("/", |target| target.path()))
-            .with_query(target.and_then(|target| target.query()))
-            .with_method(method)
-            .with_connection(client, uri.scheme_str() == Some("https"));
-        Ok(router.explain(&asked))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,7 +370,8 @@ mod tests {
             // the route's affair, which answers 501
             ("CONNECT", "a.test:443", false, EarlyPolicy::Serve),
         ] {
-            let (request, ()) = Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
+            let (request, ()) =
+                http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
             let found = early_policy(&routes, &[EarlyPlan::Serve], connects, &request);
             assert_eq!(found, expected, "{method} {uri} {connects}");
         }

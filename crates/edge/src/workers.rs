@@ -30,8 +30,9 @@ use tracing::error;
 use crate::upgrade::{Before, QuicPlace};
 use crate::{
     EdgeError,
+    act::{Act, Actor, Insecure},
     certs::Tls,
-    dispatch::{Dispatch, Insecure, Routes},
+    dispatch::{Dispatch, Routes},
     edge::{Shared, TIDY_EVERY},
     hands::Hands,
     live::Live,
@@ -40,6 +41,7 @@ use crate::{
     plan::{ListenerMode, ListenerPlan, PlainHttp, Workers},
     quic,
     reload::Swap,
+    routes::with_layers,
     service::{EdgeService, FromProtocol, FromQuic, Slot},
     sockets::{Group, Sockets},
     tcp::Handshake,
@@ -418,18 +420,10 @@ pub(crate) fn service(
         misdirected: misdirected(shared, at),
         acme: shared.tls.acme.as_ref().map(Acme::http01),
         health,
-        security_headers: live.security_headers.clone(),
-        rate_limit: live.rate_limit.clone(),
-        filter: live.filter.clone(),
-        cache: live.cache.clone(),
-        cache_guard: crate::routes::cache_guard(live),
-        layers: shared.layers.clone(),
     };
-    order.around(Dispatch {
-        routes: Arc::clone(routes),
-        insecure,
-        errors: Arc::new(live.plan.errors.clone()),
-    })
+    let unrouted = Actor { targets: Arc::clone(&routes.targets), act: Act::LookUp(insecure) };
+    let unrouted = live.chains.default.around(with_layers(&shared.layers, unrouted));
+    order.around(Dispatch { routes: Arc::clone(routes), insecure, unrouted })
 }
 
 fn serve_admin(

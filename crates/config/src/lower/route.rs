@@ -88,6 +88,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         clusters.push(cluster);
         mirror
     });
+    let chain = super::chain::of_route(&mut table);
     table.finish();
 
     let plan = matches.clone().zip(action).map(|(matches, action)| {
@@ -98,6 +99,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         plan.request_fields = request_fields;
         plan.response_fields = with_content_type(response_fields, content_type);
         plan.mirror = mirror;
+        plan.chain = chain;
         plan
     });
     Route { clusters, span, matches, endpoint_host, plan }

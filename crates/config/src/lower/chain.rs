@@ -1,4 +1,4 @@
-//! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, `[cache]`.
+//! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, `[cache]`, at the top level for all routes and in a `[[route]]` for its own.
 
 use std::num::NonZeroU32;
 
@@ -10,7 +10,7 @@ use portcullis_edge::{
         rate_limit::RateLimitOptions,
         security_headers::{FrameOptions, SecurityHeaders},
     },
-    plan::Plan,
+    plan::{ChainPlan, Plan, Setting},
 };
 use toml::de::DeValue;
 
@@ -20,20 +20,53 @@ use crate::{
     values::{boolean, choice, duration, integer, ms, secs, show_size, size, text, whole_seconds},
 };
 
+/// The edge's.
 pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
-    plan.security_headers = root.table("security_headers", "`[security_headers]`").map(security_headers);
-    plan.rate_limit = root.table("rate_limit", "`[rate_limit]`").and_then(rate_limit);
-    if let Some(mut filter) = root.table("filter", "`[filter]`") {
-        if let Some(deny) = filter.need_list("deny", "\"/.git\"", path) {
-            for all in deny.get_ref().iter().filter(|path| path.get_ref() == "/") {
-                filter.sink().warn(all.span(), Wrong::new("`/` denies every path"));
-            }
-            plan.filter =
-                FilterRules::deny_prefixes(deny.into_inner().into_iter().map(|path| path.into_inner()));
-        }
-        filter.finish();
-    }
+    plan.chain = common(root, &EDGE);
     plan.cache = root.table("cache", "`[cache]`").map(cache);
+}
+
+/// A route's own.
+pub(crate) fn of_route(route: &mut Table<'_, '_>) -> ChainPlan {
+    let mut chain = common(route, &ROUTE);
+    let caches = [("on", Setting::Inherit), ("off", Setting::Off)];
+    route.set("cache", &mut chain.cache, choice(&caches));
+    chain
+}
+
+/// How messages call the tables.
+struct Names {
+    security_headers: &'static str,
+    rate_limit: &'static str,
+    filter: &'static str,
+}
+
+const EDGE: Names =
+    Names { security_headers: "`[security_headers]`", rate_limit: "`[rate_limit]`", filter: "`[filter]`" };
+
+const ROUTE: Names = Names {
+    security_headers: "`[route.security_headers]`",
+    rate_limit: "`[route.rate_limit]`",
+    filter: "`[route.filter]`",
+};
+
+/// What reads alike in both places.
+fn common(table: &mut Table<'_, '_>, names: &Names) -> ChainPlan {
+    let mut chain = ChainPlan::default();
+    chain.security_headers =
+        table.setting("security_headers", names.security_headers, |table| Some(security_headers(table)));
+    chain.rate_limit = table.setting("rate_limit", names.rate_limit, rate_limit);
+    chain.filter = table.setting("filter", names.filter, filter);
+    chain
+}
+
+fn filter(mut filter: Table<'_, '_>) -> Option<FilterRules> {
+    let deny = filter.need_list("deny", "\"/.git\"", path);
+    for all in deny.iter().flat_map(|deny| deny.get_ref()).filter(|path| path.get_ref() == "/") {
+        filter.sink().warn(all.span(), Wrong::new("`/` denies every path"));
+    }
+    filter.finish();
+    Some(FilterRules::deny_prefixes(deny?.into_inner().into_iter().map(|path| path.into_inner())))
 }
 
 fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {

@@ -1,0 +1,175 @@
+//! What the requests of a route pass: the layers of a chain, and their part of THE order.
+//!
+//! ```text
+//! request  ->  security fields -> rate limit -> filter -> cache -> layers of the program -> what the route does
+//! response <-  the same way back
+//! ```
+//!
+//! Why so: security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached response carry them too. The rate limit
+//! comes before work that costs, the filter before the cache (a denied path is never looked up), the cache before the program's own layers
+//! and the upstream.
+//!
+//! A chain is made once for a reload and shared by workers. What it holds (buckets, counters) goes on over reloads where its plan is the same.
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{Request, Response};
+use portcullis_cache::{CacheBody, CacheLayer};
+use portcullis_middleware::{
+    filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
+};
+use tower::{ServiceBuilder, util::option_layer};
+use tower_http::map_response_body::MapResponseBodyLayer;
+use tower_service::Service;
+
+use crate::{
+    Body,
+    explain::Step,
+    live::Live,
+    plan::{ChainPlan, Plan, RoutePlan, Setting},
+    service::EdgeService,
+};
+
+/// The layers of one chain. What is `None` costs nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chain {
+    pub(crate) security_headers: Option<SecurityHeadersLayer>,
+    pub(crate) rate_limit: Option<RateLimitLayer>,
+    pub(crate) filter: Option<FilterLayer>,
+    pub(crate) cache: Option<CacheLayer>,
+}
+
+/// The chain of the edge, and those of the routes that have something of their own.
+#[derive(Debug, Default)]
+pub(crate) struct Chains {
+    pub(crate) default: Arc<Chain>,
+    /// By the routes' numbers.
+    pub(crate) routes: Vec<Arc<Chain>>,
+}
+
+impl Chains {
+    /// `cache`: the store, if there is one.
+    pub(crate) fn build(plan: &Plan, cache: Option<&CacheLayer>, before: Option<&Live>) -> Self {
+        let known = before.map(|before| (&before.plan.chain, &*before.chains.default));
+        let edge = Chain { cache: cache.cloned(), ..Chain::default() };
+        let default = Arc::new(Chain::build(&plan.chain, &edge, known));
+        let routes = plan.routes.iter().map(|route| {
+            if route.chain == ChainPlan::default() && !(cache.is_some() && is_for_some(route)) {
+                return Arc::clone(&default);
+            }
+            let known = before.and_then(|before| {
+                let number = before.plan.routes.iter().position(|old| old.matches == route.matches)?;
+                Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
+            });
+            let mut chain = Chain::build(&route.chain, &default, known);
+            if is_for_some(route) {
+                chain.cache = None;
+            }
+            Arc::new(chain)
+        });
+        Self { routes: routes.collect(), default }
+    }
+
+    /// Every chain once.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Chain> {
+        let own = self.routes.iter().filter(|chain| !Arc::ptr_eq(chain, &self.default));
+        std::iter::once(&self.default).chain(own).map(|chain| &**chain)
+    }
+
+    /// Requests that rate limits refused.
+    pub(crate) fn rate_limited(&self) -> u64 {
+        self.all().filter_map(|chain| chain.rate_limit.as_ref()).map(RateLimitLayer::rejected).sum()
+    }
+}
+
+/// Whether not everybody who asks for the same URI comes to this route: what is stored is given to all.
+fn is_for_some(route: &RoutePlan) -> bool {
+    let matches = &route.matches;
+    !matches.clients.is_empty() || !matches.headers.is_empty() || !matches.protocols.is_empty()
+}
+
+impl Chain {
+    /// `default` is what a layer is that the plan has nothing to say about; `before` the chain in this place until now, with its plan.
+    fn build(plan: &ChainPlan, default: &Self, before: Option<(&ChainPlan, &Self)>) -> Self {
+        Self {
+            security_headers: layer(&plan.security_headers, &default.security_headers, None, |headers| {
+                Some(SecurityHeadersLayer::new(headers))
+            }),
+            rate_limit: layer(
+                &plan.rate_limit,
+                &default.rate_limit,
+                before.map(|(plan, chain)| (&plan.rate_limit, &chain.rate_limit)),
+                |options| Some(RateLimitLayer::new(options)),
+            ),
+            filter: layer(&plan.filter, &default.filter, None, |rules| {
+                (!rules.is_empty()).then(|| FilterLayer::new(rules.clone()))
+            }),
+            cache: match plan.cache {
+                Setting::Off => None,
+                _ => default.cache.clone(),
+            },
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { security_headers, rate_limit, filter, cache } = self;
+        security_headers.is_none() && rate_limit.is_none() && filter.is_none() && cache.is_none()
+    }
+
+    /// Puts the layers around a service, in their order.
+    pub(crate) fn around<S>(&self, inside: S) -> EdgeService
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+    {
+        // layers that wrap the response's body get a `Body` around what they make of it
+        let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Cached>), layer));
+        let service = ServiceBuilder::new()
+            .layer(option_layer(self.security_headers.clone()))
+            .layer(option_layer(self.rate_limit.clone()))
+            .layer(option_layer(self.filter.clone()))
+            .layer(option_layer(cache))
+            .service(inside);
+        EdgeService::new(service)
+    }
+}
+
+type Cached = CacheBody<Body>;
+
+/// The same order in words, for a route with this chain of its own.
+pub(crate) fn steps(plan: &Plan, route: &ChainPlan) -> Vec<Step> {
+    let edge = &plan.chain;
+    let cache = if plan.cache.is_some() { Setting::Own(()) } else { Setting::Off };
+    [
+        Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
+        Step::of("rate limit", &edge.rate_limit, &route.rate_limit, |limit| {
+            format!("429 past {} in {:?} of a client", limit.requests, limit.per)
+        }),
+        Step::of("filter", &edge.filter, &route.filter, |_| "404 for denied paths".to_owned()),
+        Step::of("cache", &cache, &route.cache, |()| String::new()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// One layer: the default's, none, one that goes on, or a new one.
+fn layer<T: PartialEq, L: Clone>(
+    setting: &Setting<T>,
+    default: &Option<L>,
+    before: Option<(&Setting<T>, &Option<L>)>,
+    make: impl FnOnce(&T) -> Option<L>,
+) -> Option<L> {
+    match setting {
+        Setting::Inherit => default.clone(),
+        Setting::Off => None,
+        Setting::Own(own) => match before {
+            Some((Setting::Own(old), layer)) if old == own => layer.clone(),
+            _ => make(own),
+        },
+    }
+}

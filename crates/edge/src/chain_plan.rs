@@ -1,0 +1,63 @@
+//! What the requests of a route pass on their way to what the route does.
+
+use portcullis_middleware::{
+    filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
+};
+
+/// A chain of layers: of the edge where it stands in [`crate::plan::Plan::chain`], of one route in [`crate::plan::RoutePlan::chain`]. Their order
+/// is the edge's, see `portcullis explain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChainPlan {
+    /// Response security fields.
+    pub security_headers: Setting<SecurityHeaders>,
+    /// How many requests are let through.
+    pub rate_limit: Setting<RateLimitOptions>,
+    /// Paths that are answered 404.
+    pub filter: Setting<FilterRules>,
+    /// Whether responses are taken from and put into [`crate::plan::Plan::cache`]. Routes that match by a request's fields, its client or its
+    /// protocol have no part in it.
+    pub cache: Setting<()>,
+}
+
+/// One layer of a chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Setting<T> {
+    /// As the edge has it. For the edge itself: none.
+    #[default]
+    Inherit,
+    /// None.
+    Off,
+    /// This one. What it counts and keeps is its own: a route's rate limit knows nothing of the edge's.
+    Own(T),
+}
+
+impl<T> Setting<T> {
+    /// What stands here itself.
+    pub fn own(&self) -> Option<&T> {
+        match self {
+            Self::Own(own) => Some(own),
+            Self::Inherit | Self::Off => None,
+        }
+    }
+
+    /// What holds for a route with this setting, below an edge with that one.
+    pub fn or<'a>(&'a self, default: &'a Self) -> Option<&'a T> {
+        match self {
+            Self::Inherit => default.own(),
+            Self::Off => None,
+            Self::Own(own) => Some(own),
+        }
+    }
+
+    /// Whether it says nothing.
+    pub fn is_inherit(&self) -> bool {
+        matches!(self, Self::Inherit)
+    }
+}
+
+impl<T> From<T> for Setting<T> {
+    fn from(own: T) -> Self {
+        Self::Own(own)
+    }
+}
