@@ -8,6 +8,7 @@
     reason = "a command line program: results go to stdout, errors go to stderr"
 )]
 
+mod cachetests;
 mod certs;
 mod ci;
 mod fuzz;
@@ -40,6 +41,7 @@ cargo xtask COMMAND
                     tests, but for `--full`: 100 MiB up and 1 GiB down
   lossy [...]       downloads over HTTP/3 through a path that is long and loses packets; see `lossy --help`
   testssl [--write] what testssl.sh finds in the default profile of TLS
+  cachetests [...]  the public tests of HTTP caches, from a checkout of theirs; see `cachetests --help`
   fuzz [TARGET]     runs the fuzz targets for a minute each; see `fuzz --help`
   loadtest [...]    cost and latency of the proxy, alone or beside others; see `loadtest --help`
 ";
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Some("interop") => interop::run(&args),
         Some("lossy") => lossy::run(&args),
         Some("testssl") => testssl::run(&args),
+        Some("cachetests") => cachetests::run(&args),
         Some("fuzz") => fuzz::run(&args),
         Some("-h" | "--help" | "help") => {
             print!("{HELP}");

@@ -31,6 +31,7 @@ Usage: portcullis-origin [--addr 127.0.0.1:0] [--threads N]
 It prints `listening on http://ADDR` first. Routes:
   /              1 KiB
   /bytes/N       N bytes with Content-Length
+  /fresh/N       N bytes with Content-Length that caches may keep for an hour
   /chunked/N     N bytes in chunked coding
   /slow/MS       1 KiB after MS milliseconds (at most 600000)
   /headers       the request as it arrived

@@ -14,6 +14,8 @@ pub(crate) enum Route {
     Bytes(u64),
     /// That many bytes, the length not announced.
     Chunked(u64),
+    /// That many bytes, the length announced, which caches may keep.
+    Fresh(u64),
     /// The default body, later.
     Slow(Duration),
     /// The request as it arrived.
@@ -45,6 +47,7 @@ impl Route {
         let Ok(number) = argument.parse::<u64>() else { return Self::Unknown };
         match name {
             "bytes" => Self::Bytes(number),
+            "fresh" => Self::Fresh(number),
             "chunked" => Self::Chunked(number),
             "slow" if Duration::from_millis(number) <= MAX_SLOW => Self::Slow(Duration::from_millis(number)),
             _ => Self::Unknown,
@@ -61,6 +64,7 @@ mod tests {
         for (path, route) in [
             ("/", Route::Bytes(1024)),
             ("/bytes/0", Route::Bytes(0)),
+            ("/fresh/16384", Route::Fresh(16384)),
             ("/bytes/10485760", Route::Bytes(10 << 20)),
             ("/chunked/5", Route::Chunked(5)),
             ("/slow/250", Route::Slow(Duration::from_millis(250))),

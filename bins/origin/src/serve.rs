@@ -95,6 +95,7 @@ impl Service<Request<Incoming>> for Origin {
         let now = |response| Answer::Now(ready(Ok(response)));
         match Route::of(request.uri().path()) {
             Route::Bytes(len) => now(binary(OriginBody::filler(len))),
+            Route::Fresh(len) => now(fresh(binary(OriginBody::filler(len)))),
             Route::Chunked(len) => now(binary(OriginBody::unannounced(len))),
             Route::Slow(wait) => Answer::Later(Box::pin(async move {
                 tokio::time::sleep(wait).await;
@@ -115,6 +116,11 @@ impl Service<Request<Incoming>> for Origin {
 fn binary(body: OriginBody) -> Response<OriginBody> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response
+}
+
+fn fresh(mut response: Response<OriginBody>) -> Response<OriginBody> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
     response
 }
 
@@ -201,6 +207,12 @@ mod tests {
             assert!(answer.contains(&format!("content-length: {len}\r\n")), "{path}");
             assert_eq!(body(&answer).len(), len, "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn fresh_bytes_may_be_kept() {
+        assert!(exchange(&get("/fresh/7")).await.contains("cache-control: max-age=3600\r\n"));
+        assert!(!exchange(&get("/bytes/7")).await.contains("cache-control"));
     }
 
     #[tokio::test]

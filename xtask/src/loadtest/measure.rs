@@ -21,6 +21,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) loadgen: &'a Path,
     pub(crate) dir: &'a Path,
     pub(crate) certs: &'a Path,
+    /// For what caches keep in files.
+    pub(crate) kept: &'a Path,
     /// `address:port` of each.
     pub(crate) origins: &'a [String],
 }
@@ -66,6 +68,7 @@ impl Bench<'_> {
             origins: self.origins,
             workers: self.options.workers,
             root: proc::is_root(),
+            cache: (workload == Workload::CacheHit).then_some(self.kept),
         };
         let log = |name: &str| self.dir.join(format!("{name}.log"));
         let (command, ports) = (subject.command(&place)?, subject.ports(&place));

@@ -29,6 +29,8 @@ use options::Options;
 use report::Row;
 use subject::Subject;
 
+pub(crate) use proc::is_root;
+
 use crate::{Result, certs, metadata, sh, sys};
 
 /// Measures and prints.
@@ -40,7 +42,9 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     sys::note_interrupts();
     let programs = build(&options)?;
     let subjects = subjects(&options, &programs);
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new(&std::env::temp_dir())?;
+    // files in memory, where there are such, so that no cache is measured by its disk
+    let kept = Scratch::new(Path::new("/dev/shm")).or_else(|_| Scratch::new(&scratch.0))?;
     let certs = match &options.certs {
         Some(dir) => fs::canonicalize(dir).map_err(|error| format!("{}: {error}", dir.display()))?,
         None => {
@@ -55,6 +59,7 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
         loadgen: &programs.loadgen,
         dir: &scratch.0,
         certs: &certs,
+        kept: &kept.0,
         origins: &[one, other],
     };
     let rows = measure(&bench, &subjects)?;
@@ -173,8 +178,8 @@ fn origin(program: &Path, dir: &Path) -> Result<(Running, String)> {
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("portcullis-loadtest-{}", std::process::id()));
+    fn new(parent: &Path) -> Result<Self> {
+        let dir = parent.join(format!("portcullis-loadtest-{}", std::process::id()));
         fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         Ok(Self(dir))
     }

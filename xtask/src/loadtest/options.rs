@@ -13,8 +13,9 @@ cargo xtask loadtest: what the proxy costs, and how fast it answers
 It builds portcullis, the origin and the load generator, starts them on loopback, and prints for each workload the
 requests a second, the latency, the CPU time per request of all the proxy's processes and their peak memory.
 
-  --only W,...         workloads: h1, h1s, h2, h3; h3bulk (100 MiB answers); upload (64 KiB), bulk (10 MiB answers)
-                       and ws (messages of 64 bytes) over plain HTTP/1.1 (default: all)
+  --only W,...         workloads: h1, h1s, h2, h3; h3bulk (100 MiB answers); upload (64 KiB), bulk (10 MiB answers),
+                       ws (messages of 64 bytes) and cachehit (16 KiB from the proxy's cache) over plain HTTP/1.1
+                       (default: all)
   --seconds S          measured seconds per run, 1 to 600 (default 5)
   --warmup S           seconds before that (default 1)
   --rounds N           runs of each, interleaved; medians are shown (default: 1, or 5 when comparing)
@@ -22,8 +23,8 @@ requests a second, the latency, the CPU time per request of all the proxy's proc
   --bytes N            length of the answers to h1, h1s, h2 and h3 (default 1024)
   --workers N          the proxies' workers (default 2)
   --profile P          cargo profile to build with (default release; dist is what is shipped)
-  --beside P,...       compare with nginx, haproxy, where they are installed, and with naive: h3 and hyper-util's
-                       client with their defaults, by HTTP/3 alone
+  --beside P,...       compare with nginx, haproxy, varnish (cachehit alone), where they are installed, and with
+                       naive: h3 and hyper-util's client with their defaults, by HTTP/3 alone
   --variant NAME=SPEC  compare with another portcullis; SPEC is a binary's path, or KEY=VALUE for the top of its
                        configuration file (workers=work-stealing), or both with a comma between; may be repeated
   --peers-only         leave portcullis itself out

@@ -16,12 +16,14 @@ use crate::{Result, sh};
 pub(crate) enum Peer {
     Nginx,
     Haproxy,
+    /// A cache and nothing else, so for that workload alone.
+    Varnish,
     /// Of this workspace: what gluing published crates together gives.
     Naive,
 }
 
 impl Peer {
-    const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Naive];
+    const ALL: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Varnish, Self::Naive];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|peer| peer.name() == name)
@@ -31,6 +33,7 @@ impl Peer {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Varnish => "varnish",
             Self::Naive => "naive",
         }
     }
@@ -40,6 +43,7 @@ impl Peer {
         let (flag, path) = match self {
             Self::Nginx => ("-V", ["nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"]),
             Self::Haproxy => ("-vv", ["haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"]),
+            Self::Varnish => ("-V", ["varnishd", "/usr/sbin/varnishd", "/usr/local/sbin/varnishd"]),
             Self::Naive => {
                 let kind = Kind::Naive { binary: naive.to_owned() };
                 return Some(Subject { name: self.name().to_owned(), kind });
@@ -47,7 +51,7 @@ impl Peer {
         };
         let program = path.into_iter().find(|program| sh::is_installed(program, flag))?;
         let said = Command::new(program).arg(flag).output().ok()?;
-        // nginx speaks of itself on stderr
+        // nginx and Varnish speak of themselves on stderr
         let about = [said.stdout, said.stderr].concat();
         let about = String::from_utf8_lossy(&about);
         let version = version(&about)?;
@@ -62,15 +66,16 @@ impl Peer {
             Self::Haproxy => {
                 Kind::Haproxy { program, h3: about.contains(" +QUIC") || about.contains("USE_QUIC=1") }
             }
+            Self::Varnish => Kind::Varnish { program },
             Self::Naive => return None,
         };
         Some(Subject { name, kind })
     }
 }
 
-/// The first `N.N.N` behind the word version, or behind a slash.
+/// The first word that begins with `N.N.N`, or with that behind a slash or a dash.
 fn version(about: &str) -> Option<(u32, u32, u32)> {
-    about.split(|c: char| c.is_whitespace() || c == '/').find_map(|word| {
+    about.split(|c: char| c.is_whitespace() || matches!(c, '/' | '-')).find_map(|word| {
         let mut numbers = word.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         match (numbers.next(), numbers.next(), numbers.next()) {
             (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => Some((major, minor, patch)),
@@ -91,6 +96,7 @@ pub(crate) enum Kind {
     Portcullis { binary: PathBuf, keys: Vec<(String, String)> },
     Nginx { program: PathBuf, h3: bool, http2_directive: bool },
     Haproxy { program: PathBuf, h3: bool },
+    Varnish { program: PathBuf },
     Naive { binary: PathBuf },
 }
 
@@ -104,6 +110,8 @@ pub(crate) struct Place<'a> {
     pub(crate) workers: usize,
     /// As root, nginx gives its workers another user, who can't use the directory.
     pub(crate) root: bool,
+    /// Answers are kept, and where those keep them who want a directory.
+    pub(crate) cache: Option<&'a Path>,
 }
 
 impl Subject {
@@ -123,6 +131,7 @@ impl Subject {
         match &self.kind {
             Kind::Portcullis { .. } => true,
             Kind::Nginx { h3, .. } | Kind::Haproxy { h3, .. } => !workload.is_h3() || *h3,
+            Kind::Varnish { .. } => workload == Workload::CacheHit,
             Kind::Naive { .. } => workload.is_h3(),
         }
     }
@@ -131,6 +140,7 @@ impl Subject {
     pub(crate) fn ports(&self, place: &Place<'_>) -> Vec<u16> {
         match self.kind {
             Kind::Naive { .. } => Vec::new(),
+            Kind::Varnish { .. } => vec![place.plain],
             _ => vec![place.plain, place.tls],
         }
     }
@@ -161,6 +171,13 @@ impl Subject {
                 command = Command::new(program);
                 command.args(["-db", "-f"]).arg(path);
             }
+            Kind::Varnish { program } => {
+                let path = write("default.vcl", vcl(place))?;
+                command = Command::new(program);
+                command.arg("-F").arg("-a").arg(format!("127.0.0.1:{}", place.plain)).arg("-f").arg(path);
+                // its log is memory that is written for each request, whoever reads it
+                command.arg("-n").arg(place.dir.join("varnish")).args(["-s", "malloc,64M"]);
+            }
             Kind::Naive { binary } => {
                 command = Command::new(binary);
                 command.arg("--addr").arg(format!("127.0.0.1:{}", place.tls));
@@ -190,6 +207,7 @@ fn portcullis_toml(place: &Place<'_>, keys: &[(String, String)]) -> String {
     }
     let top: String = top.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     let Place { plain, tls, origins, .. } = place;
+    let cache = if place.cache.is_some() { "[cache]\n" } else { "" };
     let (cert, key) = (place.certs.join("cert.pem"), place.certs.join("key.pem"));
     format!(
         r#"{top}
@@ -202,7 +220,7 @@ output = "off"
 [admin]
 address = "127.0.0.1:0"
 
-[[listener]]
+{cache}[[listener]]
 address = "127.0.0.1:{plain}"
 protocol = "http"
 
@@ -228,7 +246,14 @@ endpoints = {origins:?}
 }
 
 fn nginx_conf(place: &Place<'_>, h3: bool, http2_directive: bool) -> String {
-    let Place { dir, certs, plain, tls, origins, workers, root } = place;
+    let Place { dir, certs, plain, tls, origins, workers, root, cache } = place;
+    let (kept, keep) = match cache {
+        Some(at) => (
+            format!("  proxy_cache_path {} levels=1:2 keys_zone=hits:8m max_size=64m;\n", at.display()),
+            "      proxy_cache hits;\n",
+        ),
+        None => (String::new(), ""),
+    };
     let (dir, certs) = (dir.display(), certs.display());
     let user = if *root { "user root;\n" } else { "" };
     let servers: String = origins.iter().map(|origin| format!("    server {origin};\n")).collect();
@@ -255,7 +280,7 @@ http {{
   fastcgi_temp_path {dir}/fastcgi;
   uwsgi_temp_path {dir}/uwsgi;
   scgi_temp_path {dir}/scgi;
-  upstream origin {{
+{kept}  upstream origin {{
 {servers}    keepalive 1024;
     keepalive_requests 1000000000;
   }}
@@ -273,7 +298,7 @@ http {{
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_request_buffering off;
       proxy_max_temp_file_size 0;
-    }}
+{keep}    }}
     location /ws {{
       proxy_pass http://origin;
       proxy_http_version 1.1;
@@ -289,7 +314,15 @@ http {{
 }
 
 fn haproxy_cfg(place: &Place<'_>, h3: bool) -> String {
-    let Place { dir, plain, tls, origins, workers, .. } = place;
+    let Place { dir, plain, tls, origins, workers, cache, .. } = place;
+    let (kept, keep) = if cache.is_some() {
+        (
+            "cache hits\n  total-max-size 64\n  max-object-size 1000000\n  max-age 3600\n",
+            "  http-request cache-use hits\n  http-response cache-store hits\n",
+        )
+    } else {
+        ("", "")
+    };
     let both = dir.join("both.pem");
     let both = both.display();
     let server = |(at, origin)| format!("  server origin{at} {origin} pool-max-conn -1\n");
@@ -311,13 +344,22 @@ defaults
   timeout server 60s
   timeout tunnel 60s
   timeout http-keep-alive 60s
-frontend in
+{kept}frontend in
   bind 127.0.0.1:{plain}
   bind 127.0.0.1:{tls} ssl crt {both} alpn h2,http/1.1
 {quic}  default_backend origin
 backend origin
-{servers}"
+{keep}{servers}"
     )
+}
+
+fn vcl(place: &Place<'_>) -> String {
+    let mut text = "vcl 4.1;\n".to_owned();
+    // the first is asked once, and nobody afterwards
+    if let Some((host, port)) = place.origins.first().and_then(|origin| origin.rsplit_once(':')) {
+        text += &format!("backend default {{ .host = \"{host}\"; .port = \"{port}\"; }}\n");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -335,6 +377,7 @@ mod tests {
             origins: ORIGINS.get_or_init(|| vec!["127.0.0.1:3000".to_owned(), "127.0.0.1:3001".to_owned()]),
             workers: 2,
             root: false,
+            cache: None,
         }
     }
 
@@ -343,7 +386,21 @@ mod tests {
         assert_eq!(version("nginx version: nginx/1.22.1\nbuilt"), Some((1, 22, 1)));
         assert_eq!(version("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - x"), Some((2, 6, 12)));
         assert_eq!(version("HAProxy version 3.4.0 2026"), Some((3, 4, 0)));
+        assert_eq!(version("varnishd (varnish-7.1.1 revision 7cee1c5)\nCopyright"), Some((7, 1, 1)));
         assert_eq!(version("none"), None);
+    }
+
+    #[test]
+    fn answers_are_kept_by_all_or_none() {
+        let cached = Place { cache: Some(Path::new("/k")), ..place() };
+        for (with, without, mark) in [
+            (portcullis_toml(&cached, &[]), portcullis_toml(&place(), &[]), "[cache]"),
+            (nginx_conf(&cached, false, false), nginx_conf(&place(), false, false), "proxy_cache hits;"),
+            (haproxy_cfg(&cached, false), haproxy_cfg(&place(), false), "cache-use hits"),
+        ] {
+            assert!(with.contains(mark) && !without.contains("cache"), "{with}");
+        }
+        assert!(vcl(&cached).contains(".port = \"3000\""));
     }
 
     #[test]

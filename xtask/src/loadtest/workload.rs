@@ -19,8 +19,12 @@ pub(crate) enum Workload {
     Bulk,
     /// WebSocket messages of 64 bytes over plain HTTP/1.1, each of which comes back.
     Ws,
+    /// Plain HTTP/1.1, one answer of 16 KiB, over and over, from the proxy's cache.
+    CacheHit,
 }
 
+/// Of [`Workload::CacheHit`].
+const CACHED: u64 = 16 << 10;
 /// Of [`Workload::Upload`].
 const UPLOAD: u64 = 64 << 10;
 /// Of [`Workload::Bulk`].
@@ -29,8 +33,17 @@ const BULK: u64 = 10 << 20;
 const H3_BULK: u64 = 100 << 20;
 
 impl Workload {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::H1, Self::H1s, Self::H2, Self::H3, Self::H3Bulk, Self::Upload, Self::Bulk, Self::Ws];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::H1,
+        Self::H1s,
+        Self::H2,
+        Self::H3,
+        Self::H3Bulk,
+        Self::Upload,
+        Self::Bulk,
+        Self::Ws,
+        Self::CacheHit,
+    ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|workload| workload.name() == name)
@@ -46,13 +59,14 @@ impl Workload {
             Self::Upload => "upload",
             Self::Bulk => "bulk",
             Self::Ws => "ws",
+            Self::CacheHit => "cachehit",
         }
     }
 
     /// What the load generator calls it.
     pub(crate) fn protocol(self) -> &'static str {
         match self {
-            Self::Upload | Self::Bulk => Self::H1.name(),
+            Self::Upload | Self::Bulk | Self::CacheHit => Self::H1.name(),
             Self::H3Bulk => Self::H3.name(),
             other => other.name(),
         }
@@ -61,7 +75,7 @@ impl Workload {
     /// Connections, and streams on each.
     pub(crate) fn shape(self) -> (usize, usize) {
         match self {
-            Self::H1 | Self::H1s | Self::Upload | Self::Ws => (64, 1),
+            Self::H1 | Self::H1s | Self::Upload | Self::Ws | Self::CacheHit => (64, 1),
             Self::Bulk => (16, 1),
             // few, so that in a short run some come to their end
             Self::H3Bulk => (2, 1),
@@ -74,7 +88,7 @@ impl Workload {
     }
 
     pub(crate) fn is_plain(self) -> bool {
-        matches!(self, Self::H1 | Self::Upload | Self::Bulk | Self::Ws)
+        matches!(self, Self::H1 | Self::Upload | Self::Bulk | Self::Ws | Self::CacheHit)
     }
 
     /// What is asked for, where `bytes` is how long the others' answers are.
@@ -84,6 +98,7 @@ impl Workload {
             Self::Bulk => format!("/bytes/{BULK}"),
             Self::H3Bulk => format!("/bytes/{H3_BULK}"),
             Self::Ws => "/ws".to_owned(),
+            Self::CacheHit => format!("/fresh/{CACHED}"),
             Self::H1 | Self::H1s | Self::H2 | Self::H3 => format!("/bytes/{bytes}"),
         }
     }
