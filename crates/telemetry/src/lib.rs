@@ -5,7 +5,7 @@
 //! | [`subscriber`] | a `tracing` subscriber made from options, for a binary to install |
 //! | [`access_log`] | the forms of an access log line, and a writer that never blocks who logs |
 //! | [`metrics`] | request counters, a registry for the counters of other parts, and their exposition |
-//! | [`admin`] | `/metrics` and `/health` as a service, for a binary to put on a private socket |
+//! | [`admin`] | `/metrics`, `/health`, pages and actions as a service, for a binary to put on a private socket |
 //!
 //! No part of the edge knows this crate: parts emit `tracing` events and keep cheap counters, and whoever wires them
 //! together binds those to a registry here. Nothing is installed process-wide and no socket is opened.
