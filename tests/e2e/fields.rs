@@ -172,6 +172,27 @@ fn interim_responses_pass_or_are_dropped() {
     });
 }
 
+/// RFC 9110 section 15.2: all but the 100 that nobody asked for, and to nobody who is older than they are.
+#[test]
+fn early_hints_go_ahead_of_the_response() {
+    run(async {
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: X-Mine\r\nX-Mine: 1\r\n\r\n";
+        let answer = format!(
+            "{hints}HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        );
+        let origin = RawOrigin::script(vec![Answer::raw(answer)]).await;
+        let edge = Edge::run(&plain(origin.addr())).await;
+        let request = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+        let last = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+        let answered = raw::send(edge.http(), &format!("{request}{last}")).await;
+        let one = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\n";
+        assert_eq!(answered.text.matches(one).count(), 2, "{answered:?}");
+        assert_eq!(answered.text.matches("HTTP/1.1 ").count(), 6, "{answered:?}");
+        let old = raw::send(edge.http(), "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n").await;
+        assert_eq!(old.statuses(), [200], "{old:?}");
+    });
+}
+
 /// RFC 9110 section 10.1.1: a client that waits for leave gets it, and its body comes whole.
 #[test]
 fn expect_100_continue() {

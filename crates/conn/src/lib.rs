@@ -24,10 +24,12 @@ use rustls_pki_types::CertificateDer;
 
 mod early;
 mod hold;
+mod interim;
 mod protocol;
 
 pub use early::{Confirm, EarlyData};
 pub use hold::StreamHold;
+pub use interim::{Interim, InterimSink};
 pub use protocol::ConnectProtocol;
 
 /// A connection: the byte stream and what is known about it.

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use portcullis_conn::ConnectProtocol;
+use portcullis_conn::{ConnectProtocol, Interim};
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 use tracing::debug;
@@ -425,6 +425,8 @@ fn prepare<Q: Quic>(
     let extensions = request.extensions_mut();
     extensions.insert(context.info.clone());
     extensions.insert(InterimSender::new(Arc::clone(side)));
+    // a stream has one request, so there is nothing to tell apart
+    extensions.insert(Interim::new(Arc::clone(side) as _, 0));
     if let Some(datagrams) = &context.datagrams {
         extensions.insert(datagrams.of_stream(frames.id()));
     }

@@ -11,7 +11,8 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use portcullis_conn::InterimSink;
 
 /// Interim responses that wait to be written.
 const INTERIM_MAX: usize = 16;
@@ -119,6 +120,18 @@ impl Side {
     pub(crate) fn send_continue(&self) {
         // too late means that it is not needed any more
         let _ = self.push_interim(StatusCode::CONTINUE, HeaderMap::new());
+    }
+}
+
+impl InterimSink for Side {
+    fn send(&self, _: u64, status: u16, fields: &mut dyn Iterator<Item = (&str, &[u8])>) -> bool {
+        let Ok(status) = StatusCode::from_u16(status) else { return false };
+        let fields: Option<HeaderMap> = fields
+            .map(|(name, value)| {
+                Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
+            })
+            .collect();
+        fields.is_some_and(|fields| self.push_interim(status, fields).is_ok())
     }
 }
 

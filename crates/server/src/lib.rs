@@ -19,6 +19,7 @@ mod drain;
 mod frames;
 mod http1;
 mod idle;
+mod interim;
 mod options;
 mod reason;
 mod service;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use portcullis_conn::{ConnInfo, StreamHold};
+use portcullis_conn::{ConnInfo, Interim, StreamHold};
 use tower_service::Service;
 
 use crate::{
@@ -58,6 +58,11 @@ where
         let mut request = request.map(|body| RequestBody::new(body, &self.state, http1, talks));
         let answered = request.body().answered();
         request.extensions_mut().insert(Arc::clone(&self.info));
+        // RFC 9110 section 15.2: an older client knows no interim responses
+        if http1 && !connects && request.version() == http::Version::HTTP_11 {
+            self.state.interim.open(number);
+            request.extensions_mut().insert(Interim::new(Arc::clone(&self.state) as _, number));
+        }
         if connects && let Some(activity) = &self.activity {
             request.extensions_mut().insert(StreamHold::new(Open::tunnel(activity)));
         }
@@ -76,6 +81,7 @@ where
             answered,
             is_head,
             finish,
+            held: None,
         }
     }
 }
@@ -160,6 +166,8 @@ pin_project_lite::pin_project! {
         answered: Option<Arc<AtomicBool>>,
         is_head: bool,
         finish: Option<Finish>,
+        // the response, while what goes ahead of it is written
+        held: Option<Box<Response<B>>>,
     }
 
     impl<S, B> PinnedDrop for CallFuture<S, B>
@@ -173,8 +181,13 @@ pin_project_lite::pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let Some(finish) = this.finish.take()
-                && let StateProj::Boxed { future } = this.state.project()
+            if let Some((state, ..)) = this.http1.as_ref() {
+                state.interim.close();
+            }
+            let Some(finish) = this.finish.take() else { return };
+            if let Some(response) = this.held.take() {
+                finish.spawn(drain(Box::pin(response.into_body())));
+            } else if let StateProj::Boxed { future } = this.state.project()
                 && let Some(future) = future.take()
             {
                 finish.spawn(async move {
@@ -210,6 +223,9 @@ where
         let this = self.project();
         let mut state = this.state;
         let response = loop {
+            if let Some(response) = this.held.take() {
+                break *response;
+            }
             let future = match state.as_mut().project() {
                 StateProj::Called { future } => break ready!(future.poll(cx))?,
                 StateProj::Boxed { future: Some(future) } => break ready!(future.as_mut().poll(cx))?,
@@ -229,6 +245,14 @@ where
                 Some(_) => State::Boxed { future: Some(Box::pin(future)) },
             });
         };
+        if let Some((conn, ..)) = this.http1.as_ref() {
+            conn.interim.close();
+            if conn.interim.any() {
+                // the flush behind this writes them, and wakes this task when it has
+                *this.held = Some(Box::new(response));
+                return Poll::Pending;
+            }
+        }
         if let Some(answered) = this.answered {
             answered.store(true, Ordering::Relaxed);
         }

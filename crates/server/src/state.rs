@@ -15,7 +15,7 @@ use hyper::rt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{CloseReason, HttpOptions, body::Watch, connection::FOREVER};
+use crate::{CloseReason, HttpOptions, body::Watch, connection::FOREVER, interim::Waiting};
 
 /// One per connection. Everything here is written by the connection's own tasks; what is written for each request is
 /// an atomic store.
@@ -48,6 +48,8 @@ pub(crate) struct ConnState {
     unread: AtomicBool,
     /// The connection is no longer HTTP.
     upgraded: AtomicBool,
+    /// HTTP/1: what goes ahead of a response.
+    pub(crate) interim: Waiting,
     sleep: Mutex<Option<Pin<Box<tokio::time::Sleep>>>>,
     /// HTTP/1: when waiting for a head is over, and what that is called, as of when it grew tired.
     until: Mutex<Option<(Instant, CloseReason)>>,
@@ -75,6 +77,7 @@ impl ConnState {
             requests: AtomicU64::new(0),
             unread: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            interim: Waiting::default(),
             sleep: Mutex::new(None),
             until: Mutex::new(None),
             spare: Mutex::new(None),

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep, sleep_until},
@@ -31,6 +31,8 @@ pin_project_lite::pin_project! {
     /// with bytes unread resets the connection, and the reset takes with it the last answer (RFC 9112 section 9.6).
     ///
     /// The frames of HTTP/2 are counted.
+    ///
+    /// Interim responses over HTTP/1 are written at a flush, which is when all that hyper wrote before is gone.
     pub(crate) struct Wire<Io> {
         #[pin]
         io: Io,
@@ -42,6 +44,8 @@ pin_project_lite::pin_project! {
         pace: Pace,
         linger: Duration,
         closing: Closing,
+        // an interim response that is being written
+        interim: Bytes,
     }
 }
 
@@ -67,6 +71,7 @@ impl<Io> Wire<Io> {
             pace: Pace::new(options.send_timeout, options.min_send_rate),
             linger: options.linger.min(FOREVER),
             closing: Closing::Not,
+            interim: Bytes::new(),
         }
     }
 }
@@ -228,8 +233,40 @@ impl<Io: AsyncRead + AsyncWrite> Wire<Io> {
     }
 }
 
+impl<Io: AsyncWrite> Wire<Io> {
+    /// Writes the rest of what was begun of interim responses.
+    fn poll_interim(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.project();
+        while !this.interim.is_empty() {
+            let result = this.io.as_mut().poll_write(cx, this.interim);
+            match ready!(this.pace.watch(result, |written| *written, this.state, cx))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => this.interim.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes all interim responses that wait. The response that waits for it goes on with the next turn.
+    #[cold]
+    fn poll_all_interim(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.as_mut().poll_interim(cx))?;
+            let this = self.as_mut().project();
+            *this.interim = Bytes::from(this.state.interim.take());
+            if this.interim.is_empty() && this.state.interim.written() {
+                cx.waker().wake_by_ref();
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
 impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.interim.is_empty() {
+            ready!(self.as_mut().poll_interim(cx))?;
+        }
         let this = self.project();
         let result = this.io.poll_write(cx, buf);
         match this.frames {
@@ -239,7 +276,10 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
         this.pace.watch(result, |written| *written, this.state, cx)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.interim.any() {
+            ready!(self.as_mut().poll_all_interim(cx))?;
+        }
         let this = self.project();
         let result = this.io.poll_flush(cx);
         if matches!(result, Poll::Ready(Ok(()))) {
@@ -264,10 +304,13 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.interim.is_empty() {
+            ready!(self.as_mut().poll_interim(cx))?;
+        }
         let this = self.project();
         let result = this.io.poll_write_vectored(cx, bufs);
         match this.frames {
@@ -284,6 +327,8 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Wire<Io> {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_conn::InterimSink as _;
+
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -301,6 +346,36 @@ mod tests {
         let error = near.write_all(&[0; 100]).await.unwrap_err();
         assert_eq!((error.kind(), start.elapsed().as_secs()), (io::ErrorKind::TimedOut, 5));
         assert_eq!(near.state.reason(), Some(CloseReason::ClientStoppedReading));
+    }
+
+    #[tokio::test]
+    async fn interim_responses_stand_between_writes_and_are_never_torn() {
+        let (near, mut far) = tokio::io::duplex(7);
+        let near = wire(near);
+        let state = Arc::clone(&near.state);
+        let write = async move {
+            let mut near = near;
+            for request in 1..=3 {
+                state.interim.open(request);
+                let said = |status| state.send(request, status, &mut [("a", &b"b"[..])].into_iter());
+                assert!(said(103));
+                near.flush().await.unwrap();
+                assert!(said(102) && said(103));
+                // hyper's buffer is not empty until it flushes
+                near.write_all(b"before ").await.unwrap();
+                near.flush().await.unwrap();
+                state.interim.close();
+                assert!(!said(103) && !state.interim.any());
+                near.write_all(b"response ").await.unwrap();
+                near.flush().await.unwrap();
+            }
+        };
+        let mut text = String::new();
+        let (_, read) = tokio::join!(write, far.read_to_string(&mut text));
+        read.unwrap();
+        let hints = "HTTP/1.1 103 Early Hints\r\na: b\r\n\r\n";
+        let one = format!("{hints}before HTTP/1.1 102 Processing\r\na: b\r\n\r\n{hints}response ");
+        assert_eq!(text, one.repeat(3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -406,7 +406,7 @@ where
         .map_err(|error| Miss::new(error, Why::Final))?;
         let mut pump = Pump::new(call.framing, call.expects);
         let began = self.began();
-        let exchanged = conn.exchange(&mut pump, upload, &call.parts.method, &self.shared.options).await;
+        let exchanged = conn.exchange(&mut pump, upload, call.parts, &self.shared.options).await;
         let error = match exchanged {
             Ok((head, sent)) => {
                 observe(&conn.endpoint, began);

@@ -37,6 +37,7 @@ mod error;
 mod h1;
 pub mod health;
 mod http2;
+mod interim;
 mod options;
 mod pool;
 mod retry;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::{StatusCode, request};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     BoxError, ClientAddresses, ClusterOptions, ProtocolError,
+    interim::pass_on,
     state::{EndpointState, Life},
     timer::LazyTimer,
     upload::Upload,
@@ -161,7 +162,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
         &mut self,
         pump: &mut Pump,
         upload: &mut Upload<B>,
-        method: &Method,
+        request: &request::Parts,
         options: &ClusterOptions,
     ) -> Result<(ResponseHead, bool), ExchangeError>
     where
@@ -169,7 +170,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> H1Conn<Io> {
         B::Error: Into<BoxError>,
     {
         let mut state = Exchange { sent: false, broken: None, last: None, interim: 0, answered: false };
-        let head = std::future::poll_fn(|cx| state.poll(self, pump, upload, method, options, cx)).await?;
+        let head = std::future::poll_fn(|cx| state.poll(self, pump, upload, request, options, cx)).await?;
         Ok((head, state.sent))
     }
 }
@@ -192,7 +193,7 @@ impl Exchange {
         conn: &mut H1Conn<Io>,
         pump: &mut Pump,
         upload: &mut Upload<B>,
-        method: &Method,
+        request: &request::Parts,
         options: &ClusterOptions,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ExchangeError>>
@@ -211,8 +212,9 @@ impl Exchange {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.closed(Some(error)))),
                 Poll::Ready(Ok(_)) => self.answered = true,
             }
-            while let Some(head) = parse_head(&mut conn.read, &mut conn.spans, method, options.max_head_bytes)
-                .map_err(ExchangeError::Protocol)?
+            while let Some(head) =
+                parse_head(&mut conn.read, &mut conn.spans, &request.method, options.max_head_bytes)
+                    .map_err(ExchangeError::Protocol)?
             {
                 if !head.parts.status.is_informational()
                     || head.parts.status == StatusCode::SWITCHING_PROTOCOLS
@@ -224,6 +226,7 @@ impl Exchange {
                 if self.interim > MAX_INTERIM {
                     return Poll::Ready(Err(ExchangeError::Protocol(ProtocolError::TooManyInterim)));
                 }
+                pass_on(&request.extensions, head.parts.status, &head.parts.headers);
                 if pump.is_held() && head.parts.status == StatusCode::CONTINUE {
                     pump.release();
                     self.poll_send(conn, pump, upload, options, cx)?;
