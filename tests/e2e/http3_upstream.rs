@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use futures_util::{SinkExt, StreamExt};
 use http::{Method, Response};
 use http_body_util::BodyExt;
+use portcullis_testkit::origin::{Answer, RawOrigin};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
         client::{Client, Protocol, full},
         edge::{Edge, run_to_end},
         origin::Origin,
-        run, within,
+        raw, run, within,
     },
     websocket::peers::{Echo, Http, open},
 };
@@ -66,6 +67,24 @@ fn requests_of_every_protocol_go_on_by_http3() {
             assert_eq!((reply.status.as_u16(), reply.field("content-length")), (200, "12"), "{protocol:?}");
         }
         assert_eq!(accepted(&behind).await, 1.0, "one connection carried them all");
+    });
+}
+
+#[test]
+fn early_hints_come_back_through_http3() {
+    run(async {
+        let answer = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let origin = RawOrigin::script(vec![Answer::raw(answer)]).await;
+        let behind = Edge::run(&secure(origin.addr())).await;
+        let edge = Edge::run(&before(&[behind.https()])).await;
+        let request = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+        let answered = raw::send(edge.http(), request).await;
+        assert!(
+            answered
+                .text
+                .starts_with("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n"),
+            "{answered:?}"
+        );
     });
 }
 

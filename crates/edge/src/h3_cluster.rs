@@ -11,12 +11,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, request, uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request, uri};
 use http_body::{Body as _, Frame, SizeHint};
-use portcullis_conn::ConnectProtocol;
+use portcullis_conn::{ConnectProtocol, Interim};
 use portcullis_h3::{
     Tunnel,
-    client::{Client, ClientError, Connection, ResponseBody, ResponseTimeout},
+    client::{Client, ClientError, Connection, OnInterim, ResponseBody, ResponseTimeout},
 };
 use portcullis_proxy::UpstreamTunnel;
 use portcullis_tls::client::ServerName;
@@ -199,6 +199,9 @@ impl H3Cluster {
             }
             let mut request = request;
             request.extensions_mut().insert(ResponseTimeout(limit));
+            if let Some(interim) = parts.extensions.get::<Interim>() {
+                request.extensions_mut().insert(pass_on(interim.clone()));
+            }
             let sending = match body.take() {
                 Some(taken) if taken.is_end_stream() => {
                     *body = Some(Body::empty());
@@ -446,4 +449,13 @@ impl AsyncWrite for Held {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+/// Passes interim responses on (RFC 9110 section 15.2). HTTP/3 has no fields of a connection; a `100 Continue` is for who sent the request, which is the edge.
+fn pass_on(to: Interim) -> OnInterim {
+    OnInterim::new(move |status: StatusCode, headers: &HeaderMap| {
+        if status != StatusCode::CONTINUE {
+            to.send(status.as_u16(), headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+        }
+    })
 }

@@ -458,22 +458,29 @@ where
         let head = http2::head_of(call.parts, conn.is_secure(), authority)
             .map_err(|error| Miss::new(error, Why::Final))?;
         let (began, reused) = (self.began(), conn.has_answered());
-        let error = match http2::exchange(&conn, lease, head, upload, &self.shared.options).await {
-            Ok(response) => {
-                if let Some(state) = &state {
-                    observe(state, began);
-                    self.shared.answered(state, response.head.status);
+        let error =
+            match http2::exchange(&conn, lease, head, upload, &call.parts.extensions, &self.shared.options)
+                .await
+            {
+                Ok(response) => {
+                    if let Some(state) = &state {
+                        observe(state, began);
+                        self.shared.answered(state, response.head.status);
+                    }
+                    return Ok(Answer::H2(Box::new(response)));
                 }
-                return Ok(Answer::H2(Box::new(response)));
-            }
-            Err(error) => error,
-        };
+                Err(error) => error,
+            };
         let (why, error) = match error {
             Failure::RequestBody(source) => (Why::Final, Error::RequestBody { source }),
             Failure::RequestTimeout => (Why::Final, Error::RequestTimeout),
             Failure::WriteTimeout => (Why::TimedOut, Error::WriteTimeout { endpoint }),
             Failure::ResponseTimeout => (Why::TimedOut, Error::ResponseTimeout { endpoint }),
             Failure::Full => (Why::NotConnected, Error::QueueTimeout { endpoint }),
+            Failure::TooManyInterim => {
+                let source = ProtocolError::TooManyInterim;
+                (Why::Final, Error::Protocol { endpoint, source })
+            }
             Failure::NoExtendedConnect => (Why::Final, Error::NoExtendedConnect { endpoint }),
             Failure::Gone(source) => {
                 // nothing of it was sent: that a connection lay here which had ended says nothing of the endpoint

@@ -3,6 +3,9 @@
 use http::{Extensions, HeaderMap, StatusCode, header};
 use portcullis_conn::Interim;
 
+/// Before a final response; with more of them an endpoint has failed.
+pub(crate) const MAX_INTERIM: u32 = 16;
+
 /// Passes one on (RFC 9110 section 15.2), if the client's protocol has a way for it, without the fields that end at this hop (RFC 9110
 /// section 7.6.1). A 100 was asked for by who sent the request, so it ends here.
 pub(crate) fn pass_on(extensions: &Extensions, status: StatusCode, headers: &HeaderMap) {

@@ -525,3 +525,42 @@ async fn a_connection_that_answers_no_ping_is_given_up() {
     let error = cluster.client().send(get("/")).await.unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");
 }
+
+#[derive(Default)]
+struct Hints(std::sync::Mutex<Vec<(u16, usize)>>);
+
+impl portcullis_conn::InterimSink for Hints {
+    fn send(&self, _: u64, status: u16, fields: &mut dyn Iterator<Item = (&str, &[u8])>) -> bool {
+        self.0.lock().unwrap().push((status, fields.count()));
+        true
+    }
+}
+
+#[tokio::test]
+async fn interim_responses_are_passed_on_and_not_without_end() {
+    let server = server(100, |_, _, request, mut respond| async move {
+        let hints = || Response::builder().status(103).header("link", "</a>").body(()).unwrap();
+        let count = if request.uri().path() == "/many" { 40 } else { 2 };
+        for _ in 0..count {
+            // the client may have had enough
+            let _ = respond.send_informational(hints());
+        }
+        if count == 2 {
+            answer(&mut respond, 200, "ok");
+        }
+    })
+    .await;
+    let client = client(&server);
+    let seen = Arc::new(Hints::default());
+    let mut request = get("/");
+    request.extensions_mut().insert(portcullis_conn::Interim::new(Arc::clone(&seen) as _, 1));
+    assert_eq!(text(client.send(request).await.unwrap()).await, "ok");
+    assert_eq!(*seen.0.lock().unwrap(), [(103, 1), (103, 1)]);
+    let mut request = get("/many");
+    request.extensions_mut().insert(portcullis_conn::Interim::new(Arc::clone(&seen) as _, 2));
+    let error = client.send(request).await.unwrap_err();
+    assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+    assert_eq!(seen.0.lock().unwrap().len(), 2 + 16);
+    // nobody asks for them: they are skipped
+    assert_eq!(text(client.send(get("/")).await.unwrap()).await, "ok");
+}

@@ -22,14 +22,12 @@ use super::{
 };
 use crate::{
     BoxError, ClientAddresses, ClusterOptions, ProtocolError,
-    interim::pass_on,
+    interim::{MAX_INTERIM, pass_on},
     state::{EndpointState, Life},
     timer::LazyTimer,
     upload::Upload,
 };
 
-/// Interim responses before a final one.
-const MAX_INTERIM: u32 = 16;
 /// What a read has room for at first, and what it may grow to inside a long body.
 const READ_MIN: usize = 8 << 10;
 const READ_MAX: usize = 128 << 10;

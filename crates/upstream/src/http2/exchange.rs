@@ -10,8 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
-use http::{Response, StatusCode, Version, response};
+use http::{Extensions, Response, StatusCode, Version, response};
 use http_body::Body;
+use portcullis_conn::Interim;
 
 use super::{
     conn::{H2Conn, H2Lease},
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     BoxError, ClusterOptions,
+    interim::{MAX_INTERIM, pass_on},
     timer::LazyTimer,
     upload::{Piece, Upload},
 };
@@ -53,6 +55,7 @@ pub(crate) enum Failure {
     /// No place came free on the connection in time.
     Full,
     NoExtendedConnect,
+    TooManyInterim,
     /// The connection had ended before.
     Gone(h2::Error),
     /// It can't be sent as it is.
@@ -152,6 +155,7 @@ pub(crate) async fn exchange<B>(
     lease: H2Lease,
     head: Head,
     upload: &mut Upload<B>,
+    extensions: &Extensions,
     options: &ClusterOptions,
 ) -> Result<H2Response, Failure>
 where
@@ -177,9 +181,22 @@ where
     drop(sender);
     // an upgrade has no body: its stream is the tunnel
     let pump = H2Pump { send, data: None, ended: ends || head.upgrade };
-    let mut exchange =
-        Exchange { response, pump, timer: LazyTimer::default(), last: None, sending: !ends && !head.upgrade };
-    let answer = poll_fn(|cx| exchange.poll(upload, options, cx)).await?;
+    let mut exchange = Exchange {
+        response,
+        pump,
+        timer: LazyTimer::default(),
+        last: None,
+        interim: 0,
+        sending: !ends && !head.upgrade,
+    };
+    let passes_on = extensions.get::<Interim>().is_some();
+    let answer = poll_fn(|cx| {
+        if passes_on {
+            exchange.poll_interim(extensions, cx)?;
+        }
+        exchange.poll(upload, options, cx)
+    })
+    .await?;
     conn.answered();
     let (mut head_parts, recv) = answer.into_parts();
     head_parts.version = Version::HTTP_2;
@@ -204,10 +221,25 @@ struct Exchange {
     timer: LazyTimer,
     /// At the last look: whether it was the endpoint that had to take more, and how much was taken from the client.
     last: Option<(bool, u64)>,
+    interim: u32,
     sending: bool,
 }
 
 impl Exchange {
+    /// Passes on what came ahead of the response.
+    fn poll_interim(&mut self, to: &Extensions, cx: &mut Context<'_>) -> Result<(), Failure> {
+        while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
+            self.interim += 1;
+            if self.interim > MAX_INTERIM {
+                self.pump.send.send_reset(Reason::ENHANCE_YOUR_CALM);
+                return Err(Failure::TooManyInterim);
+            }
+            pass_on(to, head.status(), head.headers());
+        }
+        // the end of them, or an error, is the response's to tell
+        Ok(())
+    }
+
     fn poll<B>(
         &mut self,
         upload: &mut Upload<B>,
