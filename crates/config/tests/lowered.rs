@@ -388,9 +388,9 @@ fn every_key_of_the_layers() {
     assert!(headers.hsts_include_subdomains);
     assert_eq!(headers.content_security_policy.unwrap(), "default-src 'self'");
     assert_eq!(headers.permissions_policy.unwrap(), "camera=(), microphone=()");
-    let rate = plan.chain.rate_limit.own().copied().expect("the table is there");
+    let rate = &plan.chain.rate_limit.own().expect("the table is there").rules[0];
     assert_eq!((rate.requests.get(), rate.per, rate.burst.get()), (100, secs(1), 50));
-    assert_eq!(rate.max_clients, 100_000);
+    assert_eq!(rate.max_keys, 100_000);
     let filter = plan.chain.filter.own().expect("the table is there");
     assert!(filter.denies("/.git/config") && filter.denies("/wp-admin") && !filter.denies("/x"));
     let cache = plan.cache.expect("the table is there");

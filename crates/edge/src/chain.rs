@@ -16,7 +16,9 @@ use std::{convert::Infallible, sync::Arc};
 use http::{Request, Response};
 use portcullis_cache::{CacheBody, CacheLayer};
 use portcullis_middleware::{
-    filter::FilterLayer, rate_limit::RateLimitLayer, security_headers::SecurityHeadersLayer,
+    filter::FilterLayer,
+    rate_limit::{RateKey, RateLimitLayer, RateLimitOptions, RateRule},
+    security_headers::SecurityHeadersLayer,
 };
 use tower::{ServiceBuilder, util::option_layer};
 use tower_http::map_response_body::MapResponseBodyLayer;
@@ -146,15 +148,21 @@ pub(crate) fn steps(plan: &Plan, route: &ChainPlan) -> Vec<Step> {
     let cache = if plan.cache.is_some() { Setting::Own(()) } else { Setting::Off };
     [
         Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
-        Step::of("rate limit", &edge.rate_limit, &route.rate_limit, |limit| {
-            format!("429 past {} in {:?} of a client", limit.requests, limit.per)
-        }),
+        Step::of("rate limit", &edge.rate_limit, &route.rate_limit, rate_limit),
         Step::of("filter", &edge.filter, &route.filter, |_| "404 for denied paths".to_owned()),
         Step::of("cache", &cache, &route.cache, |()| String::new()),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn rate_limit(limit: &RateLimitOptions) -> String {
+    let rule = |rule: &RateRule| {
+        let whose = if rule.key == RateKey::default() { "of a client" } else { "by its key" };
+        format!("{} past {} in {:?} {whose}", rule.refusal.status.as_u16(), rule.requests, rule.per)
+    };
+    limit.rules.iter().map(rule).collect::<Vec<_>>().join(", ")
 }
 
 /// One layer: the default's, none, one that goes on, or a new one.

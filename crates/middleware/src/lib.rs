@@ -5,7 +5,7 @@
 //! | [`access_log`] | hands one record per request to a sink, when the response body is over | never |
 //! | [`metrics`] | tells an observer of every request and response | never |
 //! | [`health`] | a liveness path that answers even where the service behind it is saturated | 200, 503 |
-//! | [`rate_limit`] | requests per client address | 429 |
+//! | [`rate_limit`] | how often who may ask, by rules | 429 by default |
 //! | [`filter`] | hides paths | 404 |
 //! | [`header_limits`] | how many fields a request may carry | 431 |
 //! | [`redirect`] | a service that sends everything to HTTPS | 308 or 301, 400 |

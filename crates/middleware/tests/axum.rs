@@ -21,7 +21,7 @@ use portcullis_middleware::{
     header_limits::HeaderLimitsLayer,
     health::HealthLayer,
     metrics::{RequestMetricsLayer, RequestObserver},
-    rate_limit::{RateLimitLayer, RateLimitOptions},
+    rate_limit::{RateLimitLayer, RateLimitOptions, RateRule},
     redirect::RedirectToHttps,
     security_headers::{SecurityHeaders, SecurityHeadersLayer},
 };
@@ -58,7 +58,8 @@ async fn all_layers_compose_under_axum() {
         into.lock().unwrap().push(format!("{} {status} {}", record.target(), record.bytes_sent));
     };
     let count = Arc::new(Count::default());
-    let rate = RateLimitOptions::new(NonZeroU32::new(2).unwrap(), Duration::from_secs(3600));
+    let rule = RateRule::new(NonZeroU32::new(2).unwrap(), Duration::from_secs(3600));
+    let rate = RateLimitOptions::new(rule);
     let app = Router::new()
         .route("/", get(|| async { "hello" }))
         .layer(FilterLayer::new(FilterRules::deny_prefixes(["/admin"])))

@@ -7,7 +7,7 @@ use portcullis_edge::{
     cache::CacheOptions,
     middleware::{
         filter::FilterRules,
-        rate_limit::RateLimitOptions,
+        rate_limit::{RateLimitOptions, RateRule},
         security_headers::{FrameOptions, SecurityHeaders},
     },
     plan::{ChainPlan, Plan, Setting},
@@ -121,14 +121,14 @@ fn rate_limit(mut table: Table<'_, '_>) -> Option<RateLimitOptions> {
     let burst = table.get("burst", count);
     let max_clients = table.get("max_clients", integer(1000..=100_000_000));
     table.finish();
-    let mut options = RateLimitOptions::new(requests?.into_inner(), per);
+    let mut rule = RateRule::new(requests?.into_inner(), per);
     if let Some(burst) = burst {
-        options.burst = burst.into_inner();
+        rule.burst = burst.into_inner();
     }
     if let Some(max_clients) = max_clients {
-        options.max_clients = max_clients.into_inner();
+        rule.max_keys = max_clients.into_inner();
     }
-    Some(options)
+    Some(RateLimitOptions::new(rule))
 }
 
 fn cache(mut table: Table<'_, '_>) -> CacheOptions {

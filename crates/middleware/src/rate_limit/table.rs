@@ -5,6 +5,9 @@
 //! a secret seed, to a set of sixteen slots. A client without a slot takes that of the client whose bucket is
 //! nearest to full, which is the least that can be forgotten; most often it *is* full, and nothing is lost. No
 //! sweep, no allocation after the first, and no pause.
+//!
+//! A slot's time is when its client's bucket is full again, in nanoseconds since the table was made, whichever limiter
+//! uses it: so a changed rule goes on with the same table.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -18,7 +21,8 @@ const MAX_SHARDS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Table {
-    hasher: RandomState,
+    /// Secret keys of the hash that places clients.
+    secret: [u64; 4],
     sets: usize,
     sets_per_shard: usize,
     shards: Box<[Shard]>,
@@ -27,56 +31,127 @@ pub(super) struct Table {
 /// Alone on its cache lines, so that one lock's traffic doesn't slow its neighbour.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Shard(Mutex<Box<[u64]>>);
+struct Shard(Mutex<Slots>);
+
+/// Counted here, under the lock that is held anyway: a counter for all would be one cache line that every worker wants.
+#[derive(Debug)]
+struct Slots {
+    words: Box<[u64]>,
+    taken: u64,
+    forgotten: u64,
+}
+
+/// What a limiter asks the table for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Probe {
+    /// The client's number.
+    pub(super) key: u64,
+    /// By how much the answer moves the time on: what is asked for, in nanoseconds.
+    pub(super) weight: u64,
+}
+
+/// What a table has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TableCounts {
+    /// Requests that got what they asked for.
+    pub(super) taken: u64,
+    /// Clients that were forgotten before their bucket was full again, for want of slots.
+    pub(super) forgotten: u64,
+}
 
 impl Table {
-    /// A table of at most `max_clients` slots, and at least one set.
-    pub(super) fn new(max_clients: usize) -> Self {
-        let wanted = (max_clients / WAYS).max(1);
+    /// A table of at most `max_keys` slots, and at least one set.
+    pub(super) fn new(max_keys: usize) -> Self {
+        let wanted = (max_keys / WAYS).max(1);
         let shards = wanted.min(MAX_SHARDS);
         let sets_per_shard = wanted / shards;
+        // one allocation of zeros per shard: the system hands out pages as they are touched
+        let shard = || Slots { words: vec![0; sets_per_shard * WAYS * 2].into(), taken: 0, forgotten: 0 };
+        let random = RandomState::new();
         Self {
-            hasher: RandomState::new(),
+            secret: [0, 1, 2, 3].map(|n| random.hash_one(n)),
             sets: sets_per_shard * shards,
             sets_per_shard,
-            // one allocation of zeros per shard: the system hands out pages as they are touched
-            shards: (0..shards)
-                .map(|_| Shard(Mutex::new(vec![0; sets_per_shard * WAYS * 2].into())))
-                .collect(),
+            shards: (0..shards).map(|_| Shard(Mutex::new(shard()))).collect(),
         }
     }
 
-    /// Which shard, and where in it the set begins.
+    /// Which shard, and where in it the set begins. Two folded multiplications with secret keys, as ahash has them: nobody
+    /// outside sees what shares a set, and keys that are no addresses come out of SipHash already.
+    #[inline]
     fn place(&self, key: u64) -> (usize, usize) {
-        let hash = self.hasher.hash_one(key);
+        let [a, b, c, d] = self.secret;
+        let hash = folded(folded(key ^ a, b | 1) ^ c, d | 1);
         // scales the hash to 0..sets without a division
         let set = ((u128::from(hash) * self.sets as u128) >> 64) as usize;
         (set / self.sets_per_shard, (set % self.sets_per_shard) * WAYS * 2)
     }
 
+    /// Puts back what a request took that was then refused elsewhere. A client that was forgotten meanwhile has a
+    /// full bucket anyway.
+    pub(super) fn give_back(&self, probe: Probe) {
+        let (shard, start) = self.place(probe.key);
+        let mut slots = self.shards[shard].0.lock();
+        slots.taken = slots.taken.saturating_sub(1);
+        let (keys, times) = slots.words[start..start + WAYS * 2].split_at_mut(WAYS);
+        if let Some(way) = (0..WAYS).find(|way| times[*way] != 0 && keys[*way] == probe.key) {
+            // 0 would be a free slot
+            times[way] = times[way].saturating_sub(probe.weight).max(1);
+        }
+    }
+
+    /// Makes every bucket as full by the new rule as it is by the old one; `before` and `after` are the times that an
+    /// empty bucket takes to fill. One pass over the table, shard by shard.
+    pub(super) fn rescale(&self, now: u64, before: u64, after: u64) {
+        for shard in &self.shards {
+            let mut slots = shard.0.lock();
+            for set in slots.words.chunks_exact_mut(WAYS * 2) {
+                for time in set[WAYS..].iter_mut().filter(|time| **time > now) {
+                    let debt = u128::from(*time - now) * u128::from(after) / u128::from(before.max(1));
+                    *time = now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX).min(after)).max(1);
+                }
+            }
+        }
+    }
+
+    pub(super) fn counts(&self) -> TableCounts {
+        self.shards.iter().fold(TableCounts::default(), |sum, shard| {
+            let slots = shard.0.lock();
+            TableCounts { taken: sum.taken + slots.taken, forgotten: sum.forgotten + slots.forgotten }
+        })
+    }
+
     #[cfg(test)]
     fn slots(&self) -> usize {
-        self.shards.iter().map(|shard| shard.0.lock().len() / 2).sum()
+        self.shards.iter().map(|shard| shard.0.lock().words.len() / 2).sum()
     }
 }
 
+/// Both halves of a product, one over the other.
+#[inline]
+fn folded(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}
+
 impl StateStore for Table {
-    type Key = u64;
+    type Key = Probe;
 
     /// A slot's time is when its client's bucket is full again; 0 is a free slot, which no time ever is, since every
     /// admitted request moves it forward.
-    fn measure_and_replace<T, F, E>(&self, key: &u64, f: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, probe: &Probe, f: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let (shard, start) = self.place(*key);
-        let mut slots = self.shards[shard].0.lock();
-        let (keys, times) = slots[start..start + WAYS * 2].split_at_mut(WAYS);
+        let (shard, start) = self.place(probe.key);
+        let slots = &mut *self.shards[shard].0.lock();
+        let (keys, times) = slots.words[start..start + WAYS * 2].split_at_mut(WAYS);
         let mut victim = 0;
         for way in 0..WAYS {
-            if times[way] != 0 && keys[way] == *key {
+            if times[way] != 0 && keys[way] == probe.key {
                 let (outcome, time) = f(Some(Nanos::new(times[way])))?;
                 times[way] = time.as_u64();
+                slots.taken += 1;
                 return Ok(outcome);
             }
             if times[way] < times[victim] {
@@ -84,7 +159,11 @@ impl StateStore for Table {
             }
         }
         let (outcome, time) = f(None)?;
-        keys[victim] = *key;
+        // a new client's time is now and what it took
+        let now = time.as_u64().saturating_sub(probe.weight);
+        slots.forgotten += u64::from(times[victim] > now);
+        slots.taken += 1;
+        keys[victim] = probe.key;
         times[victim] = time.as_u64();
         Ok(outcome)
     }
@@ -94,14 +173,20 @@ impl StateStore for Table {
 mod tests {
     use super::*;
 
+    fn probe(key: u64) -> Probe {
+        Probe { key, weight: 1 }
+    }
+
     /// Sets a client's time and tells what it was.
     fn set(table: &Table, key: u64, time: u64) -> Option<u64> {
         let swap = |old: Option<Nanos>| Ok::<_, ()>((old.map(Nanos::as_u64), Nanos::new(time)));
-        table.measure_and_replace(&key, swap).unwrap()
+        table.measure_and_replace(&probe(key), swap).unwrap()
     }
 
     fn read(table: &Table, key: u64) -> Option<u64> {
-        table.measure_and_replace(&key, |old| Err::<((), Nanos), _>(old.map(Nanos::as_u64))).unwrap_err()
+        table
+            .measure_and_replace(&probe(key), |old| Err::<((), Nanos), _>(old.map(Nanos::as_u64)))
+            .unwrap_err()
     }
 
     #[test]
@@ -164,5 +249,58 @@ mod tests {
             set(&table, key, key + 1);
         }
         assert_eq!(read(&table, u64::MAX), Some(1 << 40));
+    }
+
+    /// Neighbours, and networks of one provider, are spread as if they were random: no set gets more than chance gives it.
+    #[test]
+    fn clients_are_spread() {
+        for step in [1, 1 << 8, 1 << 32, 1 << 48, 0x10001, u64::MAX / 1000] {
+            let table = Table::new(1 << 14);
+            let mut sets = std::collections::HashMap::new();
+            for n in 0..1u64 << 14 {
+                *sets.entry(table.place(n.wrapping_mul(step))).or_insert(0) += 1;
+            }
+            // 16 on average; 60 is eleven standard deviations away
+            let most = sets.values().max().unwrap();
+            assert!(*most < 60, "{step:#x}: {most} in one set");
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again() {
+        let table = Table::new(16);
+        set(&table, 7, 100);
+        table.give_back(Probe { key: 7, weight: 30 });
+        assert_eq!((read(&table, 7), table.counts().taken), (Some(70), 0));
+        table.give_back(Probe { key: 7, weight: 300 });
+        assert_eq!(read(&table, 7), Some(1), "its slot is not taken for a free one");
+        table.give_back(Probe { key: 8, weight: 300 });
+        assert_eq!(read(&table, 8), None);
+    }
+
+    #[test]
+    fn rescaling_keeps_how_full_a_bucket_is() {
+        let table = Table::new(1 << 10);
+        for (key, time) in [(1, 900), (2, 1000), (3, 1500), (4, 2000), (5, u64::MAX)] {
+            set(&table, key, time);
+        }
+        // an empty bucket took 1000 to fill, and takes 10 now
+        table.rescale(1000, 1000, 10);
+        for (key, time) in [(1, 900), (2, 1000), (3, 1005), (4, 1010), (5, 1010)] {
+            assert_eq!(read(&table, key), Some(time), "{key}");
+        }
+    }
+
+    #[test]
+    fn only_clients_in_debt_count_as_forgotten() {
+        let table = Table::new(16);
+        for key in 0..16 {
+            set(&table, key, 100 + key);
+        }
+        assert_eq!(table.counts(), TableCounts { taken: 16, forgotten: 0 });
+        set(&table, 16, 150); // now is 149: the bucket of key 0 is full since 100
+        assert_eq!(table.counts(), TableCounts { taken: 17, forgotten: 0 });
+        set(&table, 17, 100); // now is 99: that of key 1 would have been at 101
+        assert_eq!(table.counts(), TableCounts { taken: 18, forgotten: 1 });
     }
 }
