@@ -397,7 +397,8 @@ mod tests {
         let path = KeyPart::Path { segments: None };
         let two = KeyPart::Path { segments: Some(2) };
         let none: &[(&str, &str)] = &[];
-        let table: &[(&KeyPart, (&str, &[(&str, &str)]), (&str, &[(&str, &str)]), bool)] = &[
+        type Sent<'a> = (&'a str, &'a [(&'a str, &'a str)]);
+        let table: &[(&KeyPart, Sent<'_>, Sent<'_>, bool)] = &[
             (&field, ("/", &[("x-key", "a")]), ("/b", &[("x-key", " a ")]), SAME),
             (&field, ("/", &[("x-key", "a")]), ("/", &[("x-key", "b")]), !SAME),
             (&field, ("/", &[("x-key", "a")]), ("/", &[("x-key", "A")]), !SAME),
