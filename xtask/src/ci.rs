@@ -26,7 +26,7 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 19] = [
     Step { name: "fmt", run: || cargo(&["fmt", "--all", "--", "--check"], &[]) },
     Step { name: "tidy", run: || tidy::run(&[]).map(|()| Outcome::Passed) },
     Step {
@@ -40,6 +40,8 @@ const STEPS: [Step; 17] = [
     Step { name: "pebble install", run: || install("pebble", has_pebble()) },
     Step { name: "test", run: tests },
     Step { name: "pebble", run: pebble },
+    Step { name: "redis install", run: || install("redis-server", has_redis()) },
+    Step { name: "redis", run: redis },
     Step { name: "interop install", run: interop_install },
     Step { name: "interop", run: interop },
     Step { name: "testssl install", run: || install("testssl.sh", testssl::is_installed()) },
@@ -115,6 +117,18 @@ fn pebble() -> Result<Outcome> {
         return test::pebble(&[]).map(|()| Outcome::Passed);
     }
     Ok(Outcome::Skipped("pebble is not installed".to_owned()))
+}
+
+/// A store that instances share their rates in.
+fn has_redis() -> bool {
+    sh::is_installed("redis-server", "--version")
+}
+
+fn redis() -> Result<Outcome> {
+    if has_redis() || in_ci() {
+        return test::redis(&[]).map(|()| Outcome::Passed);
+    }
+    Ok(Outcome::Skipped("redis-server is not installed".to_owned()))
 }
 
 fn interop_install() -> Result<Outcome> {

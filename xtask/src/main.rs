@@ -37,6 +37,8 @@ cargo xtask COMMAND
   certs [DIR]       a local authority and a certificate for localhost in DIR (default: certs)
   torture accept    descriptors that run out, limits that are met: what must hold, shown as it happens
   pebble [ARGS]     certificates by ACME from Pebble (Debian: pebble): the suite of portcullis-acme; ARGS go to the tests
+  redis [ARGS]      rates that instances share in a redis-server (Debian: redis-server): a suite of portcullis-middleware; ARGS
+                    go to the tests
   interop [ARGS]    HTTP/3 with ngtcp2's client, aioquic and Chromium (Debian: ngtcp2-client, chromium); ARGS go to the
                     tests, but for `--full`: 100 MiB up and 1 GiB down
   lossy [...]       downloads over HTTP/3 through a path that is long and loses packets; see `lossy --help`
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Some("loadtest") => loadtest::run(args),
         Some("torture") => torture::run(&args),
         Some("pebble") => test::pebble(&args),
+        Some("redis") => test::redis(&args),
         Some("interop") => interop::run(&args),
         Some("lossy") => lossy::run(&args),
         Some("testssl") => testssl::run(&args),

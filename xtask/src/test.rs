@@ -47,6 +47,13 @@ pub(crate) fn pebble(args: &[OsString]) -> Result<()> {
     sh::run(test.args(["--ignored", "--test-threads=4"]).args(args))
 }
 
+/// The suite that takes a redis-server; `args` go to the tests. One after another: they count by the clock.
+pub(crate) fn redis(args: &[OsString]) -> Result<()> {
+    let mut test = sh::cargo();
+    test.args(["test", "--package", "portcullis-middleware", "--all-features", "--test", "redis", "--"]);
+    sh::run(test.args(["--ignored", "--test-threads=1"]).args(args))
+}
+
 /// Whether the caller says which packages to test.
 fn selects_packages(args: &[OsString]) -> bool {
     args.iter()

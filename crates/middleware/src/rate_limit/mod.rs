@@ -19,7 +19,12 @@
 //! network hands to one customer (RFC 6177). Requests without any address, and those from unix sockets, share one
 //! bucket unless [`OnMissing`] says otherwise.
 //!
-//! Instances can share buckets, of a [`RateStore`].
+//! Instances can share buckets: [`borrow`] lends each of them portions of a bucket that another program keeps, with the feature
+//! `redis` one that speaks the protocol of Valkey and Redis.
+
+pub mod borrow;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 mod answer;
 mod certificate;
