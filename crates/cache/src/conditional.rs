@@ -8,7 +8,7 @@ use http::{
     },
 };
 
-use crate::directives::members;
+use crate::{date, directives::members};
 
 /// The conditions of a request that a cache evaluates.
 #[derive(Clone, Debug, Default)]
@@ -40,11 +40,10 @@ impl Conditions {
                 .flat_map(|line| members(line.as_bytes()))
                 .any(|member| member == b"*" || etag == Some(opaque(member)));
         }
-        let date = |value: &HeaderValue| httpdate::parse_http_date(value.to_str().ok()?).ok();
         let (Some(since), Some(modified)) = (
-            self.modified_since.as_ref().and_then(date),
+            self.modified_since.as_ref().and_then(date::read),
             // RFC 9111 section 4.3.2: the date stands in for a missing Last-Modified.
-            stored.get(LAST_MODIFIED).or_else(|| stored.get(DATE)).and_then(date),
+            stored.get(LAST_MODIFIED).or_else(|| stored.get(DATE)).and_then(date::read),
         ) else {
             return false;
         };

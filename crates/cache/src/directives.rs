@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue,
     header::{CACHE_CONTROL, PRAGMA},
 };
 
@@ -14,15 +14,20 @@ const MAX_DELTA: u64 = 1 << 31;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResponseDirectives {
     pub(crate) no_store: bool,
-    /// Bare or with field names: both keep a shared cache away here.
+    /// Of the whole response; with names of fields only these are.
     pub(crate) private: bool,
-    /// Bare or with field names: both ask for validation here.
+    /// Of the whole response; with names of fields only these are.
     pub(crate) no_cache: bool,
+    /// `private` or `no-cache` came with names of fields: see [`withheld`].
+    pub(crate) withholds: bool,
     pub(crate) public: bool,
+    /// `proxy-revalidate` too, which is the same to a shared cache.
     pub(crate) must_revalidate: bool,
     pub(crate) must_understand: bool,
     pub(crate) max_age: Option<Duration>,
     pub(crate) s_maxage: Option<Duration>,
+    pub(crate) stale_while_revalidate: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
 }
 
 impl ResponseDirectives {
@@ -41,10 +46,16 @@ impl ResponseDirectives {
                 read.s_maxage = least(read.s_maxage);
             } else if is("no-store") {
                 read.no_store = true;
-            } else if is("private") {
-                read.private = true;
-            } else if is("no-cache") {
-                read.no_cache = true;
+            } else if is("private") || is("no-cache") {
+                // Sections 5.2.2.4 and 5.2.2.7; names that are none can't be withheld.
+                let named = value.is_some_and(|value| members(value).next().is_some() && are_names(value));
+                read.withholds |= named;
+                read.private |= !named && is("private");
+                read.no_cache |= !named && is("no-cache");
+            } else if is("stale-while-revalidate") {
+                read.stale_while_revalidate = least(read.stale_while_revalidate);
+            } else if is("stale-if-error") {
+                read.stale_if_error = least(read.stale_if_error);
             } else if is("public") {
                 read.public = true;
             } else if is("must-revalidate") || is("proxy-revalidate") {
@@ -57,6 +68,20 @@ impl ResponseDirectives {
     }
 }
 
+fn are_names(value: &[u8]) -> bool {
+    members(value).all(|name| HeaderName::from_bytes(name).is_ok())
+}
+
+/// Whether a field is named by `private="..."` or `no-cache="..."`.
+pub(crate) fn withheld(headers: &HeaderMap, field: &HeaderName) -> bool {
+    directives(headers.get_all(CACHE_CONTROL)).any(|(name, value)| {
+        (name.eq_ignore_ascii_case(b"private") || name.eq_ignore_ascii_case(b"no-cache"))
+            && value.is_some_and(|value| {
+                members(value).any(|name| name.eq_ignore_ascii_case(field.as_str().as_bytes()))
+            })
+    })
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestDirectives {
@@ -65,6 +90,9 @@ pub(crate) struct RequestDirectives {
     pub(crate) only_if_cached: bool,
     pub(crate) max_age: Option<Duration>,
     pub(crate) min_fresh: Option<Duration>,
+    /// For how long past its freshness it would take a response; without a value, any time.
+    pub(crate) max_stale: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
 }
 
 impl RequestDirectives {
@@ -88,6 +116,11 @@ impl RequestDirectives {
                 read.max_age = Some(delta(value));
             } else if is("min-fresh") {
                 read.min_fresh = Some(delta(value));
+            } else if is("max-stale") {
+                read.max_stale =
+                    Some(value.map_or(Duration::from_secs(MAX_DELTA), |value| delta(Some(value))));
+            } else if is("stale-if-error") {
+                read.stale_if_error = Some(delta(value));
             }
         }
         read
@@ -179,7 +212,15 @@ mod tests {
                 &["private=\"a, max-age=60\", no-store"],
                 ResponseDirectives { private: true, no_store: true, ..none },
             ),
-            (&["no-cache=\"set-cookie\""], ResponseDirectives { no_cache: true, ..none }),
+            (&["no-cache=\"set-cookie\""], ResponseDirectives { withholds: true, ..none }),
+            (&["private=\"a, b\", private=c"], ResponseDirectives { withholds: true, ..none }),
+            (&["private=\"\""], ResponseDirectives { private: true, ..none }),
+            (&["private=\"a\", private"], ResponseDirectives { private: true, withholds: true, ..none }),
+            (&["no-cache="], ResponseDirectives { no_cache: true, ..none }),
+            (
+                &["stale-while-revalidate=5, stale-if-error=6"],
+                ResponseDirectives { stale_while_revalidate: secs(5), stale_if_error: secs(6), ..none },
+            ),
             (
                 &["ext=\"a\\\", no-store\", proxy-revalidate"],
                 ResponseDirectives { must_revalidate: true, ..none },
@@ -199,6 +240,9 @@ mod tests {
             headers.insert(name, value.parse().unwrap());
             RequestDirectives::read(&headers)
         };
+        assert_eq!(read("cache-control", "max-stale=5").max_stale, Some(Duration::from_secs(5)));
+        assert_eq!(read("cache-control", "max-stale").max_stale, Some(Duration::from_secs(1 << 31)));
+        assert_eq!(read("cache-control", "max-stale=x").max_stale, Some(Duration::ZERO));
         assert!(read("pragma", "No-Cache").no_cache);
         assert!(read("cache-control", "No-Cache").no_cache);
         assert!(read("cache-control", "only-if-cached").only_if_cached);

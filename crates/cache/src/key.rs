@@ -1,11 +1,11 @@
 //! What a stored response is known by.
 
-use std::fmt::Write as _;
-
 use http::{HeaderMap, Uri, header::HOST, uri::Scheme};
 
-/// Scheme, host in lower case, port, path and query of a request, in one string: `https://a.example.com:443/x?y`.
-/// Only responses to GET are stored, so the method needs no place in it.
+use crate::{buf::Buf, query, rules::CacheRules};
+
+/// Scheme, host in lower case, port, path and the part of the query that counts, then the partition behind a byte that no URI has:
+/// `https://a.example.com:443/x?y`. Only responses to GET are stored, so the method needs no place in it.
 ///
 /// `None` when one is missing, or when two places tell it differently: two parties that read such a request would
 /// not read the same, which is how a cache is poisoned.
@@ -14,7 +14,8 @@ pub(crate) fn of(
     fallback: Option<&Scheme>,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Option<String> {
+    rules: &CacheRules,
+) -> Option<Buf> {
     let secure = match (secure, uri.scheme()) {
         (Some(secure), Some(scheme)) => (is_https(scheme)? == secure).then_some(secure)?,
         (Some(secure), None) => secure,
@@ -39,31 +40,109 @@ pub(crate) fn of(
         (None, Some(host)) => host?,
         (None, None) => return None,
     };
-    let path = uri.path_and_query()?.as_str();
     // Asterisk form and what is no path at all.
-    if !path.starts_with('/') {
+    if !uri.path().starts_with('/') {
         return None;
     }
-    let scheme = if secure { "https" } else { "http" };
-    let mut key = String::with_capacity(scheme.len() + name.len() + path.len() + 9);
-    key.push_str(scheme);
-    key.push_str("://");
-    key.extend(name.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
-    // Writing to a String can't fail.
-    let _ = write!(key, ":{port}{path}");
+    let mut key = origin(secure, name, port);
+    key.extend(uri.path().as_bytes());
+    if let Some(query) = uri.query() {
+        query::write(query, &rules.query, rules.sort_query, &mut key);
+    }
+    if let Some(partition) = &rules.partition {
+        key.push(0);
+        key.extend(partition.as_bytes());
+    }
     Some(key)
 }
 
-/// The key of another URI of the same origin as `key`, for what a response's `Location` or `Content-Location`
-/// names (RFC 9111 section 4.4): an absolute path, or an absolute URI.
-pub(crate) fn same_origin(key: &str, reference: &str) -> Option<String> {
-    let origin = &key[..origin_len(key)?];
-    let reference = reference.split('#').next()?;
-    if reference.starts_with('/') && !reference.starts_with("//") {
-        return Some(format!("{origin}{reference}"));
+fn origin(secure: bool, name: &[u8], port: u16) -> Buf {
+    let mut key = Buf::new();
+    key.extend(if secure { b"https://" } else { b"http://" });
+    key.extend_lower(name);
+    key.push(b':');
+    let mut digits = [0; 5];
+    let (mut at, mut rest) = (digits.len(), port);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
     }
-    let other = of(None, None, &reference.parse().ok()?, &HeaderMap::new())?;
-    (origin_len(&other)? == origin.len() && other.starts_with(origin)).then_some(other)
+    key.extend(&digits[at..]);
+    key
+}
+
+/// The key without its partition: the URI.
+pub(crate) fn uri(key: &[u8]) -> &[u8] {
+    key.split(|byte| *byte == 0).next().unwrap_or(key)
+}
+
+/// What the keys below an absolute URI begin with. `None` without a scheme or a host.
+pub(crate) fn prefix(uri: &Uri) -> Option<Box<[u8]>> {
+    let secure = is_https(uri.scheme()?)?;
+    let (name, port) = split(uri.authority()?.as_str().as_bytes(), secure)?;
+    let mut key = origin(secure, name, port);
+    key.extend(uri.path_and_query()?.as_str().as_bytes());
+    Some(key.as_slice().into())
+}
+
+/// The key of another URI of the same origin as `key`, for what a response's `Location` or `Content-Location`
+/// names (RFC 9111 section 4.4).
+pub(crate) fn same_origin(key: &[u8], reference: &str, rules: &CacheRules) -> Option<Buf> {
+    let base = std::str::from_utf8(uri(key)).ok()?;
+    let origin = &base[..origin_len(base)?];
+    let path = &base[origin.len()..];
+    let path = path.split('?').next()?;
+    let reference = reference.split('#').next()?;
+    let absolute = if reference.starts_with("//") {
+        let scheme = base.split("//").next()?;
+        format!("{scheme}{reference}")
+    } else if reference.starts_with('/') {
+        format!("{origin}{reference}")
+    } else if reference.starts_with('?') {
+        format!("{origin}{path}{reference}")
+    } else if reference.is_empty() {
+        base.to_owned()
+    } else if reference.split(['/', '?']).next()?.contains(':') {
+        reference.to_owned()
+    } else {
+        format!("{origin}{}", merged(path, reference))
+    };
+    let other = of(None, None, &absolute.parse().ok()?, &HeaderMap::new(), rules)?;
+    let text = std::str::from_utf8(uri(other.as_slice())).ok()?;
+    (text.get(..origin_len(text)?) == Some(origin)).then_some(other)
+}
+
+/// A path relative to another (RFC 3986 sections 5.2.3 and 5.2.4).
+fn merged(base: &str, reference: &str) -> String {
+    let (path, query) = reference.split_once('?').map_or((reference, None), |(p, q)| (p, Some(q)));
+    let directory = &base[..=base.rfind('/').unwrap_or(0)];
+    let mut segments: Vec<&str> = directory.trim_end_matches('/').split('/').collect();
+    let mut ends_in_directory = false;
+    for segment in path.split('/') {
+        ends_in_directory = matches!(segment, "." | ".." | "");
+        match segment {
+            "." | "" => {}
+            ".." => {
+                if segments.len() > 1 {
+                    segments.pop();
+                }
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let mut merged = segments.join("/");
+    if ends_in_directory || merged.is_empty() {
+        merged.push('/');
+    }
+    if let Some(query) = query {
+        merged.push('?');
+        merged.push_str(query);
+    }
+    merged
 }
 
 fn origin_len(key: &str) -> Option<usize> {
@@ -112,13 +191,39 @@ fn split(authority: &[u8], secure: bool) -> Option<(&[u8], u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::Query;
 
     fn key(secure: Option<bool>, uri: &str, hosts: &[&str]) -> Option<String> {
         let mut headers = HeaderMap::new();
         for host in hosts {
             headers.append(HOST, host.parse().unwrap());
         }
-        of(secure, None, &uri.parse().unwrap(), &headers)
+        of(secure, None, &uri.parse().unwrap(), &headers, &CacheRules::default()).as_ref().map(text)
+    }
+
+    fn text(key: &Buf) -> String {
+        String::from_utf8(key.as_slice().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn rules_change_it() {
+        let uri = "https://a/x?b=1&utm_id=2&a=3".parse().unwrap();
+        let of = |rules: CacheRules| text(&of(None, None, &uri, &HeaderMap::new(), &rules).unwrap());
+        let rules = CacheRules::default();
+        assert_eq!(of(rules.clone()), "https://a:443/x?b=1&utm_id=2&a=3");
+        let without = rules.clone().with_query(Query::Without(vec!["utm_*".into()])).with_sort_query(true);
+        assert_eq!(of(without), "https://a:443/x?a=3&b=1");
+        let partition = of(rules.with_partition(Some("p".into())));
+        assert_eq!(partition, "https://a:443/x?b=1&utm_id=2&a=3\0p");
+        assert_eq!(super::uri(partition.as_bytes()), b"https://a:443/x?b=1&utm_id=2&a=3");
+    }
+
+    #[test]
+    fn prefixes() {
+        let of = |uri: &str| prefix(&uri.parse().unwrap()).map(|p| String::from_utf8(p.to_vec()).unwrap());
+        assert_eq!(of("https://A.example.com/img/").as_deref(), Some("https://a.example.com:443/img/"));
+        assert_eq!(of("http://a").as_deref(), Some("http://a:80/"));
+        assert_eq!(of("/img/"), None);
     }
 
     #[test]
@@ -173,7 +278,7 @@ mod tests {
 
     #[test]
     fn references_within_the_origin() {
-        let key = "https://a:443/x?y";
+        let key = b"https://a:443/d/x?y";
         for (reference, want) in [
             ("/z?q", Some("https://a:443/z?q")),
             ("/z#part", Some("https://a:443/z")),
@@ -183,10 +288,19 @@ mod tests {
             ("http://a/z", None),
             ("https://a:4431/z", None),
             ("//b/z", None),
-            ("z", None),
-            ("", None),
+            ("//a/z", Some("https://a:443/z")),
+            ("z", Some("https://a:443/d/z")),
+            ("z/?q", Some("https://a:443/d/z/?q")),
+            ("./z", Some("https://a:443/d/z")),
+            ("../z", Some("https://a:443/z")),
+            ("../../../z/..", Some("https://a:443/")),
+            ("?q", Some("https://a:443/d/x?q")),
+            ("", Some("https://a:443/d/x?y")),
+            ("mailto:x", None),
+            ("a b", None),
         ] {
-            assert_eq!(same_origin(key, reference).as_deref(), want, "{reference}");
+            let other = same_origin(key, reference, &CacheRules::default()).as_ref().map(text);
+            assert_eq!(other.as_deref(), want, "{reference}");
         }
     }
 }

@@ -12,7 +12,15 @@ use http::{
 use http_body::Body;
 use portcullis_conn::ConnInfo;
 
-use crate::{directives::RequestDirectives, key, options::CacheOptions, rules::Selecting, store::is_safe};
+use crate::{
+    buf::Buf,
+    directives::RequestDirectives,
+    key,
+    layer::Core,
+    meta::Asked,
+    rules::CacheRules,
+    store::{Key, is_safe},
+};
 
 /// Fields with which a client can make some origins answer for another method or another path than the key says.
 const OVERRIDES: [HeaderName; 5] = [
@@ -30,14 +38,12 @@ pub(crate) enum Class {
     Bypass,
     /// Of another method, and safe.
     Method,
-    /// It may change what is stored under this key (RFC 9111 section 4.4).
-    Unsafe(Option<String>),
+    /// It may change what is stored for its URI (RFC 9111 section 4.4).
+    Unsafe,
     /// GET or HEAD, to be looked up.
     Lookup {
         /// Where.
-        key: String,
-        /// Whether only the fields are asked for.
-        head: bool,
+        key: Buf,
         /// What the request says about freshness.
         directives: RequestDirectives,
     },
@@ -48,51 +54,84 @@ pub(crate) enum Class {
 #[derive(Clone, Copy, Debug)]
 pub struct BypassCache;
 
-pub(crate) fn classify<B: Body>(request: &Request<B>, options: &CacheOptions) -> Class {
+pub(crate) fn classify<B: Body>(request: &Request<B>, core: &Core) -> Class {
     let method = request.method();
-    let head = *method == Method::HEAD;
-    if *method != Method::GET && !head {
+    if *method != Method::GET && *method != Method::HEAD {
         return match *method {
             // A tunnel is not a response.
             Method::CONNECT => Class::Bypass,
             _ if is_safe(method) => Class::Method,
-            _ => Class::Unsafe(key_of(request, options)),
+            _ => Class::Unsafe,
         };
     }
     if request.extensions().get::<BypassCache>().is_some() {
         return Class::Bypass;
     }
     let headers = request.headers();
-    // Ranges are for the origin to answer; the other conditions are too (RFC 9111 section 4.3.2).
-    let left_to_the_origin = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE, TRANSFER_ENCODING];
+    // The other conditions are for the origin to answer (RFC 9111 section 4.3.2).
+    let left_to_the_origin = [IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE, TRANSFER_ENCODING];
     if left_to_the_origin.iter().chain(&OVERRIDES).any(|name| headers.contains_key(name)) {
         return Class::Bypass;
     }
     // What a body of a GET means is up to the origin (RFC 9110 section 9.3.1), and it is in no key.
     let announced = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    if announced || !request.body().is_end_stream() {
+    if announced || !request.body().is_end_stream() || passes_by(request, &core.rules) {
         return Class::Bypass;
     }
-    let directives = RequestDirectives::read(headers);
+    let directives =
+        if core.rules.obey_request { RequestDirectives::read(headers) } else { RequestDirectives::default() };
     if directives.no_store {
         return Class::Bypass;
     }
-    match key_of(request, options) {
-        Some(key) => Class::Lookup { key, head, directives },
+    match key_of(request, core) {
+        Some(key) => Class::Lookup { key, directives },
         None => Class::Bypass,
     }
 }
 
-fn key_of<B>(request: &Request<B>, options: &CacheOptions) -> Option<String> {
+fn passes_by<B>(request: &Request<B>, rules: &CacheRules) -> bool {
+    rules.bypass.iter().any(|bypass| bypass.matches(request.uri().path(), request.headers()))
+}
+
+/// The keys that the request's URI has in all layers over the store, each with one that has it.
+pub(crate) fn keys_of<B>(request: &Request<B>, core: &Core) -> Vec<(Key, Arc<Core>)> {
+    let mut keys: Vec<(Key, Arc<Core>)> = Vec::new();
+    for layer in core.family() {
+        if let Some(key) = key_of(request, &layer)
+            && !keys.iter().any(|(known, _)| **known == *key.as_slice())
+        {
+            keys.push((key.as_slice().into(), layer));
+        }
+    }
+    keys
+}
+
+fn key_of<B>(request: &Request<B>, core: &Core) -> Option<Buf> {
     let secure = request.extensions().get::<Arc<ConnInfo>>().map(|info| info.is_secure());
-    key::of(secure, options.scheme.as_ref(), request.uri(), request.headers())
+    let scheme = core.shared.options.scheme.as_ref();
+    key::of(secure, scheme, request.uri(), request.headers(), &core.rules)
 }
 
 /// Keeps what the response's `Vary` may ask for, while the request goes away.
-pub(crate) fn selecting<B>(request: &Request<B>) -> Selecting {
+pub(crate) fn asked<B>(request: &Request<B>) -> Asked {
     let headers = request.headers();
-    Selecting {
-        fields: headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        authorized: headers.contains_key(AUTHORIZATION),
-    }
+    Asked { fields: headers.clone(), authorized: headers.contains_key(AUTHORIZATION) }
+}
+
+/// Makes a request for a part one for the whole.
+pub(crate) fn ask_for_all<B>(request: &mut Request<B>) {
+    request.headers_mut().remove(RANGE);
+    request.headers_mut().remove(IF_RANGE);
+}
+
+/// A request for the same, for nobody: it has no body, as the first had none, and no conditions of a client.
+pub(crate) fn again<B: Default>(request: &Request<B>) -> Request<B> {
+    let mut again = Request::new(B::default());
+    *again.method_mut() = Method::GET;
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    *again.extensions_mut() = request.extensions().clone();
+    ask_for_all(&mut again);
+    again
 }

@@ -1,281 +1,265 @@
-//! RFC 9111 without IO: what may be stored, how old it is, for whom it may be used again.
+//! What is stored of the responses that pass one layer, and how it is used.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{
-        AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, EXPIRES, LAST_MODIFIED,
-        PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
-    },
-};
+use http::{HeaderMap, HeaderName};
 
-use crate::{
-    directives::{RequestDirectives, ResponseDirectives, members, seconds},
-    options::CacheOptions,
-};
+use crate::vary::cookies;
 
-/// More names in `Vary` than this are not followed.
-const MAX_VARY: usize = 16;
-
-/// When a response was asked for and when it came.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
-    pub(crate) asked: Instant,
-    pub(crate) received: Instant,
-    /// `received` by the clock on the wall.
-    pub(crate) wall: SystemTime,
+/// What is stored of the responses that pass one layer, and how it is used. Layers over one store may have rules of their own:
+/// [`crate::CacheLayer::with_rules`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheRules {
+    /// A part of the key beside the URI: layers share what is stored only where this is equal. Default `None`. Give each of two routes one that are told apart by more than
+    /// host and path, since what one origin said is no answer of the other's. Purging reaches all partitions.
+    pub partition: Option<Arc<str>>,
+    /// The largest body that is stored, in bytes; at most 1 GiB. Default 16 MiB.
+    pub max_object_bytes: u64,
+    /// The longest time for which a response counts as fresh, whatever its origin says. Default 24 h: a wrong
+    /// `max-age` of a year is forgotten by the next day.
+    pub max_ttl: Duration,
+    /// How long responses count as fresh by their status, where their origin says nothing or is not to be heeded; the first that names the status. Default none. Also
+    /// what makes a 404 or a 503 of an origin stay for some seconds (negative caching). What is `private`, `no-store`, for one client or with a cookie stays out all the same.
+    pub ttl: Vec<StatusTtl>,
+    /// Freshness of responses that have a `Last-Modified` and nothing else, guessed from how long they were not modified (RFC 9111 section 4.2.2). Default `None`: nothing is stored
+    /// that its origin did not speak of.
+    pub heuristic: Option<Heuristic>,
+    /// For how long a stale response that has a validator is kept, so that it can be revalidated in place of
+    /// sent anew. Default 10 min.
+    pub keep_stale: Duration,
+    /// For how long past its freshness a response is still given out, while it is asked for anew in the background (RFC 5861 section 3), where its origin says nothing of it. Default 0: never.
+    /// An origin's own `stale-while-revalidate` counts in any case, and its `must-revalidate`, `proxy-revalidate`, `s-maxage` and `no-cache` forbid it.
+    pub stale_while_revalidate: Duration,
+    /// For how long past its freshness a response is still given out where the origin fails or answers 500, 502, 503 or 504 (RFC 5861 section 4), where its origin says nothing of it. Default 0:
+    /// never. The same forbids it.
+    pub stale_if_error: Duration,
+    /// Whether the directives of requests count: `max-age`, `max-stale`, `min-fresh`, `no-cache`, `no-store`, `only-if-cached`, and `Pragma`. Default `true`. A cache that shields its origin
+    /// from its clients ignores them (RFC 9111 section 5.2.1 leaves the choice).
+    pub obey_request: bool,
+    /// Fields that are heeded in place of `Cache-Control` and `Expires`, the first that a response has (RFC 9213). Default `CDN-Cache-Control`.
+    pub targeted: Vec<HeaderName>,
+    /// What becomes of responses with `Set-Cookie`. Default [`SetCookie::Refuse`].
+    pub set_cookie: SetCookie,
+    /// Which part of the query is in the key. Default all of it. What is left out must not change what the origin answers: it is still sent on.
+    pub query: Query,
+    /// Whether the order of the query's parameters is of no account. Default `false`. Values of one name stay in their order.
+    pub sort_query: bool,
+    /// Request fields that tell responses apart as if `Vary` named them. Default none.
+    pub key_fields: Vec<HeaderName>,
+    /// Cookies that tell responses apart. Default none.
+    pub key_cookies: Vec<String>,
+    /// Requests that pass by: neither answered from the store nor stored. Default none.
+    pub bypass: Vec<Bypass>,
+    /// Whether requests for one thing that is not stored wait for the first of them and take their answer from its response as it comes. Default `true`. Requests with
+    /// `Authorization` never do.
+    pub collapse: bool,
+    /// For how long a request waits for the head of another's response before it goes on its own. Default 5 s. Also how long a reader may make no progress while others wait for it, which they
+    /// do only for bodies that turn out too large to be stored.
+    pub collapse_wait: Duration,
+    /// Whether a request for a range of what is not stored is sent on as one for the whole, which is stored, and of which the client gets its range as it comes. Default `false`: it is passed on.
+    pub fetch_ranges: bool,
+    /// Whether a response that is to be stored is read to its end when its last reader has gone. Default `false`: it is let go of. Needs a tokio runtime.
+    pub finish_fetch: bool,
+    /// Whether responses get a `Cache-Status` field (RFC 9211). Default `true`.
+    pub cache_status: bool,
+    /// Whether that field has the key in it. Default `false`.
+    pub cache_status_key: bool,
 }
 
-/// The fields of a request that a later response may name in `Vary`, kept while it is forwarded.
-#[derive(Debug, Default)]
-pub(crate) struct Selecting {
-    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) authorized: bool,
+/// For how long responses of some statuses count as fresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusTtl {
+    /// Which.
+    pub statuses: RangeInclusive<u16>,
+    /// How long; [`CacheRules::max_ttl`] bounds it.
+    pub ttl: Duration,
+    /// Whether it counts also where the origin says another time.
+    pub overrides: bool,
 }
 
-/// Names from `Vary`, each with the request's lines.
-type Selection = Box<[(HeaderName, Box<[HeaderValue]>)]>;
-
-/// A response that may be stored, without its body.
-#[derive(Clone, Debug)]
-pub(crate) struct Meta {
-    pub(crate) status: StatusCode,
-    /// End-to-end fields, without `Age`, with a `Date`.
-    pub(crate) headers: HeaderMap,
-    /// The request's fields that select this response, each with its lines.
-    vary: Selection,
-    /// Already used up when the response came (RFC 9111 section 4.2.3).
-    initial_age: Duration,
-    lifetime: Duration,
-    received: Instant,
-    /// `no-cache`: never used without asking.
-    always_validate: bool,
-}
-
-/// How a stored response may be used.
+/// How freshness is guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// As it is; it stays fresh for this long.
-    Fresh(Duration),
-    /// After validation, since it is stale or says so itself.
-    Stale,
-    /// After validation, since this request asks for it.
-    Asked,
+pub struct Heuristic {
+    /// So many hundredths of the time since the last modification; 10 is usual.
+    pub percent: u8,
+    /// No longer than this.
+    pub max: Duration,
 }
 
-/// Decides whether a response to a GET may be stored (RFC 9111 section 3) and what is kept of it.
-pub(crate) fn judge(
-    request: &Selecting,
-    status: StatusCode,
-    headers: &HeaderMap,
-    times: Times,
-    options: &CacheOptions,
-) -> Option<Meta> {
-    // Most responses that are not to be stored end here, on the cheapest question.
-    let directives = ResponseDirectives::read(headers);
-    let explicit = directives.s_maxage.is_some()
-        || directives.max_age.is_some()
-        || directives.no_cache
-        || headers.contains_key(EXPIRES);
-    if !explicit || directives.no_store || directives.private || !storable_status(status, &directives) {
-        return None;
-    }
-    // RFC 9111 section 3.5.
-    let shareable = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
-    if request.authorized && !shareable {
-        return None;
-    }
-    // A cookie is for one client, unless the origin says outright that the response is for all.
-    if headers.contains_key(SET_COOKIE) && !directives.public {
-        return None;
-    }
-    if headers.contains_key(CONTENT_RANGE) {
-        return None;
-    }
-    let vary = selecting(headers, request)?;
-    let initial_age = initial_age(headers, times);
-    let lifetime = lifetime(&directives, headers, times.wall).min(options.max_ttl);
-    let meta = Meta {
-        status,
-        headers: end_to_end(headers, times.wall),
-        vary,
-        initial_age,
-        lifetime,
-        received: times.received,
-        always_validate: directives.no_cache,
-    };
-    // Something that has to be fetched anew every time is of no use.
-    (meta.has_validator() || (meta.fresh_for(times.received) > Duration::ZERO && !meta.always_validate))
-        .then_some(meta)
-}
-
-fn storable_status(status: StatusCode, directives: &ResponseDirectives) -> bool {
-    match status.as_u16() {
-        // Not final; partial; without a response of its own; for one client or connection.
-        100..=199 | 206 | 304 | 401 | 407 | 416 | 421 => false,
-        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414 | 501 => true,
-        // RFC 9111 section 5.2.2.3: only what is understood.
-        _ => !directives.must_understand,
+impl Default for Heuristic {
+    /// A tenth, at most a day.
+    fn default() -> Self {
+        Self { percent: 10, max: Duration::from_secs(24 * 3600) }
     }
 }
 
-/// RFC 9111 section 4.2.1.
-fn lifetime(directives: &ResponseDirectives, headers: &HeaderMap, now: SystemTime) -> Duration {
-    if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
-        return lifetime;
-    }
-    let mut lines = headers.get_all(EXPIRES).iter();
-    let (Some(expires), None) = (lines.next(), lines.next()) else { return Duration::ZERO };
-    // Section 5.3: an invalid date, above all "0", is in the past.
-    let Some(expires) = date(expires) else { return Duration::ZERO };
-    let from = headers.get(DATE).and_then(date).unwrap_or(now);
-    expires.duration_since(from).unwrap_or_default()
+/// What becomes of a response with `Set-Cookie`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetCookie {
+    /// It is not stored, unless it says `public`: then without the cookie.
+    #[default]
+    Refuse,
+    /// It is stored without the cookie.
+    Strip,
+    /// It is stored as it is, and every client gets the cookie (what RFC 9111 section 7.3 has a cache do that is not told otherwise). Only for cookies that are the same for everybody.
+    Keep,
 }
 
-/// RFC 9111 section 4.2.3.
-fn initial_age(headers: &HeaderMap, times: Times) -> Duration {
-    let date = headers.get(DATE).and_then(date).unwrap_or(times.wall);
-    let apparent = times.wall.duration_since(date).unwrap_or_default();
-    let told = headers.get(AGE).and_then(|age| {
-        // Section 5.1: the first member, if there is more than one.
-        members(age.as_bytes()).next().and_then(seconds)
-    });
-    let delay = times.received.saturating_duration_since(times.asked);
-    apparent.max(Duration::from_secs(told.unwrap_or(0)) + delay)
+/// Which part of a query is in the key. A `*` at the end of a name stands for any rest; names are compared as they are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Query {
+    /// All of it.
+    #[default]
+    All,
+    /// None of it.
+    Nothing,
+    /// All parameters but these.
+    Without(Vec<String>),
+    /// These parameters.
+    Only(Vec<String>),
 }
 
-fn date(value: &HeaderValue) -> Option<SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
+/// Requests that pass by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bypass {
+    /// Those with any cookie.
+    Cookies,
+    /// Those with a cookie of this name; a `*` at the end stands for any rest.
+    Cookie(String),
+    /// Those with this field.
+    Field(HeaderName),
+    /// Those whose path begins so. Compared as it is written in the request.
+    Path(String),
 }
 
-/// The request's values of the fields that `Vary` names; `None` for `*` and for too many.
-fn selecting(headers: &HeaderMap, request: &Selecting) -> Option<Selection> {
-    let mut vary: Vec<(HeaderName, Box<[HeaderValue]>)> = Vec::new();
-    for member in headers.get_all(VARY).iter().flat_map(|line| members(line.as_bytes())) {
-        // `*` is a valid token and would pass for a name.
-        let name = HeaderName::from_bytes(member).ok().filter(|name| name.as_str() != "*")?;
-        if vary.iter().any(|(known, _)| *known == name) {
-            continue;
-        }
-        if vary.len() == MAX_VARY {
-            return None;
-        }
-        let lines = request.fields.iter().filter(|(other, _)| *other == name);
-        let values = lines.map(|(_, value)| value.clone()).collect();
-        vary.push((name, values));
-    }
-    Some(vary.into())
-}
-
-/// What is stored of a response's fields (RFC 9111 section 3.1): not those of the connection, not what is counted
-/// anew, and no cookie.
-fn end_to_end(headers: &HeaderMap, now: SystemTime) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(headers.len() + 1);
-    for (name, value) in headers {
-        if !is_hop_by_hop(name, headers) && *name != AGE && *name != SET_COOKIE {
-            kept.append(name, value.clone());
-        }
-    }
-    // RFC 9110 section 6.6.1: a recipient without a date adds one when it stores.
-    if !kept.contains_key(DATE)
-        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(now))
-    {
-        kept.insert(DATE, now);
-    }
-    kept
-}
-
-/// RFC 9110 section 7.6.1, with every line of `Connection`.
-fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
-    [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE].contains(name)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "proxy-authentication-info")
-        || headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|line| members(line.as_bytes()))
-            .any(|member| member.eq_ignore_ascii_case(name.as_str().as_bytes()))
-}
-
-impl Meta {
-    /// Whether the request's fields select this response (RFC 9111 section 4.1).
-    pub(crate) fn selected_by(&self, request: &HeaderMap) -> bool {
-        self.vary.iter().all(|(name, values)| request.get_all(name).iter().eq(values.iter()))
-    }
-
-    /// Whether both were selected by the same fields with the same values.
-    pub(crate) fn same_selection(&self, other: &Self) -> bool {
-        self.vary == other.vary
-    }
-
-    /// Whether the same fields of a request select both.
-    pub(crate) fn varies_like(&self, other: &Self) -> bool {
-        let names = |meta: &Self| meta.vary.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        self.vary.len() == other.vary.len() && names(self) == names(other)
-    }
-
-    /// What the selecting fields take.
-    pub(crate) fn selection_bytes(&self) -> usize {
-        let values = |values: &[HeaderValue]| values.iter().map(|value| value.len() + 40).sum::<usize>();
-        self.vary.iter().map(|(name, lines)| name.as_str().len() + 48 + values(lines)).sum()
-    }
-
-    /// Until it is of no use any more, when it may be kept for `stale` after its freshness.
-    pub(crate) fn expires_in(&self, now: Instant, stale: Duration) -> Duration {
-        (self.lifetime + stale).saturating_sub(self.age(now))
-    }
-
-    /// Its age in seconds, for the `Age` field.
-    pub(crate) fn age(&self, now: Instant) -> Duration {
-        self.initial_age + now.saturating_duration_since(self.received)
-    }
-
-    /// For how long it is fresh from `now` on.
-    pub(crate) fn fresh_for(&self, now: Instant) -> Duration {
-        self.lifetime.saturating_sub(self.age(now))
-    }
-
-    pub(crate) fn has_validator(&self) -> bool {
-        self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED)
-    }
-
-    /// Whether this request may be answered with it (RFC 9111 sections 4 and 5.2.1).
-    pub(crate) fn usable(&self, request: &RequestDirectives, now: Instant) -> Use {
-        let left = self.fresh_for(now);
-        if self.always_validate || left == Duration::ZERO {
-            return Use::Stale;
-        }
-        let too_old = request.max_age.is_some_and(|max| self.age(now) > max);
-        let too_short = request.min_fresh.is_some_and(|min| left < min);
-        if request.no_cache || too_old || too_short { Use::Asked } else { Use::Fresh(left) }
-    }
-
-    /// The fields after a 304 (RFC 9111 sections 3.2 and 4.3.4); `None` when its strong validator is another one,
-    /// so that it does not speak of this response.
-    pub(crate) fn updated(&self, not_modified: &HeaderMap) -> Option<HeaderMap> {
-        if let (Some(new), Some(old)) = (not_modified.get(ETAG), self.headers.get(ETAG))
-            && !new.as_bytes().starts_with(b"W/")
-            && new != old
-        {
-            return None;
-        }
-        let mut headers = self.headers.clone();
-        let updates = |name: &HeaderName| {
-            // What describes the body is the body's.
-            ![CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE].contains(name)
-                && !is_hop_by_hop(name, not_modified)
-        };
-        // A new date stands for the time of the validation, also where the 304 has none.
-        headers.remove(DATE);
-        for name in not_modified.keys().filter(|name| updates(name)) {
-            headers.remove(name);
-            for value in not_modified.get_all(name) {
-                headers.append(name, value.clone());
+impl Bypass {
+    pub(crate) fn matches(&self, path: &str, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Cookies => headers.contains_key(http::header::COOKIE),
+            Self::Cookie(pattern) => {
+                let is = |name: &[u8]| match pattern.strip_suffix('*') {
+                    Some(start) => name.starts_with(start.as_bytes()),
+                    None => name == pattern.as_bytes(),
+                };
+                cookies(headers).any(|(name, _)| is(name))
             }
+            Self::Field(name) => headers.contains_key(name),
+            Self::Path(start) => path.starts_with(start.as_str()),
         }
-        Some(headers)
     }
 }
 
-#[cfg(test)]
-mod tests;
+impl Default for CacheRules {
+    fn default() -> Self {
+        Self {
+            partition: None,
+            max_object_bytes: 16 << 20,
+            max_ttl: Duration::from_secs(24 * 3600),
+            ttl: Vec::new(),
+            heuristic: None,
+            keep_stale: Duration::from_secs(600),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            obey_request: true,
+            targeted: vec![HeaderName::from_static("cdn-cache-control")],
+            set_cookie: SetCookie::default(),
+            query: Query::default(),
+            sort_query: false,
+            key_fields: Vec::new(),
+            key_cookies: Vec::new(),
+            bypass: Vec::new(),
+            collapse: true,
+            collapse_wait: Duration::from_secs(5),
+            fetch_ranges: false,
+            finish_fetch: false,
+            cache_status: true,
+            cache_status_key: false,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($name:ident $with:ident $kind:ty),+ $(,)?) => {
+        impl CacheRules {
+            $(
+                #[doc = concat!("Sets [`CacheRules::", stringify!($name), "`].")]
+                #[must_use]
+                pub fn $with(mut self, $name: $kind) -> Self {
+                    self.$name = $name;
+                    self
+                }
+            )+
+        }
+    };
+}
+
+setters! {
+    partition with_partition Option<Arc<str>>,
+    max_object_bytes with_max_object_bytes u64,
+    max_ttl with_max_ttl Duration,
+    heuristic with_heuristic Option<Heuristic>,
+    keep_stale with_keep_stale Duration,
+    stale_while_revalidate with_stale_while_revalidate Duration,
+    stale_if_error with_stale_if_error Duration,
+    obey_request with_obey_request bool,
+    set_cookie with_set_cookie SetCookie,
+    query with_query Query,
+    sort_query with_sort_query bool,
+    collapse with_collapse bool,
+    collapse_wait with_collapse_wait Duration,
+    fetch_ranges with_fetch_ranges bool,
+    finish_fetch with_finish_fetch bool,
+    cache_status with_cache_status bool,
+    cache_status_key with_cache_status_key bool,
+}
+
+impl CacheRules {
+    /// Adds to [`CacheRules::ttl`].
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: impl IntoIterator<Item = StatusTtl>) -> Self {
+        self.ttl.extend(ttl);
+        self
+    }
+
+    /// Sets [`CacheRules::targeted`].
+    #[must_use]
+    pub fn with_targeted(mut self, targeted: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.targeted = targeted.into_iter().collect();
+        self
+    }
+
+    /// Sets [`CacheRules::key_fields`].
+    #[must_use]
+    pub fn with_key_fields(mut self, key_fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.key_fields = key_fields.into_iter().collect();
+        self
+    }
+
+    /// Sets [`CacheRules::key_cookies`].
+    #[must_use]
+    pub fn with_key_cookies(mut self, key_cookies: impl IntoIterator<Item = String>) -> Self {
+        self.key_cookies = key_cookies.into_iter().collect();
+        self
+    }
+
+    /// Adds to [`CacheRules::bypass`].
+    #[must_use]
+    pub fn with_bypass(mut self, bypass: impl IntoIterator<Item = Bypass>) -> Self {
+        self.bypass.extend(bypass);
+        self
+    }
+
+    /// The values within their bounds.
+    pub(crate) fn bounded(mut self) -> Self {
+        self.max_object_bytes = self.max_object_bytes.min(1 << 30);
+        self
+    }
+
+    pub(crate) fn ttl_of(&self, status: http::StatusCode) -> Option<&StatusTtl> {
+        self.ttl.iter().find(|ttl| ttl.statuses.contains(&status.as_u16()))
+    }
+}

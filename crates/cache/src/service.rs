@@ -1,4 +1,4 @@
-//! The layer, its service and the future of a response.
+//! The service and the future of a response.
 
 use std::{
     fmt,
@@ -6,139 +6,50 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
+    background,
     body::CacheBody,
-    conditional::{self, Conditions},
-    directives::RequestDirectives,
-    forward::{self, Get, Plan, Why},
-    key,
-    options::CacheOptions,
-    request::{Class, classify, selecting},
-    rules::Use,
-    stats::{CacheStats, count},
-    store::{Shared, Stored, select},
+    complete::{Plan, complete, instead},
+    decide::{LookUp, Step},
+    flight::BoxError,
+    follow::{Follow, Followed},
+    layer::Core,
+    request::{Class, classify, keys_of},
+    stats::count,
+    status::Why,
 };
 
-/// Puts a [`Cache`] around a service. All services it makes, and those of its clones, share what is stored.
-#[derive(Clone, Debug)]
-pub struct CacheLayer {
-    shared: Arc<Shared>,
-}
-
-impl CacheLayer {
-    /// An empty cache.
-    pub fn new(options: CacheOptions) -> Self {
-        Self { shared: Arc::new(Shared::new(options)) }
-    }
-
-    /// Drops what has expired or is too much. Requests do a part of it as they come; call it from a timer, every
-    /// few seconds, for the time when none do.
-    pub fn run_pending(&self) {
-        self.shared.run_pending();
-    }
-
-    /// The counters.
-    pub fn stats(&self) -> CacheStats {
-        self.shared.stats()
-    }
-
-    /// Forgets what is stored for an absolute URI, all variants. `false` when the URI has no scheme or host.
-    pub fn purge(&self, uri: &Uri) -> bool {
-        let key = key::of(None, None, uri, &http::HeaderMap::new());
-        key.is_some_and(|key| {
-            self.shared.invalidate(&key);
-            true
-        })
-    }
-
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.shared.clear();
-    }
-}
-
-impl<S> Layer<S> for CacheLayer {
-    type Service = Cache<S>;
-
-    fn layer(&self, inner: S) -> Cache<S> {
-        Cache { inner, shared: Arc::clone(&self.shared) }
-    }
-}
-
 /// Answers from what is stored, and stores what the inner service answers.
+///
+/// It is ready when the inner service is. An answer from the store leaves that one's readiness unused until the next call. A request that waits for another's response, and
+/// one that is asked anew in the background, has a clone of the inner service.
 #[derive(Clone, Debug)]
 pub struct Cache<S> {
     inner: S,
-    shared: Arc<Shared>,
-}
-
-/// What the look-up came to.
-enum Found<R> {
-    Answer(Response<CacheBody<R>>),
-    Forward(Plan),
+    core: Arc<Core>,
 }
 
 impl<S> Cache<S> {
-    fn look_up<B, R>(
-        &self,
-        request: &mut Request<B>,
-        key: String,
-        head: bool,
-        directives: &RequestDirectives,
-    ) -> Found<R> {
-        let shared = &self.shared;
-        let now = Instant::now();
-        let variants = shared.get(&key);
-        let stored = variants.as_ref().and_then(|variants| select(variants, request.headers()));
-        let (why, stored) = match stored {
-            Some(stored) => match stored.meta.usable(directives, now) {
-                Use::Fresh(left) => {
-                    let conditions = Conditions::read(request.headers());
-                    return Found::Answer(forward::hit(shared, stored, now, left, &conditions, head));
-                }
-                Use::Stale => (Why::Stale, Some(stored)),
-                Use::Asked => (Why::Request, Some(stored)),
-            },
-            None if variants.is_some() => (Why::VaryMiss, None),
-            None => (Why::UriMiss, None),
-        };
-        if directives.only_if_cached {
-            return Found::Answer(forward::only_if_cached(shared));
-        }
-        if head {
-            count(&shared.counters.misses);
-            return Found::Forward(Plan::Pass(why));
-        }
-        let selecting = selecting(request);
-        let revalidates =
-            stored.filter(|stored| stored.meta.has_validator()).map(|stored| revalidate(stored, request));
-        let generation = shared.generation(&key);
-        Found::Forward(Plan::Get(Box::new(Get { key, generation, asked: now, selecting, why, revalidates })))
+    pub(crate) fn new(inner: S, core: Arc<Core>) -> Self {
+        Self { inner, core }
     }
-}
-
-/// Turns the request into a question about what is stored (RFC 9111 section 4.3.1).
-fn revalidate<B>(stored: &Arc<Stored>, request: &mut Request<B>) -> (Arc<Stored>, Conditions) {
-    let conditions = Conditions::read(request.headers());
-    conditional::ask(request.headers_mut(), &stored.meta.headers);
-    (Arc::clone(stored), conditions)
 }
 
 impl<S, B, R> Service<Request<B>> for Cache<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    B: Body,
-    R: Body<Data = Bytes>,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Default + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
 {
     type Response = Response<CacheBody<R>>;
     type Error = S::Error;
@@ -149,27 +60,34 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let plan = match classify(&request, &self.shared.options) {
-            Class::Lookup { key, head, directives } => {
-                match self.look_up(&mut request, key, head, &directives) {
-                    Found::Answer(response) => {
-                        return ResponseFuture { state: State::Answer { response: Some(response) } };
+        let plan = match classify(&request, &self.core) {
+            Class::Lookup { key, directives } => {
+                let look_up = LookUp { key, directives, waited: false, alone: false };
+                match look_up.decide(&self.core, &mut request) {
+                    Step::Answer(response) => return ResponseFuture::answer(response),
+                    Step::AnswerAndAsk(response, ask) => {
+                        background::spawn(self.inner.clone(), &self.core, *ask);
+                        return ResponseFuture::answer(response);
                     }
-                    Found::Forward(plan) => plan,
+                    Step::Follow(seat) => {
+                        let follow = Follow::new(&self.core, self.inner.clone(), request, look_up, seat);
+                        return ResponseFuture { state: State::Follow { follow: Box::new(follow) } };
+                    }
+                    Step::Forward(plan) => plan,
                 }
             }
             class => {
-                count(&self.shared.counters.bypassed);
+                count(&self.core.shared.counters.bypassed);
                 match class {
-                    Class::Unsafe(key) => Plan::Unsafe(key),
+                    Class::Unsafe => Plan::Unsafe(keys_of(&request, &self.core)),
                     Class::Method => Plan::Pass(Why::Method),
                     _ => Plan::Pass(Why::Bypass),
                 }
             }
         };
         let future = self.inner.call(request);
-        let shared = Arc::clone(&self.shared);
-        ResponseFuture { state: State::Forward { future, rest: Some((shared, plan)) } }
+        let core = Arc::clone(&self.core);
+        ResponseFuture { state: State::Forward { future, rest: Some((core, plan)) } }
     }
 }
 
@@ -180,15 +98,25 @@ pin_project! {
         S: Service<Request<B>>,
     {
         #[pin]
-        state: State<S::Future, R>,
+        state: State<S, S::Future, B, R>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, R> {
+    enum State<S, F, B, R> {
         Answer { response: Option<Response<CacheBody<R>>> },
-        Forward { #[pin] future: F, rest: Option<(Arc<Shared>, Plan)> },
+        Forward { #[pin] future: F, rest: Option<(Arc<Core>, Plan)> },
+        Follow { follow: Box<Follow<S, B>> },
+    }
+}
+
+impl<S, B, R> ResponseFuture<S, B, R>
+where
+    S: Service<Request<B>>,
+{
+    fn answer(response: Response<CacheBody<R>>) -> Self {
+        Self { state: State::Answer { response: Some(response) } }
     }
 }
 
@@ -203,19 +131,36 @@ where
 
 impl<S, B, R> Future for ResponseFuture<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    R: Body,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Default + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
 {
     type Output = Result<Response<CacheBody<R>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const ONCE: &str = "a future is not polled again once it was ready";
-        Poll::Ready(match self.project().state.project() {
-            StateProj::Answer { response } => Ok(response.take().expect(ONCE)),
-            StateProj::Forward { future, rest } => ready!(future.poll(cx)).map(|response| {
-                let (shared, plan) = rest.take().expect(ONCE);
-                forward::complete(&shared, plan, response)
-            }),
-        })
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Answer { response } => return Poll::Ready(Ok(response.take().expect(ONCE))),
+                StateProj::Forward { future, rest } => {
+                    let result = ready!(future.poll(cx));
+                    let (core, plan) = rest.take().expect(ONCE);
+                    return Poll::Ready(match result {
+                        Ok(response) => Ok(complete(&core, plan, response)),
+                        Err(error) => instead(&core, plan).ok_or(error),
+                    });
+                }
+                StateProj::Follow { follow } => match ready!(follow.poll(cx))? {
+                    Followed::Answer(response) => return Poll::Ready(Ok(response)),
+                    Followed::Forward(future, plan) => {
+                        let rest = Some((Arc::clone(follow.core()), plan));
+                        state.set(State::Forward { future, rest });
+                    }
+                },
+            }
+        }
     }
 }

@@ -2,53 +2,63 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counted since the layer was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CacheStats {
-    /// Requests answered from what was stored, without asking the origin.
-    pub hits: u64,
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// Counted since the store was made, over all layers.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct CacheStats {
+            $($(#[$doc])+ pub $name: u64,)+
+            /// Keys stored now, as of the last [`crate::CacheLayer::run_pending`].
+            pub entries: u64,
+            /// Bytes stored now, as of the last [`crate::CacheLayer::run_pending`].
+            pub bytes: u64,
+            /// Bytes of bodies on their way into the store now.
+            pub filling: u64,
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)+
+        }
+
+        impl Counters {
+            pub(crate) fn read(&self, entries: u64, bytes: u64, filling: u64) -> CacheStats {
+                CacheStats {
+                    $($name: self.$name.load(Ordering::Relaxed),)+
+                    entries,
+                    bytes,
+                    filling,
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests answered from what was stored and fresh, without asking the origin.
+    hits,
+    /// Requests answered with what was stored though it was stale: while it was asked for anew, since the origin failed, or since the request took it.
+    stale,
     /// Requests that could have been answered but were forwarded whole: nothing was stored, or it was stale and
     /// changed.
-    pub misses: u64,
-    /// Requests answered from what was stored, after the origin said that it is still right.
-    pub revalidated: u64,
-    /// Requests that passed by because of what they are: another method, a body, a range and so on.
-    pub bypassed: u64,
+    misses,
+    /// Requests answered from what was stored, after the origin said that it is still right; background ones too.
+    revalidated,
+    /// Requests answered from another request's response, which they waited for.
+    collapsed,
+    /// Requests that passed by because of what they are: another method, a body, a rule and so on.
+    bypassed,
     /// Responses stored, refreshed ones not counted.
-    pub stored: u64,
-    /// Responses that were to be stored but were cut short, grew too large or found no room to be copied.
-    pub abandoned: u64,
-    /// Keys stored now, as of the last [`crate::CacheLayer::run_pending`].
-    pub entries: u64,
-    /// Bytes stored now, as of the last [`crate::CacheLayer::run_pending`].
-    pub bytes: u64,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) hits: AtomicU64,
-    pub(crate) misses: AtomicU64,
-    pub(crate) revalidated: AtomicU64,
-    pub(crate) bypassed: AtomicU64,
-    pub(crate) stored: AtomicU64,
-    pub(crate) abandoned: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn read(&self, entries: u64, bytes: u64) -> CacheStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CacheStats {
-            hits: get(&self.hits),
-            misses: get(&self.misses),
-            revalidated: get(&self.revalidated),
-            bypassed: get(&self.bypassed),
-            stored: get(&self.stored),
-            abandoned: get(&self.abandoned),
-            entries,
-            bytes,
-        }
-    }
+    stored,
+    /// Responses that were to be stored but were cut short, grew too large or found no room.
+    abandoned,
+    /// Keys dropped for others, since the store was full.
+    evicted,
+    /// Keys forgotten or marked stale by a purge.
+    purged,
+    /// Keys forgotten since an unsafe method changed what they stand for.
+    invalidated,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

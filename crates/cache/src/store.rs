@@ -5,29 +5,47 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use moka::{Expiry, sync::Cache};
+use moka::{Expiry, notification::RemovalCause, sync::Cache};
 
 use crate::{
+    flights::Flights,
+    marks::Marks,
+    meta::Meta,
     options::CacheOptions,
-    rules::Meta,
+    purge::Purges,
     stats::{CacheStats, Counters, count},
+    vary::selection,
 };
+
+/// What a response is known by, shared by all who hold it.
+pub(crate) type Key = Arc<[u8]>;
 
 /// A stored response.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) meta: Meta,
-    pub(crate) body: Bytes,
+    pub(crate) body: StoredBody,
+    /// See [`crate::CacheRules::keep_stale`].
+    pub(crate) keep_stale: Duration,
+    /// A soft purge has marked it: it counts as stale.
+    pub(crate) outdated: AtomicBool,
 }
 
-/// The responses of one key, the newest first.
+/// A body in the pieces in which it is given out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoredBody {
+    pub(crate) chunks: Arc<[Bytes]>,
+    pub(crate) len: u64,
+}
+
+/// The responses of one key, the newest first. All have the same selectors.
 pub(crate) type Variants = Arc<[Arc<Stored>]>;
 
 /// Keys share these counters by hash; a collision only keeps one response from being stored.
@@ -36,11 +54,21 @@ const GENERATIONS: usize = 1024;
 /// Beside keys, fields and bodies: the tables' entries, timers and allocations of one variant.
 const OVERHEAD: usize = 512;
 
+/// What was valid when a request was forwarded. What its response is stored by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    generation: u32,
+    epoch: u64,
+}
+
 /// What all clones of a layer share.
 pub(crate) struct Shared {
-    cache: Cache<String, Variants>,
+    pub(crate) cache: Cache<Key, Variants>,
     pub(crate) options: CacheOptions,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) purges: Purges,
+    pub(crate) flights: Flights,
+    pub(crate) marks: Marks,
     filling: AtomicU64,
     hasher: RandomState,
     generations: Box<[AtomicU32]>,
@@ -49,71 +77,104 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(options: CacheOptions) -> Self {
         let options = options.bounded();
+        let counters = Arc::new(Counters::default());
+        let evicted = Arc::clone(&counters);
         let cache = Cache::builder()
             .max_capacity(options.max_bytes)
             .weigher(weight)
-            .expire_after(Keep { stale: options.keep_stale })
+            .expire_after(Keep)
+            .eviction_listener(move |_: Arc<Key>, _, cause| {
+                if cause == RemovalCause::Size {
+                    count(&evicted.evicted);
+                }
+            })
             .build();
         Self {
             cache,
             options,
-            counters: Counters::default(),
+            counters,
+            purges: Purges::default(),
+            flights: Flights::default(),
+            marks: Marks::default(),
             filling: AtomicU64::new(0),
             hasher: RandomState::new(),
             generations: (0..GENERATIONS).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<Variants> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Variants> {
         self.cache.get(key)
     }
 
-    /// Stores a response, unless its key was invalidated since `generation` was read.
-    pub(crate) fn insert(&self, key: &str, generation: u32, stored: Stored) {
-        let place = self.generation_of(key);
+    /// Stores a response, unless its key was invalidated since `ticket` was taken. Whether it did.
+    pub(crate) fn insert(&self, key: &Key, ticket: Ticket, stored: &Arc<Stored>) -> bool {
         let now = Instant::now();
         let max = self.options.max_variants;
-        let stored = Arc::new(stored);
-        if place.load(Ordering::Acquire) != generation {
-            return;
+        if !self.is_valid(key, ticket, &stored.meta) {
+            return false;
         }
-        let _ = self.cache.entry_by_ref(key).and_upsert_with(|old| {
+        let _ = self.cache.entry(Arc::clone(key)).and_upsert_with(|old| {
             let old = old.map(moka::Entry::into_value);
             let others = old.iter().flat_map(|variants| variants.iter()).filter(|other| {
-                other.meta.varies_like(&stored.meta)
-                    && !other.meta.same_selection(&stored.meta)
-                    && other.keep_for(self.options.keep_stale, now) > Duration::ZERO
+                other.meta.selectors == stored.meta.selectors
+                    && other.meta.selection != stored.meta.selection
+                    && other.keep_for(now) > Duration::ZERO
             });
-            std::iter::once(&stored).chain(others).take(max).cloned().collect()
+            std::iter::once(stored).chain(others).take(max).cloned().collect()
         });
         // An invalidation counts up first and removes then: one that came between the check above and the insertion
         // may have removed before it.
-        if place.load(Ordering::Acquire) != generation {
+        let valid = self.is_valid(key, ticket, &stored.meta);
+        if !valid {
             self.cache.invalidate(key);
         }
+        valid
     }
 
-    /// Forgets a key, and keeps responses that were asked for before from being stored under it.
-    pub(crate) fn invalidate(&self, key: &str) {
+    /// Keeps responses that were asked for before from being stored under a key, or given to who asks from now on.
+    pub(crate) fn outrun(&self, key: &[u8]) {
         self.generation_of(key).fetch_add(1, Ordering::AcqRel);
-        self.cache.invalidate(key);
+        self.flights.forget(key);
     }
 
-    /// To be read before a request is forwarded.
-    pub(crate) fn generation(&self, key: &str) -> u32 {
-        self.generation_of(key).load(Ordering::Acquire)
+    /// Forgets a key, with what is on its way. Whether there was something.
+    pub(crate) fn forget(&self, key: &[u8]) -> bool {
+        self.outrun(key);
+        self.cache.remove(key).is_some()
     }
 
-    fn generation_of(&self, key: &str) -> &AtomicU32 {
-        let hash = self.hasher.hash_one(key) % GENERATIONS as u64;
+    /// Forgets one of the responses of a key, as far as it is still there.
+    pub(crate) fn forget_variant(&self, key: &Key, stored: &Arc<Stored>) {
+        let _ = self.cache.entry(Arc::clone(key)).and_compute_with(|old| {
+            use moka::ops::compute::Op;
+            let Some(old) = old.map(moka::Entry::into_value) else { return Op::Nop };
+            let rest: Variants = old.iter().filter(|other| !Arc::ptr_eq(other, stored)).cloned().collect();
+            match rest.len() {
+                0 => Op::Remove,
+                len if len == old.len() => Op::Nop,
+                _ => Op::Put(rest),
+            }
+        });
+    }
+
+    /// To be taken before a request is forwarded.
+    pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
+        let generation = self.generation_of(key).load(Ordering::Acquire);
+        Ticket { generation, epoch: self.purges.epoch() }
+    }
+
+    pub(crate) fn is_valid(&self, key: &[u8], ticket: Ticket, meta: &Meta) -> bool {
+        self.generation_of(key).load(Ordering::Acquire) == ticket.generation
+            && !self.purges.reached(ticket.epoch, key, &meta.tags)
+    }
+
+    fn generation_of(&self, key: &[u8]) -> &AtomicU32 {
+        let hash = self.hash(key) % GENERATIONS as u64;
         &self.generations[usize::try_from(hash).unwrap_or(0)]
     }
 
-    pub(crate) fn clear(&self) {
-        for generation in &self.generations {
-            generation.fetch_add(1, Ordering::AcqRel);
-        }
-        self.cache.invalidate_all();
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
     }
 
     pub(crate) fn run_pending(&self) {
@@ -121,10 +182,11 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
-        self.counters.read(self.cache.entry_count(), self.cache.weighted_size())
+        let filling = self.filling.load(Ordering::Relaxed);
+        self.counters.read(self.cache.entry_count(), self.cache.weighted_size(), filling)
     }
 
-    /// Takes so many bytes out of the budget for bodies being copied.
+    /// Takes so many bytes out of the budget for bodies on their way.
     pub(crate) fn reserve(&self, bytes: u64) -> bool {
         let before = self.filling.fetch_add(bytes, Ordering::Relaxed);
         let fits = before.saturating_add(bytes) <= self.options.max_fill_bytes;
@@ -136,10 +198,6 @@ impl Shared {
 
     pub(crate) fn release(&self, bytes: u64) {
         self.filling.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn abandon(&self) {
-        count(&self.counters.abandoned);
     }
 }
 
@@ -153,16 +211,28 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Stored {
-    /// For how long it is of use: while fresh, and then while it can be revalidated.
-    fn keep_for(&self, stale: Duration, now: Instant) -> Duration {
-        let stale = if self.meta.has_validator() { stale } else { Duration::ZERO };
-        self.meta.expires_in(now, stale)
+    pub(crate) fn new(meta: Meta, body: StoredBody, keep_stale: Duration) -> Self {
+        Self { meta, body, keep_stale, outdated: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Relaxed)
+    }
+
+    /// For how long it is of use: while fresh, and then while it can be revalidated or given out stale.
+    fn keep_for(&self, now: Instant) -> Duration {
+        self.meta.expires_in(now, self.keep_stale)
     }
 }
 
-/// The variant that a request's fields select; of several the newest (RFC 9111 section 4.1).
+/// The variant that a request's fields select (RFC 9111 section 4.1).
 pub(crate) fn select<'a>(variants: &'a Variants, request: &HeaderMap) -> Option<&'a Arc<Stored>> {
-    variants.iter().find(|stored| stored.meta.selected_by(request))
+    let first = variants.first()?;
+    if first.meta.selectors.is_empty() {
+        return Some(first);
+    }
+    let values = selection(&first.meta.selectors, request)?;
+    variants.iter().find(|stored| *stored.meta.selection == *values.as_slice())
 }
 
 /// RFC 9110 section 9.2.1.
@@ -170,39 +240,36 @@ pub(crate) fn is_safe(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method)
 }
 
-#[allow(clippy::ptr_arg, reason = "moka gives the key as it is stored")]
-fn weight(key: &String, variants: &Variants) -> u32 {
+fn weight(key: &Key, variants: &Variants) -> u32 {
     let one = |stored: &Arc<Stored>| {
         let fields: usize =
             stored.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
-        fields + stored.meta.selection_bytes() + stored.body.len() + OVERHEAD
+        let pieces = stored.body.chunks.len() * size_of::<Bytes>() * 2;
+        let body = usize::try_from(stored.body.len).unwrap_or(usize::MAX);
+        (fields + stored.meta.selection_bytes() + pieces + OVERHEAD).saturating_add(body)
     };
-    let all = key.len() + variants.iter().map(one).sum::<usize>();
+    let all = variants.iter().map(one).fold(key.len(), usize::saturating_add);
     u32::try_from(all).unwrap_or(u32::MAX)
 }
 
-struct Keep {
-    stale: Duration,
+struct Keep;
+
+fn longest(variants: &Variants, now: Instant) -> Option<Duration> {
+    variants.iter().map(|stored| stored.keep_for(now)).max()
 }
 
-impl Keep {
-    fn longest(&self, variants: &Variants, now: Instant) -> Option<Duration> {
-        variants.iter().map(|stored| stored.keep_for(self.stale, now)).max()
-    }
-}
-
-impl Expiry<String, Variants> for Keep {
-    fn expire_after_create(&self, _: &String, variants: &Variants, now: Instant) -> Option<Duration> {
-        self.longest(variants, now)
+impl Expiry<Key, Variants> for Keep {
+    fn expire_after_create(&self, _: &Key, variants: &Variants, now: Instant) -> Option<Duration> {
+        longest(variants, now)
     }
 
     fn expire_after_update(
         &self,
-        _: &String,
+        _: &Key,
         variants: &Variants,
         now: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        self.longest(variants, now)
+        longest(variants, now)
     }
 }

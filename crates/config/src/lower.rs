@@ -53,6 +53,12 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
         let wrong = Wrong::new("the file has no `[[route]]`: every request is answered 404");
         sink.warn(root.span(), wrong);
     }
+    for route in routes.iter().filter(|_| plan.cache.is_none()) {
+        if route.plan.as_ref().is_some_and(|plan| plan.chain.cache.own().is_some()) {
+            let wrong = Wrong::new("`[route.cache]` has no cache to put anything into");
+            sink.error(route.span.clone(), wrong.hint("add a `[cache]` at the top level"));
+        }
+    }
     root.finish();
 
     plan.listeners = listeners.into_iter().filter_map(|listener| listener.plan).collect();

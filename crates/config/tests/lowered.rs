@@ -1,5 +1,7 @@
 //! What a file says is what the plan says.
 
+#[path = "lowered/cache.rs"]
+mod cache;
 #[path = "lowered/clusters.rs"]
 mod clusters;
 #[path = "lowered/connect.rs"]
@@ -394,12 +396,8 @@ fn every_key_of_the_layers() {
     let filter = plan.chain.filter.own().expect("the table is there");
     assert!(filter.denies("/.git/config") && filter.denies("/wp-admin") && !filter.denies("/x"));
     let cache = plan.cache.expect("the table is there");
-    assert_eq!((cache.max_bytes, cache.max_object_bytes), (512 << 20, 2 << 20));
-    assert_eq!(
-        (cache.max_fill_bytes, cache.max_ttl, cache.keep_stale),
-        (128 << 20, secs(12 * 3600), secs(1800))
-    );
-    assert!(!cache.cache_status);
+    assert_eq!((cache.max_bytes, cache.max_fill_bytes, cache.max_variants), (512 << 20, 128 << 20, 8));
+    cache::rules(plan.chain.cache.own().expect("the table is there"));
 
     let plan = self::plan(&format!(
         "{LEAST}[security_headers]\nhsts = \"off\"\nnosniff = false\nframe_options = \"off\"\n"

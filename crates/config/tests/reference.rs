@@ -171,6 +171,7 @@ fn the_full_example_shows_every_key() {
             "[cluster.health]" if ["send", "expect", "service"].contains(&key) => {
                 (part.as_str(), format!("# {key}"))
             }
+            "[cache]" if ["query", "query_only"].contains(&key) => (part.as_str(), format!("# {key}")),
             "[acme.on_demand]" => (FULL.split_once("\n# [acme.on_demand]").unwrap().1, format!("# {key}")),
             _ => (part.as_str(), key.to_owned()),
         };

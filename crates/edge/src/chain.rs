@@ -11,10 +11,14 @@
 //!
 //! A chain is made once for a reload and shared by workers. What it holds (buckets, counters) goes on over reloads where its plan is the same.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use http::{Request, Response};
-use portcullis_cache::{CacheBody, CacheLayer};
+use portcullis_cache::{CacheBody, CacheBodyInner, CacheLayer, CacheRules};
 use portcullis_middleware::{
     filter::FilterLayer,
     rate_limit::{RateKey, RateLimitLayer, RateLimitOptions, RateRule},
@@ -54,7 +58,9 @@ impl Chains {
     pub(crate) fn build(plan: &Plan, cache: Option<&CacheLayer>, before: Option<&Live>) -> Self {
         let known = before.map(|before| (&before.plan.chain, &*before.chains.default));
         let edge = Chain { cache: cache.cloned(), ..Chain::default() };
-        let default = Arc::new(Chain::build(&plan.chain, &edge, known));
+        let mut default = Chain::build(&plan.chain, &edge, known);
+        default.cache = cache_layer(&plan.chain.cache, &edge.cache, cache, None);
+        let default = Arc::new(default);
         let routes = plan.routes.iter().map(|route| {
             if route.chain == ChainPlan::default() && !(cache.is_some() && is_for_some(route)) {
                 return Arc::clone(&default);
@@ -64,9 +70,10 @@ impl Chains {
                 Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
             });
             let mut chain = Chain::build(&route.chain, &default, known);
-            if is_for_some(route) {
-                chain.cache = None;
-            }
+            chain.cache = match &route.chain.cache {
+                Setting::Inherit if is_for_some(route) => None,
+                setting => cache_layer(setting, &default.cache, cache, Some(route)),
+            };
             Arc::new(chain)
         });
         Self { routes: routes.collect(), default }
@@ -90,8 +97,37 @@ fn is_for_some(route: &RoutePlan) -> bool {
     !matches.clients.is_empty() || !matches.headers.is_empty() || !matches.protocols.is_empty()
 }
 
+/// A layer over the store by these rules. The store is what holds something, so this is made anew each time.
+fn cache_layer(
+    setting: &Setting<CacheRules>,
+    default: &Option<CacheLayer>,
+    store: Option<&CacheLayer>,
+    route: Option<&RoutePlan>,
+) -> Option<CacheLayer> {
+    match setting {
+        Setting::Inherit => default.clone(),
+        Setting::Off => None,
+        Setting::Own(rules) => store.map(|store| {
+            let mut rules = rules.clone();
+            if rules.partition.is_none() {
+                rules.partition = route.and_then(partition);
+            }
+            store.with_rules(rules)
+        }),
+    }
+}
+
+/// What keeps a route's responses from those of routes for the same URIs: what it matches by, where that is more than host and path.
+fn partition(route: &RoutePlan) -> Option<Arc<str>> {
+    (is_for_some(route) || !route.matches.query.is_empty()).then(|| {
+        let mut hasher = DefaultHasher::new();
+        format!("{:?}", route.matches).hash(&mut hasher);
+        format!("{:016x}", hasher.finish()).into()
+    })
+}
+
 impl Chain {
-    /// `default` is what a layer is that the plan has nothing to say about; `before` the chain in this place until now, with its plan.
+    /// Without the cache. `default` is what a layer is that the plan has nothing to say about; `before` the chain in this place until now, with its plan.
     fn build(plan: &ChainPlan, default: &Self, before: Option<(&ChainPlan, &Self)>) -> Self {
         Self {
             security_headers: layer(&plan.security_headers, &default.security_headers, None, |headers| {
@@ -106,10 +142,7 @@ impl Chain {
             filter: layer(&plan.filter, &default.filter, None, |rules| {
                 (!rules.is_empty()).then(|| FilterLayer::new(rules.clone()))
             }),
-            cache: match plan.cache {
-                Setting::Off => None,
-                _ => default.cache.clone(),
-            },
+            cache: None,
         }
     }
 
@@ -129,7 +162,7 @@ impl Chain {
         S::Future: Send,
     {
         // layers that wrap the response's body get a `Body` around what they make of it
-        let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Cached>), layer));
+        let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(of_cache as OfCache), layer));
         let service = ServiceBuilder::new()
             .layer(option_layer(self.security_headers.clone()))
             .layer(option_layer(self.rate_limit.clone()))
@@ -140,17 +173,30 @@ impl Chain {
     }
 }
 
-type Cached = CacheBody<Body>;
+type OfCache = fn(CacheBody<Body>) -> Body;
+
+/// What passes stays as it is, and what is stored in one piece needs no box.
+fn of_cache(body: CacheBody<Body>) -> Body {
+    match body.into_inner() {
+        CacheBodyInner::Passed(body) => body,
+        CacheBodyInner::Bytes(data) => data.into(),
+        CacheBodyInner::Other(body) => Body::new(body),
+    }
+}
 
 /// The same order in words, for a route with this chain of its own.
 pub(crate) fn steps(plan: &Plan, route: &ChainPlan) -> Vec<Step> {
     let edge = &plan.chain;
-    let cache = if plan.cache.is_some() { Setting::Own(()) } else { Setting::Off };
+    let cache = match (&plan.cache, &edge.cache) {
+        (None, _) => Setting::Off,
+        (Some(_), Setting::Inherit) => Setting::Own(CacheRules::default()),
+        (Some(_), setting) => setting.clone(),
+    };
     [
         Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
         Step::of("rate limit", &edge.rate_limit, &route.rate_limit, rate_limit),
         Step::of("filter", &edge.filter, &route.filter, |_| "404 for denied paths".to_owned()),
-        Step::of("cache", &cache, &route.cache, |()| String::new()),
+        Step::of("cache", &cache, &route.cache, cache_in_words),
     ]
     .into_iter()
     .flatten()
@@ -163,6 +209,25 @@ fn rate_limit(limit: &RateLimitOptions) -> String {
         format!("{} past {} in {:?} {whose}", rule.refusal.status.as_u16(), rule.requests, rule.per)
     };
     limit.rules.iter().map(rule).collect::<Vec<_>>().join(", ")
+}
+
+fn cache_in_words(rules: &CacheRules) -> String {
+    let mut words = Vec::new();
+    if rules.heuristic.is_some() {
+        words.push("freshness is guessed where the origin says nothing".to_owned());
+    }
+    if !rules.bypass.is_empty() {
+        words.push("some requests pass by".to_owned());
+    }
+    for (time, what) in [
+        (rules.stale_while_revalidate, "while it is asked for anew"),
+        (rules.stale_if_error, "when the origin fails"),
+    ] {
+        if !time.is_zero() {
+            words.push(format!("stale for {time:?} {what}"));
+        }
+    }
+    words.join(", ")
 }
 
 /// One layer: the default's, none, one that goes on, or a new one.

@@ -1,5 +1,6 @@
 //! What the requests of a route pass on their way to what the route does.
 
+use portcullis_cache::CacheRules;
 use portcullis_middleware::{
     filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
 };
@@ -15,9 +16,9 @@ pub struct ChainPlan {
     pub rate_limit: Setting<RateLimitOptions>,
     /// Paths that are answered 404.
     pub filter: Setting<FilterRules>,
-    /// Whether responses are taken from and put into [`crate::plan::Plan::cache`]. Routes that match by a request's fields, its client or its
-    /// protocol have no part in it.
-    pub cache: Setting<()>,
+    /// How responses are put into [`crate::plan::Plan::cache`] and taken from it, where there is one. For the edge itself nothing said is the rules' defaults. What is stored goes on over a
+    /// reload that changes rules. Routes that match by a request's fields, its client or its protocol have a part in it only by rules of their own, and then in a partition of their own.
+    pub cache: Setting<CacheRules>,
 }
 
 /// One layer of a chain.

@@ -49,6 +49,7 @@ mod hands;
 mod live;
 mod no_tunnel;
 mod observe;
+mod observe_cache;
 mod observe_quic;
 mod order;
 mod paths;

@@ -73,6 +73,7 @@ impl Telemetry {
         self.bind_clusters(shared)?;
         self.bind_tunnels(shared)?;
         self.bind_middleware(shared)?;
+        crate::observe_cache::bind(&self.metrics, &shared.live)?;
         self.bind_reloads(shared)
     }
 

@@ -85,7 +85,7 @@ pub struct Plan {
     pub health_path: Option<String>,
     /// What the requests pass of every route that has nothing of its own there, and those that no route is for. Default: nothing.
     pub chain: ChainPlan,
-    /// The shared response cache; `None` (the default) caches nothing.
+    /// The store of the shared response cache; `None` (the default) caches nothing. Another one begins empty.
     pub cache: Option<CacheOptions>,
 }
 

@@ -1,7 +1,13 @@
 //! The layer around an origin that is a function, with every call counted.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod collapsing;
+mod poisoning;
+mod purging;
+mod ranges;
+mod rules;
 mod safety;
+mod stale;
 mod storing;
 mod validation;
 mod world;

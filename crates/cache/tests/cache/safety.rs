@@ -48,7 +48,6 @@ async fn nothing_crosses() {
         ("fat GET", base().map(|_| Full::from("x"))),
         ("announced body", with(true, "/x", &[("host", "a"), ("content-length", "5")])),
         ("chunked body", with(true, "/x", &[("host", "a"), ("transfer-encoding", "chunked")])),
-        ("range", with(true, "/x", &[("host", "a"), ("range", "bytes=0-0")])),
         ("upgrade", with(true, "/x", &[("host", "a"), ("upgrade", "websocket")])),
     ] {
         for other_first in [false, true] {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode, header, uri::Scheme};
+use http::{HeaderMap, Method, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use portcullis_cache::CacheOptions;
+use portcullis_cache::CacheRules;
 use portcullis_testkit::body::ScriptBody;
 
-use crate::world::{Also, FRESH, World, get, reply, stream};
+use crate::world::{Also, FRESH, World, get, https, reply, stream};
 
 #[tokio::test]
 async fn a_fresh_response_is_answered_from_the_store() {
@@ -92,12 +92,9 @@ async fn a_body_is_stored_only_when_it_ended_well() {
         ("announced too large", || ScriptBody::new().data("123456789"), length("9").to_vec(), false),
         ("a size that is a lie", || ScriptBody::new().data("a").with_exact_size(2), FRESH.to_vec(), false),
     ];
-    let options = CacheOptions::default()
-        .with_scheme(Some(Scheme::HTTPS))
-        .with_max_object_bytes(8)
-        .with_max_variants(1);
+    let rules = CacheRules::default().with_max_object_bytes(8);
     for (name, body, fields, stored) in table {
-        let world = World::with(options.clone(), move |_, _| stream(200, &fields, body()));
+        let world = World::ruled(rules.clone(), move |_, _| stream(200, &fields, body()));
         for _ in 0..2 {
             let _ = world.start(get("/", &[])).await.into_body().collect().await;
         }
@@ -113,7 +110,7 @@ async fn a_body_is_stored_only_when_it_ended_well() {
 
 #[tokio::test]
 async fn a_client_that_leaves_stores_nothing_and_gives_its_room_back() {
-    let options = CacheOptions::default().with_scheme(Some(Scheme::HTTPS)).with_max_fill_bytes(6);
+    let options = https().with_max_fill_bytes(6 + 3 * 64);
     let world = World::with(options, |_, _| stream(200, FRESH, ScriptBody::new().data("abcd").data("ef")));
     let mut body = world.start(get("/", &[])).await.into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abcd");
@@ -127,7 +124,7 @@ async fn a_client_that_leaves_stores_nothing_and_gives_its_room_back() {
 
 #[tokio::test]
 async fn variants_are_kept_apart_and_bounded() {
-    let options = CacheOptions::default().with_scheme(Some(Scheme::HTTPS)).with_max_variants(2);
+    let options = https().with_max_variants(2);
     let world = World::with(options, |_, request| {
         let language = request.headers.get("accept-language").map_or("none", |v| v.to_str().unwrap());
         reply(200, &[("cache-control", "max-age=60"), ("vary", "Accept-Language")], language)
@@ -193,7 +190,7 @@ async fn what_was_on_its_way_when_it_was_invalidated_is_not_stored() {
 
 #[tokio::test]
 async fn the_memory_is_bounded() {
-    let options = CacheOptions::default().with_scheme(Some(Scheme::HTTPS)).with_max_bytes(100_000);
+    let options = https().with_max_bytes(100_000);
     let world = World::with(options, |_, _| reply(200, FRESH, &"x".repeat(4000)));
     for n in 0..200 {
         world.get(&format!("/{n}")).await;
@@ -204,24 +201,10 @@ async fn the_memory_is_bounded() {
 }
 
 #[tokio::test]
-async fn purged_and_cleared() {
-    let world = World::counting(FRESH);
-    world.get("/a").await;
-    world.get("/b").await;
-    assert!(world.layer.purge(&"https://A.example.com/a".parse().unwrap()));
-    assert!(!world.layer.purge(&"/a".parse().unwrap()));
-    assert!(!world.get("/a").await.is_hit());
-    assert!(world.get("/b").await.is_hit());
-    world.layer.clear();
-    assert!(!world.get("/b").await.is_hit());
-}
-
-#[tokio::test]
 async fn a_lifetime_is_capped() {
-    let options =
-        CacheOptions::default().with_scheme(Some(Scheme::HTTPS)).with_max_ttl(Duration::from_secs(30));
+    let rules = CacheRules::default().with_max_ttl(Duration::from_secs(30));
     let world =
-        World::with(options, |_, _| reply(200, &[("cache-control", "max-age=60"), ("age", "40")], "x"));
+        World::ruled(rules, |_, _| reply(200, &[("cache-control", "max-age=60"), ("age", "40")], "x"));
     world.get("/").await;
     assert!(!world.get("/").await.is_hit(), "older than the cap allows");
 }

@@ -1,7 +1,7 @@
 //! Freshness, validation and conditions.
 
-use http::{Method, StatusCode, uri::Scheme};
-use portcullis_cache::CacheOptions;
+use http::{Method, StatusCode};
+use portcullis_cache::CacheRules;
 
 use crate::world::{DATE, FRESH, World, get, reply, validating};
 
@@ -152,7 +152,6 @@ async fn the_status_field_is_a_choice_and_comes_last() {
     };
     assert_eq!(lines[0], "inner; hit");
     assert!(lines[1].starts_with("portcullis; hit; ttl="));
-    let options = CacheOptions::default().with_scheme(Some(Scheme::HTTPS)).with_cache_status(false);
-    let world = World::with(options, |_, _| reply(200, FRESH, "x"));
+    let world = World::ruled(CacheRules::default().with_cache_status(false), |_, _| reply(200, FRESH, "x"));
     assert!(!world.get("/").await.headers.contains_key("cache-status"));
 }

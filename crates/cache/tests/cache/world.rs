@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, request, uri::Scheme};
 use http_body_util::{BodyExt, Full};
-use portcullis_cache::{Cache, CacheBody, CacheLayer, CacheOptions, CacheStats};
+use portcullis_cache::{Cache, CacheBody, CacheLayer, CacheOptions, CacheRules, CacheStats};
 use portcullis_testkit::body::ScriptBody;
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 
@@ -19,6 +19,11 @@ pub(crate) struct World {
     pub(crate) layer: CacheLayer,
     pub(crate) cache: Cache<Origin>,
     pub(crate) seen: Arc<Mutex<Vec<request::Parts>>>,
+    origin: Origin,
+}
+
+pub(crate) fn https() -> CacheOptions {
+    CacheOptions::default().with_scheme(Some(Scheme::HTTPS))
 }
 
 /// What a client got.
@@ -60,15 +65,30 @@ impl World {
             }
         }));
         let layer = CacheLayer::new(options);
-        let cache = layer.layer(origin);
-        Self { layer, cache, seen }
+        let cache = layer.layer(origin.clone());
+        Self { layer, cache, seen, origin }
+    }
+
+    /// Of HTTPS, with rules.
+    pub(crate) fn ruled<F>(rules: CacheRules, answer: F) -> Self
+    where
+        F: Fn(usize, &request::Parts) -> Response<ScriptBody> + Send + Sync + Clone + 'static,
+    {
+        Self::with(https(), answer).also_with(rules)
+    }
+
+    /// Another layer over the same store, before the same origin.
+    pub(crate) fn also_with(&self, rules: CacheRules) -> Self {
+        let layer = self.layer.with_rules(rules);
+        let cache = layer.layer(self.origin.clone());
+        Self { layer, cache, seen: Arc::clone(&self.seen), origin: self.origin.clone() }
     }
 
     pub(crate) fn new<F>(answer: F) -> Self
     where
         F: Fn(usize, &request::Parts) -> Response<ScriptBody> + Send + Sync + Clone + 'static,
     {
-        Self::with(CacheOptions::default().with_scheme(Some(Scheme::HTTPS)), answer)
+        Self::with(https(), answer)
     }
 
     /// An origin that counts in its bodies and sends these fields.

@@ -1,10 +1,11 @@
 //! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, `[cache]`, at the top level for all routes and in a `[[route]]` for its own.
 
+mod cache;
+
 use std::num::NonZeroU32;
 
 use http::HeaderValue;
 use portcullis_edge::{
-    cache::CacheOptions,
     middleware::{
         filter::FilterRules,
         rate_limit::{RateLimitOptions, RateRule},
@@ -17,20 +18,22 @@ use toml::de::DeValue;
 use crate::{
     net::path,
     reader::{Read, Table, Wrong},
-    values::{boolean, choice, duration, integer, ms, secs, show_size, size, text, whole_seconds},
+    values::{boolean, choice, duration, integer, ms, secs, text, whole_seconds},
 };
 
 /// The edge's.
 pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     plan.chain = common(root, &EDGE);
-    plan.cache = root.table("cache", "`[cache]`").map(cache);
+    if let Some((options, rules)) = root.table("cache", "`[cache]`").map(cache::read) {
+        plan.cache = Some(options);
+        plan.chain.cache = Setting::Own(rules);
+    }
 }
 
 /// A route's own.
 pub(crate) fn of_route(route: &mut Table<'_, '_>) -> ChainPlan {
     let mut chain = common(route, &ROUTE);
-    let caches = [("on", Setting::Inherit), ("off", Setting::Off)];
-    route.set("cache", &mut chain.cache, choice(&caches));
+    chain.cache = route.setting("cache", "`[route.cache]`", |table| Some(cache::of_route(table)));
     chain
 }
 
@@ -129,25 +132,4 @@ fn rate_limit(mut table: Table<'_, '_>) -> Option<RateLimitOptions> {
         rule.max_keys = max_clients.into_inner();
     }
     Some(RateLimitOptions::new(rule))
-}
-
-fn cache(mut table: Table<'_, '_>) -> CacheOptions {
-    let mut options = CacheOptions::default();
-    table.set("max_size", &mut options.max_bytes, size(1 << 20..=1 << 40));
-    table.set("max_fill", &mut options.max_fill_bytes, size(1 << 20..=1 << 40));
-    if let Some(object) = table.get("max_object", size(1 << 10..=1 << 30)) {
-        for (key, most) in [("max_size", options.max_bytes), ("max_fill", options.max_fill_bytes)] {
-            if *object.get_ref() > most {
-                let wrong =
-                    Wrong::new(format!("`max_object` is larger than `{key}`: it would never be stored"));
-                table.sink().error(object.span(), wrong.hint(format!("`{key}` is {}", show_size(most))));
-            }
-        }
-        options.max_object_bytes = object.into_inner();
-    }
-    table.set("max_ttl", &mut options.max_ttl, duration(secs(1)..=secs(365 * 86_400)));
-    table.set("keep_stale", &mut options.keep_stale, duration(secs(0)..=secs(30 * 86_400)));
-    table.set("cache_status", &mut options.cache_status, boolean);
-    table.finish();
-    options
 }

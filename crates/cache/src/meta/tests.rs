@@ -1,4 +1,5 @@
 use super::*;
+use crate::rules::{Heuristic, StatusTtl};
 use proptest::prelude::*;
 
 fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -16,14 +17,14 @@ fn times() -> Times {
     Times { asked: now, received: now, wall }
 }
 
-fn meta(request: &Selecting, status: u16, fields: &[(&'static str, &str)]) -> Option<Meta> {
+fn meta(request: &Asked, status: u16, fields: &[(&'static str, &str)]) -> Option<Meta> {
     let status = StatusCode::from_u16(status).unwrap();
-    judge(request, status, &headers(fields), times(), &CacheOptions::default())
+    judge(request, status, &headers(fields), times(), &CacheRules::default())
 }
 
 /// Seconds of freshness left at reception; `None` where nothing is stored.
 fn fresh(fields: &[(&'static str, &str)]) -> Option<u64> {
-    meta(&Selecting::default(), 200, fields).map(|meta| meta.fresh_for(meta.received).as_secs())
+    meta(&Asked::default(), 200, fields).map(|meta| meta.fresh_for(meta.received).as_secs())
 }
 
 const CC: &str = "cache-control";
@@ -55,6 +56,18 @@ fn freshness() {
         (&[("expires", "0")], None),
         (&[("expires", in_a_minute), ("expires", in_a_minute)], None),
         (&[(CC, "max-age=99999999999")], Some(24 * 3600)),
+        (&[("cdn-cache-control", "max-age=60"), (CC, "no-store"), ("expires", "0")], Some(60)),
+        (&[("cdn-cache-control", "max-age=5"), (CC, "s-maxage=60")], Some(5)),
+        (&[("cdn-cache-control", "no-store"), (CC, "max-age=60")], None),
+        (&[("cdn-cache-control", "private"), (CC, "max-age=60")], None),
+        (&[("cdn-cache-control", "x"), (CC, "max-age=60")], None),
+        (&[("cdn-cache-control", "x"), ("expires", in_a_minute)], None),
+        (&[("cdn-cache-control", "max-age=60, &"), (CC, "max-age=5")], Some(5)),
+        (&[("cdn-cache-control", "no-cache"), ("etag", "\"a\"")], Some(0)),
+        (&[(CC, "max-age=60, no-store, must-understand")], Some(60)),
+        // Given out stale while it is asked for anew, so it is of use.
+        (&[(CC, "max-age=0, stale-while-revalidate=60")], Some(0)),
+        (&[(CC, "max-age=0, stale-while-revalidate=60, must-revalidate")], None),
         // Kept for validation only.
         (&[(CC, "max-age=0"), ("etag", "\"a\"")], Some(0)),
         (&[(CC, "no-cache"), ("last-modified", now)], Some(0)),
@@ -80,14 +93,13 @@ fn what_is_never_stored() {
         &[(CC, "no-store")][..],
         &[(CC, "No-Store")],
         &[(CC, "private")],
-        &[(CC, "PRIVATE=\"x\"")],
+        &[(CC, "PRIVATE=\"x y\"")],
         &[("vary", "*")],
         &[("vary", "accept"), ("vary", "*")],
         &[("vary", "accept, *")],
         &[("vary", "not a name")],
         &[("vary", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q")],
         &[("set-cookie", "id=1")],
-        &[("content-range", "bytes 0-1/2")],
     ] {
         assert_eq!(with(more), None, "{more:?}");
     }
@@ -95,14 +107,14 @@ fn what_is_never_stored() {
 
 #[test]
 fn a_public_response_is_stored_without_its_cookie() {
-    let request = Selecting::default();
+    let request = Asked::default();
     let meta = meta(&request, 200, &[(CC, "public, max-age=60"), ("set-cookie", "id=1")]).unwrap();
     assert!(!meta.headers.contains_key(SET_COOKIE));
 }
 
 #[test]
 fn statuses() {
-    let stored = |status, cc: &'static str| meta(&Selecting::default(), status, &[(CC, cc)]).is_some();
+    let stored = |status, cc: &'static str| meta(&Asked::default(), status, &[(CC, cc)]).is_some();
     for status in [200, 203, 204, 301, 302, 308, 404, 410, 500, 503, 599] {
         assert!(stored(status, "max-age=60"), "{status}");
     }
@@ -110,12 +122,13 @@ fn statuses() {
         assert!(!stored(status, "max-age=60"), "{status}");
     }
     assert!(!stored(299, "max-age=60, must-understand"));
+    assert!(!stored(599, "max-age=60, must-understand, no-store"));
     assert!(stored(200, "max-age=60, must-understand"));
 }
 
 #[test]
 fn authorization_needs_the_origins_word() {
-    let request = Selecting { authorized: true, ..Selecting::default() };
+    let request = Asked { authorized: true, ..Asked::default() };
     for (cc, want) in [
         ("max-age=60", false),
         ("max-age=60, public", true),
@@ -128,31 +141,94 @@ fn authorization_needs_the_origins_word() {
 }
 
 #[test]
-fn selection_looks_at_every_line_and_value() {
-    let fields = |fields: &[(&'static str, &str)]| Selecting {
-        fields: headers(fields).iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
-        authorized: false,
-    };
-    let response = [(CC, "max-age=60"), ("vary", "Accept-Language"), ("vary", "X-A, accept-language")];
-    let request = [("accept-language", "de"), ("accept-language", "en"), ("user-agent", "x")];
-    let stored = meta(&fields(&request), 200, &response).unwrap();
-    for (request, want) in [
-        (&request[..], true),
-        (&[("accept-language", "de"), ("accept-language", "en")], true),
-        (&[("accept-language", "en"), ("accept-language", "de")], false),
-        (&[("accept-language", "de")], false),
-        (&[("accept-language", "de"), ("accept-language", "en"), ("x-a", "1")], false),
-        (&[], false),
+fn what_is_withheld_is_not_stored() {
+    let fields = [
+        (CC, "max-age=60, private=\"a, X-B\""),
+        (CC, "no-cache=\"c\""),
+        ("a", "1"),
+        ("x-b", "2"),
+        ("c", "3"),
+        ("d", "4"),
+    ];
+    let stored = meta(&Asked::default(), 200, &fields).unwrap();
+    let mut names: Vec<_> = stored.headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["cache-control", "d", "date"]);
+    assert_eq!(stored.fresh_for(stored.received).as_secs(), 60, "the rest is as fresh as it is");
+}
+
+#[test]
+fn rules_say_for_how_long() {
+    let modified = "Sun, 06 Nov 1994 08:32:57 GMT";
+    let rules = CacheRules::default()
+        .with_heuristic(Some(Heuristic { percent: 10, max: Duration::from_secs(90) }))
+        .with_ttl([
+            StatusTtl { statuses: 404..=404, ttl: Duration::from_secs(7), overrides: false },
+            StatusTtl { statuses: 500..=599, ttl: Duration::from_secs(3), overrides: true },
+        ]);
+    for (status, fields, want) in [
+        // 1000 s before the date
+        (200, &[("last-modified", modified)][..], Some(90)),
+        (200, &[("last-modified", "Sun, 06 Nov 1994 08:47:57 GMT")], Some(10)),
+        (200, &[("last-modified", modified), (CC, "max-age=5")], Some(5)),
+        (200, &[("last-modified", "x")], None),
+        (200, &[], None),
+        (201, &[("last-modified", modified)], None),
+        (201, &[("last-modified", modified), (CC, "public")], Some(90)),
+        (200, &[("last-modified", modified), (CC, "private")], None),
+        (404, &[], Some(7)),
+        (404, &[(CC, "max-age=5")], Some(5)),
+        (404, &[(CC, "no-store")], None),
+        (404, &[("set-cookie", "a=1")], None),
+        (503, &[], Some(3)),
+        (503, &[(CC, "max-age=60")], Some(3)),
+        (503, &[(CC, "private")], None),
+        (403, &[], None),
     ] {
-        assert_eq!(stored.selected_by(&headers(request)), want, "{request:?}");
+        let status = StatusCode::from_u16(status).unwrap();
+        let judged = judge(&Asked::default(), status, &headers(fields), times(), &rules);
+        let seconds = judged.map(|meta| meta.fresh_for(meta.received).as_secs());
+        assert_eq!(seconds, want, "{status} {fields:?}");
     }
-    let plain = meta(&Selecting::default(), 200, &[(CC, "max-age=60")]).unwrap();
-    assert!(plain.selected_by(&headers(&request)) && !plain.same_selection(&stored));
+}
+
+#[test]
+fn what_may_be_given_out_stale() {
+    let seconds = Duration::from_secs;
+    let table: &[(&'static str, &str, u64, Use, bool)] = &[
+        ("max-age=10", "", 15, Use::Stale, false),
+        ("max-age=10, stale-while-revalidate=10", "", 15, Use::Revalidating(seconds(5)), false),
+        ("max-age=10, stale-while-revalidate=10", "", 20, Use::Stale, false),
+        ("max-age=10, stale-while-revalidate=10", "no-cache", 15, Use::Stale, false),
+        ("max-age=10, stale-while-revalidate=10", "max-age=12", 15, Use::Stale, false),
+        ("max-age=10, stale-while-revalidate=10", "min-fresh=1", 15, Use::Stale, false),
+        ("max-age=10, stale-while-revalidate=10, must-revalidate", "", 15, Use::Stale, false),
+        ("s-maxage=10, stale-while-revalidate=10", "", 15, Use::Stale, false),
+        ("max-age=10, stale-if-error=10", "", 15, Use::Stale, true),
+        ("max-age=10, stale-if-error=10", "", 20, Use::Stale, false),
+        ("max-age=10, stale-if-error=10, proxy-revalidate", "", 15, Use::Stale, false),
+        ("max-age=10, stale-if-error=10", "no-cache", 15, Use::Stale, false),
+        ("max-age=10", "stale-if-error=10", 15, Use::Stale, true),
+        ("max-age=10", "max-stale=5", 15, Use::Taken(seconds(5)), false),
+        ("max-age=10", "max-stale=4", 15, Use::Stale, false),
+        ("max-age=10", "max-stale", 100, Use::Taken(seconds(90)), false),
+        ("max-age=10, must-revalidate", "max-stale", 15, Use::Stale, false),
+        ("max-age=10, no-cache", "max-stale", 5, Use::Stale, false),
+    ];
+    for (response, request, age, want, on_error) in table {
+        let stored = meta(&Asked::default(), 200, &[(CC, response), ("etag", "\"a\"")]).unwrap();
+        let request = RequestDirectives::read(&headers(&[(CC, request)]));
+        let now = stored.received + seconds(*age);
+        assert_eq!(stored.usable(&request, now, false), *want, "{response}");
+        assert_eq!(stored.usable_on_error(&request, now), *on_error, "{response}");
+    }
+    let fresh = meta(&Asked::default(), 200, &[(CC, "max-age=10")]).unwrap();
+    assert_eq!(fresh.usable(&RequestDirectives::default(), fresh.received, true), Use::Stale, "outdated");
 }
 
 #[test]
 fn what_requests_ask_for() {
-    let stored = meta(&Selecting::default(), 200, &[(CC, "max-age=60"), ("age", "20")]).unwrap();
+    let stored = meta(&Asked::default(), 200, &[(CC, "max-age=60"), ("age", "20")]).unwrap();
     for (cc, want) in [
         ("max-age=30", Use::Fresh(Duration::from_secs(40))),
         ("max-age=10", Use::Asked),
@@ -162,10 +238,10 @@ fn what_requests_ask_for() {
         ("max-stale", Use::Fresh(Duration::from_secs(40))),
     ] {
         let request = RequestDirectives::read(&headers(&[(CC, cc)]));
-        assert_eq!(stored.usable(&request, stored.received), want, "{cc}");
+        assert_eq!(stored.usable(&request, stored.received, false), want, "{cc}");
     }
     let later = stored.received + Duration::from_secs(40);
-    assert_eq!(stored.usable(&RequestDirectives::default(), later), Use::Stale);
+    assert_eq!(stored.usable(&RequestDirectives::default(), later, false), Use::Stale);
     assert_eq!(stored.age(later).as_secs(), 60);
 }
 
@@ -182,8 +258,9 @@ fn fields_of_the_connection_are_not_stored() {
         ("keep-alive", "timeout=5"),
         ("transfer-encoding", "chunked"),
         ("age", "0"),
+        ("proxy-authorization", "x"),
     ];
-    let stored = meta(&Selecting::default(), 200, &fields).unwrap().headers;
+    let stored = meta(&Asked::default(), 200, &fields).unwrap().headers;
     let mut names: Vec<_> = stored.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["cache-control", "date", "x-three"]);
@@ -194,7 +271,7 @@ fn fields_of_the_connection_are_not_stored() {
 #[test]
 fn a_304_updates_all_lines_but_not_the_body_s_fields() {
     let fields = [(CC, "max-age=60"), ("etag", "\"a\""), ("content-length", "5"), ("x", "1"), ("y", "1")];
-    let stored = meta(&Selecting::default(), 200, &fields).unwrap();
+    let stored = meta(&Asked::default(), 200, &fields).unwrap();
     let not_modified =
         [(CC, "max-age=9"), ("etag", "\"a\""), ("content-length", "0"), ("x", "2"), ("x", "3")];
     let updated = stored.updated(&headers(&not_modified)).unwrap();
@@ -214,9 +291,11 @@ proptest! {
         vary in "[ -~]{0,20}", status in 100_u16..1000,
     ) {
         let fields = [(CC, cc.as_str()), ("age", &age), ("expires", &expires), ("date", &date), ("vary", &vary)];
-        if let Some(meta) = meta(&Selecting::default(), status, &fields) {
-            prop_assert!(meta.fresh_for(meta.received) <= CacheOptions::default().max_ttl);
-            prop_assert!(!cc.to_ascii_lowercase().split(',').any(|d| d.trim() == "no-store") || cc.contains('"'));
+        if let Some(meta) = meta(&Asked::default(), status, &fields) {
+            prop_assert!(meta.fresh_for(meta.received) <= CacheRules::default().max_ttl);
+            let cc = cc.to_ascii_lowercase();
+            let no_store = cc.split(',').any(|d| d.trim() == "no-store");
+            prop_assert!(!no_store || cc.contains('"') || cc.contains("must-understand"));
         }
     }
 }

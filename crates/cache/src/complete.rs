@@ -1,0 +1,304 @@
+//! What becomes of a response that came for a forwarded request.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION},
+};
+use http_body::Body;
+
+use crate::{
+    answer::{self, Wanted},
+    body::CacheBody,
+    directives::RequestDirectives,
+    flight::{BoxError, Outcome, Target},
+    flights::Lead,
+    key,
+    layer::Core,
+    meta::{Asked, Times, judge},
+    stats::count,
+    status::{Status, Why},
+    store::{Key, Stored, Ticket},
+};
+
+/// What to do once the inner service has answered.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// Pass it on.
+    Pass(Why),
+    /// Forget what is stored for these keys, of the layers that have them, if the response is no error.
+    Unsafe(Vec<(Key, Arc<Core>)>),
+    /// It is for HEAD: see what it says of what is stored.
+    Look(Box<Look>),
+    /// Store it, or refresh what is stored.
+    Get(Box<Get>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) key: Key,
+    pub(crate) why: Why,
+    pub(crate) asked: Asked,
+    pub(crate) sent: Instant,
+    pub(crate) ticket: Ticket,
+    pub(crate) stored: Arc<Stored>,
+    pub(crate) directives: RequestDirectives,
+    pub(crate) wanted: Wanted,
+}
+
+#[derive(Debug)]
+pub(crate) struct Get {
+    pub(crate) lead: Lead,
+    pub(crate) ticket: Ticket,
+    pub(crate) sent: Instant,
+    pub(crate) asked: Asked,
+    pub(crate) directives: RequestDirectives,
+    pub(crate) wanted: Wanted,
+    pub(crate) why: Why,
+    /// What is there and stale, or not wanted as it is.
+    pub(crate) stored: Option<Arc<Stored>>,
+    /// Whether the origin was asked about it; the client's own conditions were taken out of the request for it.
+    pub(crate) validates: bool,
+    /// Whether a client waits for it.
+    pub(crate) background: bool,
+}
+
+/// The answer to a failed request, if there is one that may be given out.
+pub(crate) fn instead<B>(core: &Core, plan: Plan) -> Option<Response<CacheBody<B>>> {
+    match plan {
+        Plan::Get(get) => match stale_on_error(core, get, None) {
+            Ok(stale) => Some(stale),
+            Err(get) => {
+                // Who waits is not kept until it is his turn to fail.
+                get.lead.tell(Outcome::Alone);
+                None
+            }
+        },
+        Plan::Look(look) => stale_head(core, &look, None),
+        Plan::Pass(_) | Plan::Unsafe(_) => None,
+    }
+}
+
+/// Finishes a response as planned.
+pub(crate) fn complete<B>(core: &Core, plan: Plan, response: Response<B>) -> Response<CacheBody<B>>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    match plan {
+        Plan::Pass(why) => pass(core, Status::fwd(why), response),
+        Plan::Unsafe(keys) => {
+            for (key, layer) in keys {
+                invalidate(&layer, &key, &response);
+            }
+            pass(core, Status::fwd(Why::Method), response)
+        }
+        Plan::Look(look) => complete_look(core, &look, response),
+        Plan::Get(get) => complete_get(core, get, response),
+    }
+}
+
+fn pass<B>(core: &Core, status: Status<'_>, response: Response<B>) -> Response<CacheBody<B>> {
+    let mut response = response.map(CacheBody::passed);
+    status.note(&core.rules, response.headers_mut());
+    response
+}
+
+/// RFC 9111 section 4.4.
+fn invalidate<B>(core: &Core, key: &[u8], response: &Response<B>) {
+    if !response.status().is_success() && !response.status().is_redirection() {
+        return;
+    }
+    let forget = |key: &[u8]| {
+        if core.shared.forget(key) {
+            count(&core.shared.counters.invalidated);
+        }
+    };
+    forget(key);
+    for name in [LOCATION, CONTENT_LOCATION] {
+        let reference = response.headers().get(name).and_then(|value| value.to_str().ok());
+        if let Some(other) = reference.and_then(|reference| key::same_origin(key, reference, &core.rules)) {
+            forget(other.as_slice());
+        }
+    }
+}
+
+/// RFC 5861 section 4.
+fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+fn complete_get<B>(core: &Core, get: Box<Get>, response: Response<B>) -> Response<CacheBody<B>>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let shared = &core.shared;
+    let times = Times { asked: get.sent, received: Instant::now(), wall: SystemTime::now() };
+    if response.status() == StatusCode::NOT_MODIFIED
+        && get.validates
+        && let Some(stored) = get.stored.clone()
+    {
+        return refreshed(core, *get, &stored, response.headers(), times);
+    }
+    let get = if is_failure(response.status()) {
+        match stale_on_error(core, get, Some(response.status())) {
+            Ok(stale) => return stale,
+            Err(get) => get,
+        }
+    } else {
+        get
+    };
+    if !get.background {
+        count(&shared.counters.misses);
+    }
+    let hash = shared.hash(get.lead.flight().key());
+    let meta = judge(&get.asked, response.status(), response.headers(), times, &core.rules)
+        .filter(|_| !is_too_large(&response, core.rules.max_object_bytes));
+    let Some(meta) = meta else {
+        // What was asked about is not what the origin has any more; an error says nothing about it.
+        if let Some(stored) = get.stored.as_ref().filter(|_| !response.status().is_server_error()) {
+            shared.forget_variant(get.lead.flight().key(), stored);
+        }
+        // A 304 is for the client's own conditions, and says nothing of what others get.
+        if response.status() == StatusCode::NOT_MODIFIED {
+            get.lead.tell(Outcome::Again);
+        } else {
+            shared.marks.set(hash, times.received);
+            get.lead.tell(Outcome::Alone);
+        }
+        return pass(core, Status::fwd(get.why), response);
+    };
+    shared.marks.clear(hash);
+    let expected = content_length(response.headers()).or_else(|| response.body().size_hint().exact());
+    let meta = Arc::new(meta);
+    let target = Target { meta: Arc::clone(&meta), ticket: get.ticket, expected };
+    let (parts, body) = response.into_parts();
+    let seat = get.lead.flight().begin(body, target);
+    let status = Status { stored: true, key: Some(get.lead.flight().key()), ..Status::fwd(get.why) };
+    let wait = core.rules.collapse_wait;
+    let mut response = if get.wanted.ranged.is_some() {
+        answer::on_its_way(&meta, seat, expected, wait, &get.wanted, times.received)
+    } else {
+        Response::from_parts(parts, CacheBody::shared(seat, 0, expected, wait))
+    };
+    status.note(&core.rules, response.headers_mut());
+    response
+}
+
+/// The origin says that what is stored is still right (RFC 9111 section 4.3.3).
+fn refreshed<B>(
+    core: &Core,
+    get: Get,
+    stored: &Arc<Stored>,
+    not_modified: &HeaderMap,
+    times: Times,
+) -> Response<CacheBody<B>> {
+    let shared = &core.shared;
+    count(&shared.counters.revalidated);
+    let key = Arc::clone(get.lead.flight().key());
+    let headers = stored.meta.updated(not_modified);
+    let meta =
+        headers.and_then(|headers| judge(&get.asked, stored.meta.status, &headers, times, &core.rules));
+    let mut response = if let Some(meta) = meta {
+        let fresh = Arc::new(Stored::new(meta, stored.body.clone(), core.rules.keep_stale));
+        shared.insert(&key, get.ticket, &fresh);
+        get.lead.tell(Outcome::Again);
+        answer::stored(&fresh, &get.wanted, times.received)
+    } else {
+        // Good for this request, and for no other.
+        shared.forget_variant(&key, stored);
+        get.lead.tell(Outcome::Alone);
+        answer::stored(stored, &get.wanted, times.received)
+    };
+    let status =
+        Status { fwd_status: Some(StatusCode::NOT_MODIFIED), key: Some(&key), ..Status::fwd(get.why) };
+    status.note(&core.rules, response.headers_mut());
+    response
+}
+
+/// What is stale in place of an error, for all who wait.
+fn stale_on_error<B>(
+    core: &Core,
+    get: Box<Get>,
+    status: Option<StatusCode>,
+) -> Result<Response<CacheBody<B>>, Box<Get>> {
+    let now = Instant::now();
+    let Some(stored) = get.stored.clone().filter(|stored| stored.meta.usable_on_error(&get.directives, now))
+    else {
+        return Err(get);
+    };
+    let mut response = answer::stored(&stored, &get.wanted, now);
+    note_stale(core, get.why, status, &stored, get.lead.flight().key(), now, &mut response);
+    get.lead.tell(Outcome::Failed(stored));
+    Ok(response)
+}
+
+fn stale_head<B>(core: &Core, look: &Look, status: Option<StatusCode>) -> Option<Response<CacheBody<B>>> {
+    let now = Instant::now();
+    let usable = look.stored.meta.usable_on_error(&look.directives, now);
+    usable.then(|| {
+        let mut response = answer::stored(&look.stored, &look.wanted, now);
+        note_stale(core, look.why, status, &look.stored, &look.key, now, &mut response);
+        response
+    })
+}
+
+fn note_stale<B>(
+    core: &Core,
+    why: Why,
+    fwd_status: Option<StatusCode>,
+    stored: &Stored,
+    key: &[u8],
+    now: Instant,
+    response: &mut Response<B>,
+) {
+    count(&core.shared.counters.stale);
+    let ttl = Some(-seconds(stored.meta.stale_since(now)));
+    let status =
+        Status { fwd_status, ttl, key: Some(key), detail: Some("stale-if-error"), ..Status::fwd(why) };
+    status.note(&core.rules, response.headers_mut());
+}
+
+pub(crate) fn seconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// What a response to HEAD says of what is stored (RFC 9111 section 4.3.5).
+fn complete_look<B>(core: &Core, look: &Look, response: Response<B>) -> Response<CacheBody<B>> {
+    let times = Times { asked: look.sent, received: Instant::now(), wall: SystemTime::now() };
+    if is_failure(response.status())
+        && let Some(stale) = stale_head(core, look, Some(response.status()))
+    {
+        return stale;
+    }
+    count(&core.shared.counters.misses);
+    let same = look.stored.meta.is_same_as(response.headers());
+    if response.status() == look.stored.meta.status && same {
+        let headers = look.stored.meta.updated(response.headers());
+        let judged =
+            headers.and_then(|headers| judge(&look.asked, response.status(), &headers, times, &core.rules));
+        if let Some(meta) = judged {
+            let fresh = Stored::new(meta, look.stored.body.clone(), core.rules.keep_stale);
+            core.shared.insert(&look.key, look.ticket, &Arc::new(fresh));
+        }
+    } else if !same && !response.status().is_server_error() {
+        // There is something else by now.
+        core.shared.forget_variant(&look.key, &look.stored);
+    }
+    pass(core, Status { key: Some(&look.key), ..Status::fwd(look.why) }, response)
+}
+
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn is_too_large<B: Body>(response: &Response<B>, max: u64) -> bool {
+    content_length(response.headers()).is_some_and(|length| length > max)
+        || response.body().size_hint().lower() > max
+}

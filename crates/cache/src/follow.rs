@@ -1,0 +1,180 @@
+//! A request that waits for another's response.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::Sleep;
+use tower_service::Service;
+
+use crate::{
+    answer::{self, Wanted},
+    background,
+    body::CacheBody,
+    complete::{Plan, content_length, seconds},
+    decide::{LookUp, Step},
+    flight::{BoxError, Outcome, Seat},
+    layer::Core,
+    meta::Meta,
+    stats::count,
+    status::{Status, Why},
+    store::Stored,
+    vary::selection,
+};
+
+/// After so many responses that were of no use it goes on its own.
+const TRIES: u8 = 3;
+
+pub(crate) struct Follow<S, B> {
+    core: Arc<Core>,
+    inner: S,
+    request: Option<Request<B>>,
+    look_up: LookUp,
+    state: Waiting,
+    /// Until it goes on its own.
+    patience: Pin<Box<Sleep>>,
+    tries: u8,
+}
+
+enum Waiting {
+    ForOutcome(Seat),
+    ToForward(Option<Plan>),
+}
+
+/// How the wait ended.
+pub(crate) enum Followed<F, R> {
+    Answer(Response<CacheBody<R>>),
+    Forward(F, Plan),
+}
+
+type Waited<F, R, E> = Poll<Result<Followed<F, R>, E>>;
+
+impl<S, B> Follow<S, B> {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        inner: S,
+        request: Request<B>,
+        mut look_up: LookUp,
+        seat: Seat,
+    ) -> Self {
+        look_up.waited = true;
+        Self {
+            core: Arc::clone(core),
+            inner,
+            request: Some(request),
+            look_up,
+            state: Waiting::ForOutcome(seat),
+            patience: Box::pin(tokio::time::sleep(core.rules.collapse_wait)),
+            tries: 0,
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+}
+
+impl<S, B, R> Follow<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Default + Send + 'static,
+    R: Body<Data = bytes::Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Waited<S::Future, R, S::Error> {
+        const ONCE: &str = "the request is taken when the wait ends, and then nothing is polled any more";
+        loop {
+            let seat = match &mut self.state {
+                Waiting::ForOutcome(seat) => seat,
+                Waiting::ToForward(plan) => {
+                    ready!(self.inner.poll_ready(cx))?;
+                    let future = self.inner.call(self.request.take().expect(ONCE));
+                    return Poll::Ready(Ok(Followed::Forward(future, plan.take().expect(ONCE))));
+                }
+            };
+            let outcome = match seat.poll_outcome(cx) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => {
+                    ready!(self.patience.as_mut().poll(cx));
+                    Outcome::Alone
+                }
+            };
+            let request = self.request.as_mut().expect(ONCE);
+            match outcome {
+                Outcome::Streaming(meta) if is_for(&meta, request) => {
+                    let state = std::mem::replace(&mut self.state, Waiting::ToForward(None));
+                    let Waiting::ForOutcome(seat) = state else { continue };
+                    let answer = along(&self.core, &self.look_up, &meta, seat, request);
+                    return Poll::Ready(Ok(Followed::Answer(answer)));
+                }
+                Outcome::Failed(stored) if is_for(&stored.meta, request) => {
+                    let answer = failed(&self.core, &self.look_up, &stored, request);
+                    return Poll::Ready(Ok(Followed::Answer(answer)));
+                }
+                Outcome::Alone => self.look_up.alone = true,
+                _ => {
+                    self.tries += 1;
+                    self.look_up.alone = self.tries == TRIES;
+                }
+            }
+            match self.look_up.decide(&self.core, request) {
+                Step::Answer(answer) => return Poll::Ready(Ok(Followed::Answer(answer))),
+                Step::AnswerAndAsk(answer, ask) => {
+                    background::spawn(self.inner.clone(), &self.core, *ask);
+                    return Poll::Ready(Ok(Followed::Answer(answer)));
+                }
+                Step::Forward(plan) => self.state = Waiting::ToForward(Some(plan)),
+                Step::Follow(seat) => self.state = Waiting::ForOutcome(seat),
+            }
+        }
+    }
+}
+
+fn is_for<B>(meta: &Meta, request: &Request<B>) -> bool {
+    selection(&meta.selectors, request.headers()).is_some_and(|values| values.as_slice() == &*meta.selection)
+}
+
+/// The same response, as it comes.
+fn along<B, R>(
+    core: &Core,
+    look_up: &LookUp,
+    meta: &Meta,
+    seat: Seat,
+    request: &Request<B>,
+) -> Response<CacheBody<R>> {
+    count(&core.shared.counters.collapsed);
+    let now = Instant::now();
+    let wanted = Wanted::read(request.method(), request.headers());
+    let len = seat.expected().or_else(|| content_length(&meta.headers));
+    let mut response = answer::on_its_way(meta, seat, len, core.rules.collapse_wait, &wanted, now);
+    let key = Some(look_up.key.as_slice());
+    let ttl = Some(seconds(meta.fresh_for(now)));
+    let status = Status { collapsed: true, key, ttl, ..Status::fwd(Why::UriMiss) };
+    status.note(&core.rules, response.headers_mut());
+    response
+}
+
+fn failed<B, R>(
+    core: &Core,
+    look_up: &LookUp,
+    stored: &Arc<Stored>,
+    request: &Request<B>,
+) -> Response<CacheBody<R>> {
+    count(&core.shared.counters.stale);
+    let now = Instant::now();
+    let wanted = Wanted::read(request.method(), request.headers());
+    let mut response = answer::stored(stored, &wanted, now);
+    let key = Some(look_up.key.as_slice());
+    let ttl = Some(-seconds(stored.meta.stale_since(now)));
+    let detail = Some("stale-if-error");
+    let status = Status { collapsed: true, key, ttl, detail, ..Status::fwd(Why::Stale) };
+    status.note(&core.rules, response.headers_mut());
+    response
+}

@@ -1,0 +1,128 @@
+//! The layer, and what all its services share.
+
+use std::sync::{Arc, Weak};
+
+use http::{HeaderMap, Uri};
+use parking_lot::Mutex;
+use tower_layer::Layer;
+
+use crate::{
+    key,
+    options::CacheOptions,
+    purge::{Purge, PurgeError, Reach},
+    rules::CacheRules,
+    service::Cache,
+    stats::CacheStats,
+    store::Shared,
+};
+
+/// One layer's rules over a store.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) rules: CacheRules,
+    /// Of all layers over this store, since a URI is another key in each.
+    siblings: Arc<Mutex<Vec<Weak<Core>>>>,
+}
+
+impl Core {
+    /// This layer and all others over the store.
+    pub(crate) fn family(&self) -> Vec<Arc<Self>> {
+        self.siblings.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// Puts a [`Cache`] around a service. All services it makes, and those of its clones, share what is stored.
+#[derive(Clone, Debug)]
+pub struct CacheLayer {
+    core: Arc<Core>,
+}
+
+impl CacheLayer {
+    /// An empty store, with rules as they are by default.
+    pub fn new(options: CacheOptions) -> Self {
+        Self::over(Arc::new(Shared::new(options)), CacheRules::default(), Arc::default())
+    }
+
+    /// Another layer over the same store, with rules of its own. What was stored by other rules is used by these, as far as the key and the partition are the same, so that rules can be changed
+    /// while a store goes on.
+    #[must_use]
+    pub fn with_rules(&self, rules: CacheRules) -> Self {
+        Self::over(Arc::clone(&self.core.shared), rules, Arc::clone(&self.core.siblings))
+    }
+
+    fn over(shared: Arc<Shared>, rules: CacheRules, siblings: Arc<Mutex<Vec<Weak<Core>>>>) -> Self {
+        let core = Arc::new(Core { shared, rules: rules.bounded(), siblings });
+        let mut all = core.siblings.lock();
+        all.retain(|core| core.strong_count() > 0);
+        all.push(Arc::downgrade(&core));
+        drop(all);
+        Self { core }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &CacheRules {
+        &self.core.rules
+    }
+
+    /// What the store may hold.
+    pub fn options(&self) -> &CacheOptions {
+        &self.core.shared.options
+    }
+
+    /// Drops what has expired or is too much. Requests do a part of it as they come; call it from a timer, every
+    /// few seconds, for the time when none do.
+    pub fn run_pending(&self) {
+        self.core.shared.run_pending();
+    }
+
+    /// The counters, of all layers over the store.
+    pub fn stats(&self) -> CacheStats {
+        self.core.shared.stats()
+    }
+
+    /// Purges what is stored for an absolute URI, all variants, under the keys that it has in each layer over this store. The number of keys that were found.
+    /// Costs a look-up for each layer. Once it returns, nothing that was asked for before is given out.
+    pub fn purge(&self, uri: &Uri, how: Purge) -> Result<u64, PurgeError> {
+        let mut keys = Vec::new();
+        for layer in self.core.family() {
+            let key = key::of(None, None, uri, &HeaderMap::new(), &layer.rules);
+            let key = key.ok_or(PurgeError::NotAbsolute)?;
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let found = keys.iter().filter(|key| self.core.shared.purge_key(key.as_slice(), how)).count();
+        Ok(found as u64)
+    }
+
+    /// Purges everything whose URI begins with this absolute one, its query included, by bytes: `https://a.example.com/img/` has `https://a.example.com/img/x.png?y`. Looks at every key,
+    /// about 100 ns for each: on a large store call it where that may block. Responses on their way are not stored if they are meant. The number of keys that were found.
+    pub fn purge_prefix(&self, uri: &Uri, how: Purge) -> Result<u64, PurgeError> {
+        let prefix = key::prefix(uri).ok_or(PurgeError::NotAbsolute)?;
+        Ok(self.core.shared.purge(&Reach::Prefix(prefix), how))
+    }
+
+    /// Purges everything that came with this tag in `Cache-Tag` or `Surrogate-Key`. Costs what [`CacheLayer::purge_prefix`] costs.
+    pub fn purge_tag(&self, tag: &str, how: Purge) -> u64 {
+        self.core.shared.purge(&Reach::Tag(tag.into()), how)
+    }
+
+    /// Purges everything, of all layers.
+    pub fn purge_all(&self, how: Purge) -> u64 {
+        self.core.shared.purge(&Reach::All, how)
+    }
+
+    /// Forgets everything, of all layers.
+    pub fn clear(&self) {
+        self.purge_all(Purge::Hard);
+    }
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = Cache<S>;
+
+    fn layer(&self, inner: S) -> Cache<S> {
+        Cache::new(inner, Arc::clone(&self.core))
+    }
+}

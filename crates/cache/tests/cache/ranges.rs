@@ -1,0 +1,118 @@
+//! Parts of what is stored, and of what is on its way.
+
+use http::{Method, StatusCode};
+use portcullis_cache::CacheRules;
+
+use crate::world::{DATE, World, get, reply, request, stream};
+use portcullis_testkit::body::ScriptBody;
+
+const FIELDS: &[(&str, &str)] = &[
+    ("cache-control", "max-age=60"),
+    ("etag", "\"a\""),
+    ("last-modified", DATE),
+    ("content-type", "text/plain"),
+];
+
+#[tokio::test]
+async fn of_a_stored_response() {
+    let world = World::new(|_, _| reply(200, FIELDS, "0123456789"));
+    world.get("/").await;
+    for (fields, status, body, range) in [
+        (&[("range", "bytes=0-1")][..], 206, "01", "bytes 0-1/10"),
+        (&[("range", "bytes=8-")], 206, "89", "bytes 8-9/10"),
+        (&[("range", "bytes=-3")], 206, "789", "bytes 7-9/10"),
+        (&[("range", "bytes=0-99")], 206, "0123456789", "bytes 0-9/10"),
+        (&[("range", "bytes=10-")], 416, "", "bytes */10"),
+        (&[("range", "bytes=0-1, 3-4")], 200, "0123456789", ""),
+        (&[("range", "bytes=x")], 200, "0123456789", ""),
+        (&[("range", "bytes=0-1"), ("range", "bytes=2-3")], 200, "0123456789", ""),
+        (&[("range", "bytes=0-1"), ("if-range", "\"a\"")], 206, "01", "bytes 0-1/10"),
+        (&[("range", "bytes=0-1"), ("if-range", DATE)], 206, "01", "bytes 0-1/10"),
+        (&[("range", "bytes=0-1"), ("if-range", "\"b\"")], 200, "0123456789", ""),
+        (&[("range", "bytes=0-1"), ("if-range", "W/\"a\"")], 200, "0123456789", ""),
+        (&[("range", "bytes=0-1"), ("if-none-match", "\"a\"")], 304, "", ""),
+        (&[("range", "bytes=0-1"), ("if-none-match", "\"b\"")], 206, "01", "bytes 0-1/10"),
+    ] {
+        let got = world.send(get("/", fields)).await;
+        assert_eq!((got.status.as_u16(), got.body.as_str()), (status, body), "{fields:?}");
+        assert_eq!(got.field("content-range"), range, "{fields:?}");
+        assert!(got.is_hit() && got.field("etag") == "\"a\"" && got.headers.contains_key("age"));
+        if status == 206 {
+            assert_eq!(got.field("content-length"), body.len().to_string());
+        }
+    }
+    let mut head = request(Method::HEAD, "/", &[("host", "a.example.com"), ("range", "bytes=0-1")]);
+    *head.method_mut() = Method::HEAD;
+    assert_eq!(world.send(head).await.status, StatusCode::OK, "a range is a matter of GET");
+    assert_eq!(world.calls(), 1);
+}
+
+#[tokio::test]
+async fn of_a_body_in_many_pieces() {
+    let world = World::new(|_, _| {
+        let body = (0..100).fold(ScriptBody::new(), |body, n| body.data(vec![n; 10_000]));
+        stream(200, FIELDS, body)
+    });
+    let start = |range: &str| {
+        let world = &world;
+        let request = get("/", &[("range", range)]);
+        async move {
+            let response = world.start(request).await;
+            http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes()
+        }
+    };
+    http_body_util::BodyExt::collect(world.start(get("/", &[])).await.into_body()).await.unwrap();
+    let all: Vec<u8> = (0..100_u8).flat_map(|n| vec![n; 10_000]).collect();
+    for (range, want) in [
+        ("bytes=0-", &all[..]),
+        ("bytes=9999-10000", &all[9_999..10_001]),
+        ("bytes=65530-131080", &all[65_530..131_081]),
+        ("bytes=-1", &all[999_999..]),
+    ] {
+        assert!(start(range).await == want, "{range}");
+    }
+    assert_eq!(world.calls(), 1);
+}
+
+#[tokio::test]
+async fn of_what_is_not_stored_they_pass() {
+    let world = World::new(|_, request| match request.headers.get("range") {
+        Some(_) => reply(206, &[("cache-control", "max-age=60"), ("content-range", "bytes 0-1/10")], "01"),
+        None => reply(200, FIELDS, "0123456789"),
+    });
+    let range = || get("/", &[("range", "bytes=0-1")]);
+    for _ in 0..2 {
+        let got = world.send(range()).await;
+        assert_eq!((got.status.as_u16(), got.cache_status()), (206, "fwd=uri-miss"));
+    }
+    let whole = world.get("/").await;
+    assert_eq!(
+        (whole.status.as_u16(), whole.body.as_str()),
+        (200, "0123456789"),
+        "a part is not stored as the whole"
+    );
+    assert!(world.send(range()).await.is_hit());
+    assert_eq!(world.calls(), 3);
+}
+
+#[tokio::test]
+async fn of_what_is_not_stored_they_are_cut_from_the_whole_by_choice() {
+    for length in [true, false] {
+        let world = World::ruled(CacheRules::default().with_fetch_ranges(true), move |_, request| {
+            assert!(!request.headers.contains_key("range") && !request.headers.contains_key("if-range"));
+            let mut fields = FIELDS.to_vec();
+            if length {
+                fields.push(("content-length", "10"));
+            }
+            stream(200, &fields, ScriptBody::new().data("0123").pend().data("45").data("6789"))
+        });
+        let got = world.send(get("/", &[("range", "bytes=3-4"), ("if-range", "\"a\"")])).await;
+        let want = if length { (206, "34") } else { (200, "0123456789") };
+        assert_eq!((got.status.as_u16(), got.body.as_str()), want);
+        let got = world.send(get("/", &[("range", "bytes=3-")])).await;
+        if !length {
+            assert!(got.is_hit());
+            assert_eq!((got.status.as_u16(), got.body.as_str()), (206, "3456789"));
+        }
+    }
+}

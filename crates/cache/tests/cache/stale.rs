@@ -1,0 +1,189 @@
+//! Stale responses, given out while they are asked for anew and when the origin fails.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use portcullis_cache::CacheRules;
+use tokio::task::yield_now;
+
+use crate::world::{World, get, reply};
+
+/// Stale at once.
+const STALE: (&str, &str) = ("age", "60");
+
+/// Lets the task in the background run: it has nothing to wait for.
+async fn settle() {
+    for _ in 0..20 {
+        yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn while_it_is_asked_for_anew() {
+    let rules = CacheRules::default().with_stale_while_revalidate(Duration::from_secs(30));
+    for (cc, by_rule) in [("max-age=60, stale-while-revalidate=30", false), ("max-age=60", true)] {
+        let rules = if by_rule { rules.clone() } else { CacheRules::default() };
+        let world = World::ruled(rules, move |n, _| {
+            let fields = [("cache-control", cc), ("etag", "\"a\""), STALE];
+            reply(200, if n == 0 { &fields } else { &fields[..2] }, &format!("body {n}"))
+        });
+        world.get("/").await;
+        let stale = world.send(get("/", &[("range", "bytes=0-3"), ("x-id", "1")])).await;
+        assert_eq!((stale.body.as_str(), stale.status.as_u16()), ("body", 206));
+        assert!(stale.cache_status().starts_with("hit; ttl=0; detail=stale-while-revalidate"), "{stale:?}");
+        assert_eq!(stale.field("age"), "60");
+        settle().await;
+        assert_eq!(world.calls(), 2, "asked once, without waiting");
+        let asked = world.last();
+        assert_eq!(
+            (&asked["if-none-match"], &asked["x-id"]),
+            (&"\"a\"".parse().unwrap(), &"1".parse().unwrap())
+        );
+        assert!(!asked.contains_key("range"), "for the whole");
+        let fresh = world.get("/").await;
+        assert!(fresh.is_hit() && fresh.body == "body 1" && fresh.field("age") == "0", "{fresh:?}");
+        assert_eq!((world.stats().stale, world.stats().stored), (1, 2));
+    }
+}
+
+#[tokio::test]
+async fn one_asks_for_all() {
+    let world = World::ruled(CacheRules::default(), |n, _| {
+        let fields = [("cache-control", "max-age=60, stale-while-revalidate=30"), STALE];
+        reply(200, if n == 0 { &fields } else { &fields[..1] }, &format!("body {n}"))
+    });
+    world.get("/").await;
+    for _ in 0..10 {
+        assert_eq!(world.get("/").await.body, "body 0");
+    }
+    settle().await;
+    assert_eq!((world.calls(), world.get("/").await.body.as_str()), (2, "body 1"));
+}
+
+#[tokio::test]
+async fn a_304_in_the_background_makes_it_fresh() {
+    let world = World::new(|n, _| {
+        let fields = [("cache-control", "max-age=60, stale-while-revalidate=30"), ("etag", "\"a\""), STALE];
+        if n == 0 { reply(200, &fields, "body") } else { reply(304, &fields[..2], "") }
+    });
+    world.get("/").await;
+    assert_eq!(world.get("/").await.body, "body");
+    settle().await;
+    let fresh = world.get("/").await;
+    assert!(fresh.is_hit() && fresh.field("age") == "0", "{fresh:?}");
+    assert_eq!(world.stats().revalidated, 1);
+}
+
+#[tokio::test]
+async fn when_the_origin_fails() {
+    let rules = CacheRules::default().with_stale_if_error(Duration::from_secs(30));
+    for (cc, by_rule, status, stale) in [
+        ("max-age=60, stale-if-error=30", false, 503, true),
+        ("max-age=60", true, 500, true),
+        ("max-age=60", true, 502, true),
+        ("max-age=60", true, 504, true),
+        ("max-age=60", true, 404, false),
+        ("max-age=60", true, 501, false),
+        ("max-age=60", false, 503, false),
+        ("max-age=60, must-revalidate", true, 503, false),
+        ("max-age=60, proxy-revalidate", true, 503, false),
+        ("s-maxage=60", true, 503, false),
+        ("max-age=60, no-cache", true, 503, false),
+        ("max-age=59, stale-if-error=1", false, 503, false),
+    ] {
+        for method in [Method::GET, Method::HEAD] {
+            let rules = if by_rule { rules.clone() } else { CacheRules::default() };
+            let world = World::ruled(rules, move |n, _| match n {
+                0 => reply(200, &[("cache-control", cc), ("etag", "\"a\""), STALE], "body"),
+                _ => reply(status, &[], "broken"),
+            });
+            world.get("/").await;
+            let mut request = get("/", &[]);
+            *request.method_mut() = method.clone();
+            let got = world.send(request).await;
+            let name = format!("{method} {cc} {status}");
+            assert_eq!(got.status == StatusCode::OK, stale, "{name}");
+            if stale {
+                let want = format!("fwd=stale; fwd-status={status}; ttl=0; detail=stale-if-error");
+                assert_eq!(got.cache_status(), want, "{name}");
+                assert_eq!(got.body, if method == Method::GET { "body" } else { "" });
+                assert_eq!(world.stats().stale, 1);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn when_the_origin_gives_no_answer_at_all() {
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Empty, Full};
+    use portcullis_cache::CacheLayer;
+    use tower::{Layer, Service, ServiceExt};
+
+    let down = Arc::new(AtomicBool::new(false));
+    let inner = tower::service_fn({
+        let down = Arc::clone(&down);
+        move |_: Request<Empty<Bytes>>| {
+            let result = if down.load(Ordering::Relaxed) {
+                Err("down")
+            } else {
+                let response = Response::builder().header("cache-control", "max-age=60, stale-if-error=9");
+                Ok(response.header("age", "60").body(Full::<Bytes>::from("body")).unwrap())
+            };
+            std::future::ready(result)
+        }
+    });
+    let mut cache = CacheLayer::new(crate::world::https()).layer(inner);
+    let ask = |path: &str| Request::builder().uri(path).header("host", "a").body(Empty::new()).unwrap();
+    let first = cache.ready().await.unwrap().call(ask("/")).await.unwrap();
+    first.into_body().collect().await.unwrap();
+    down.store(true, Ordering::Relaxed);
+    let stale = cache.ready().await.unwrap().call(ask("/")).await.unwrap();
+    assert_eq!(stale.into_body().collect().await.unwrap().to_bytes(), "body");
+    assert_eq!(cache.ready().await.unwrap().call(ask("/other")).await.unwrap_err(), "down");
+}
+
+#[tokio::test]
+async fn a_client_may_take_it_stale() {
+    let world = World::counting(&[("cache-control", "max-age=60"), STALE]);
+    world.get("/").await;
+    assert!(!world.get("/").await.is_hit(), "it is not stored, since nothing could be done with it");
+    let world = World::counting(&[("cache-control", "max-age=60"), ("etag", "\"a\""), STALE]);
+    world.get("/").await;
+    let got = world.send(get("/", &[("cache-control", "max-stale=10")])).await;
+    assert_eq!(got.cache_status(), "hit; ttl=0; detail=max-stale");
+    assert_eq!(world.calls(), 1);
+}
+
+/// RFC 9111 section 4.3.5.
+#[tokio::test]
+async fn head_refreshes_what_is_stored() {
+    for (fields, refreshed) in [
+        (&[("cache-control", "max-age=60"), ("etag", "\"a\""), ("x-new", "1")][..], true),
+        (&[("cache-control", "max-age=60"), ("etag", "\"a\""), ("content-length", "6")], false),
+        (&[("cache-control", "max-age=60"), ("etag", "\"b\"")], false),
+        (&[("cache-control", "private"), ("etag", "\"a\"")], false),
+    ] {
+        let world = World::new(move |n, request| {
+            let first = [("cache-control", "max-age=60"), ("etag", "\"a\""), ("content-length", "4"), STALE];
+            match (n, request.method == Method::HEAD) {
+                (0, _) => reply(200, &first, "body"),
+                (_, true) => reply(200, fields, ""),
+                _ => reply(200, &[], "other"),
+            }
+        });
+        world.get("/").await;
+        let mut head = get("/", &[]);
+        *head.method_mut() = Method::HEAD;
+        assert_eq!(world.send(head).await.cache_status(), "fwd=stale");
+        let got = world.get("/").await;
+        assert_eq!(got.is_hit(), refreshed, "{fields:?} {got:?}");
+        assert_eq!(got.body, if refreshed { "body" } else { "other" });
+        assert_eq!(got.field("x-new").is_empty(), !refreshed);
+    }
+}

@@ -1,0 +1,184 @@
+//! `[cache]`: the store, and the rules that go with it at the top level and with a route.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use http::HeaderName;
+use portcullis_edge::cache::{Bypass, CacheOptions, CacheRules, Heuristic, Query, SetCookie, StatusTtl};
+use toml::de::DeValue;
+
+use crate::{
+    net::path,
+    reader::{Read, Table, Wrong},
+    values::{boolean, choice, duration, integer, ms, secs, show_size, size, text, word},
+};
+
+/// The edge's: the store and its rules.
+pub(super) fn read(mut table: Table<'_, '_>) -> (CacheOptions, CacheRules) {
+    let mut options = CacheOptions::default();
+    table.set("max_size", &mut options.max_bytes, size(1 << 20..=1 << 40));
+    table.set("max_fill", &mut options.max_fill_bytes, size(1 << 20..=1 << 40));
+    table.set("max_variants", &mut options.max_variants, integer(1..=64));
+    let rules = rules(table, Some(&options));
+    (options, rules)
+}
+
+/// A route's: rules alone.
+pub(super) fn of_route(table: Table<'_, '_>) -> CacheRules {
+    rules(table, None)
+}
+
+fn rules(mut table: Table<'_, '_>, store: Option<&CacheOptions>) -> CacheRules {
+    let mut rules = CacheRules::default();
+    if let Some(object) = table.get("max_object", size(1 << 10..=1 << 30)) {
+        let bounds = store.map(|store| [("max_size", store.max_bytes), ("max_fill", store.max_fill_bytes)]);
+        for (key, most) in bounds.into_iter().flatten() {
+            if *object.get_ref() > most {
+                let wrong =
+                    Wrong::new(format!("`max_object` is larger than `{key}`: it would never be stored"));
+                table.sink().error(object.span(), wrong.hint(format!("`{key}` is {}", show_size(most))));
+            }
+        }
+        rules.max_object_bytes = object.into_inner();
+    } else if let Some(store) = store {
+        // What nobody asked for is no error, and nothing larger than the store is kept.
+        rules.max_object_bytes = rules.max_object_bytes.min(store.max_bytes).min(store.max_fill_bytes);
+    }
+    freshness(&mut table, &mut rules);
+    key(&mut table, &mut rules);
+    passing(&mut table, &mut rules);
+    table.set("collapse", &mut rules.collapse, boolean);
+    table.set("collapse_wait", &mut rules.collapse_wait, duration(ms(10)..=secs(600)));
+    table.set("fetch_ranges", &mut rules.fetch_ranges, boolean);
+    table.set("finish_fetch", &mut rules.finish_fetch, boolean);
+    table.set("cache_status", &mut rules.cache_status, boolean);
+    table.set("cache_status_key", &mut rules.cache_status_key, boolean);
+    table.finish();
+    rules
+}
+
+const LONGEST_STALE: Duration = secs(30 * 86_400);
+
+fn freshness(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
+    table.set("max_ttl", &mut rules.max_ttl, duration(secs(1)..=secs(365 * 86_400)));
+    table.set("keep_stale", &mut rules.keep_stale, duration(secs(0)..=LONGEST_STALE));
+    let stale = || duration(secs(0)..=LONGEST_STALE);
+    table.set("stale_while_revalidate", &mut rules.stale_while_revalidate, stale());
+    table.set("stale_if_error", &mut rules.stale_if_error, stale());
+    table.set("heuristic", &mut rules.heuristic, heuristic);
+    let mut longest = Heuristic::default().max;
+    let at = table.key_span("heuristic_max");
+    table.set("heuristic_max", &mut longest, duration(secs(1)..=secs(365 * 86_400)));
+    match (&mut rules.heuristic, at) {
+        (Some(heuristic), _) => heuristic.max = longest,
+        (None, Some(at)) => {
+            let wrong = Wrong::new("`heuristic_max` bounds nothing without `heuristic`");
+            table.sink().error(at, wrong.hint("add `heuristic = 10`, or leave it out"));
+        }
+        (None, None) => {}
+    }
+    for mut table in table.tables("ttl", "`ttl` of a cache") {
+        let statuses = table.need("status", "\"404\"", statuses);
+        let ttl = table.need("time", "\"1m\"", duration(secs(0)..=secs(365 * 86_400)));
+        let mut overrides = false;
+        table.set("override", &mut overrides, boolean);
+        table.finish();
+        if let (Some(statuses), Some(ttl)) = (statuses, ttl) {
+            rules.ttl.push(StatusTtl { statuses: statuses.into_inner(), ttl: ttl.into_inner(), overrides });
+        }
+    }
+    table.set("obey_request", &mut rules.obey_request, boolean);
+    if let Some((targeted, _)) = table.list_or_empty("targeted", "\"cdn-cache-control\"", field) {
+        rules.targeted = targeted.into_inner().into_iter().map(|name| name.into_inner()).collect();
+    }
+    let choices = [("refuse", SetCookie::Refuse), ("strip", SetCookie::Strip), ("keep", SetCookie::Keep)];
+    table.set("set_cookie", &mut rules.set_cookie, choice(&choices));
+}
+
+fn key(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
+    let whole = table.get("query", choice(&[("all", true), ("none", false)]));
+    let without = table.list("query_without", "\"utm_*\"", name);
+    let only = table.list("query_only", "\"page\"", name);
+    let said = [whole.is_some(), without.is_some(), only.is_some()];
+    if said.into_iter().filter(|said| *said).count() > 1 {
+        let wrong = Wrong::new("`query`, `query_without` and `query_only` exclude one another");
+        table.sink().error(table.span(), wrong.hint("keep one of them"));
+    }
+    let names = |list: crate::reader::Spanned<Vec<crate::reader::Spanned<String>>>| {
+        list.into_inner().into_iter().map(|name| name.into_inner()).collect()
+    };
+    if let Some(without) = without {
+        rules.query = Query::Without(names(without));
+    } else if let Some(only) = only {
+        rules.query = Query::Only(names(only));
+    } else if whole.is_some_and(|whole| !whole.into_inner()) {
+        rules.query = Query::Nothing;
+    }
+    table.set("sort_query", &mut rules.sort_query, boolean);
+    if let Some(fields) = table.list("key_fields", "\"x-country\"", field) {
+        rules.key_fields = fields.into_inner().into_iter().map(|name| name.into_inner()).collect();
+    }
+    if let Some(cookies) = table.list("key_cookies", "\"theme\"", name) {
+        rules.key_cookies = names(cookies);
+    }
+}
+
+fn passing(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
+    if let Some(cookies) = table.list("bypass_cookies", "\"session*\"", name) {
+        rules.bypass.extend(cookies.into_inner().into_iter().map(|name| match name.into_inner() {
+            name if name == "*" => Bypass::Cookies,
+            name => Bypass::Cookie(name),
+        }));
+    }
+    if let Some(fields) = table.list("bypass_fields", "\"x-preview\"", field) {
+        rules.bypass.extend(fields.into_inner().into_iter().map(|name| Bypass::Field(name.into_inner())));
+    }
+    if let Some(paths) = table.list("bypass_paths", "\"/admin/\"", path) {
+        rules.bypass.extend(paths.into_inner().into_iter().map(|path| Bypass::Path(path.into_inner())));
+    }
+}
+
+/// Hundredths, or `"off"`.
+fn heuristic(value: &DeValue<'_>) -> Read<Option<Heuristic>> {
+    match value {
+        DeValue::String(text) if *text == "off" => Ok(None),
+        _ => integer(1..=100)(value).map(|percent| Some(Heuristic { percent, ..Heuristic::default() })),
+    }
+}
+
+/// `404`, `5xx`, or `300-308`.
+fn statuses(value: &DeValue<'_>) -> Read<RangeInclusive<u16>> {
+    let text = word(value, "statuses", "404")?;
+    let wrong = || {
+        Wrong::new("names no statuses").hint("one as \"404\", a class as \"5xx\" or a range as \"300-308\"")
+    };
+    let status = |text: &str| {
+        let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|status| digits && (200..=599).contains(status)).ok_or_else(wrong)
+    };
+    if let Some(class) = text.strip_suffix("xx") {
+        let first: u16 = status(&format!("{class}00"))?;
+        return Ok(first..=first + 99);
+    }
+    match text.split_once('-') {
+        Some((first, last)) => {
+            let (first, last) = (status(first)?, status(last)?);
+            if first <= last { Ok(first..=last) } else { Err(wrong()) }
+        }
+        None => status(text).map(|status| status..=status),
+    }
+}
+
+fn field(value: &DeValue<'_>) -> Read<HeaderName> {
+    HeaderName::try_from(text(value)?).map_err(|_| Wrong::new("is no name of a field"))
+}
+
+/// Of a parameter or a cookie; with `*` at its end for any rest.
+fn name(value: &DeValue<'_>) -> Read<String> {
+    let text = text(value)?;
+    let sound = (1..=256).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'&' | b'=' | b';' | b','));
+    sound.then(|| text.to_owned()).ok_or_else(|| {
+        Wrong::new("is no name")
+            .hint("1 to 256 characters as requests have them; a `*` at the end stands for any rest")
+    })
+}
