@@ -13,6 +13,7 @@ mod answers;
 mod attempts;
 mod bodies;
 mod bounds;
+mod caching;
 mod certificates;
 mod check;
 mod config;

@@ -1,0 +1,164 @@
+//! The cache in front of real origins: many clients for one cold object, rules of routes, ranges.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Response};
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    config::plain,
+    support::{
+        client::{Client, empty, full},
+        edge::Edge,
+        origin::Origin,
+        run, run_within,
+    },
+};
+
+/// 10 MiB that tell where they are.
+fn object() -> Bytes {
+    (0..10 << 20).map(|at: u32| (at / 997 % 251) as u8).collect::<Vec<_>>().into()
+}
+
+/// An origin that answers each connection's first request with the object, slowly enough that all ask before it is there.
+async fn slow_origin(
+    object: Bytes,
+) -> (std::net::SocketAddr, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let requests = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&requests);
+    tokio::spawn(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            let (object, count) = (object.clone(), std::sync::Arc::clone(&count));
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                while io.read(&mut head).await.is_ok_and(|len| len > 0) {
+                    count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    let begin = format!(
+                        "HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\ncontent-length: {}\r\n\r\n",
+                        object.len()
+                    );
+                    if io.write_all(begin.as_bytes()).await.is_err() || io.write_all(&object).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (addr, requests)
+}
+
+/// What came after the head.
+async fn fetch(addr: std::net::SocketAddr, object: &[u8], slowly: bool) {
+    let mut io = TcpStream::connect(addr).await.unwrap();
+    io.write_all(b"GET /big HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut buffer = vec![0; 64 << 10];
+    let (mut head, mut at) = (Vec::new(), None);
+    loop {
+        let len = io.read(&mut buffer).await.unwrap();
+        if len == 0 {
+            break;
+        }
+        let mut data = &buffer[..len];
+        if at.is_none() {
+            head.extend_from_slice(data);
+            let Some(end) = head.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
+            assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head[..end]));
+            let before = head.len() - data.len();
+            data = &data[(end + 4).saturating_sub(before)..];
+            at = Some(0);
+        }
+        let from = at.unwrap_or(0);
+        assert!(object[from..].starts_with(data), "other bytes at {from}");
+        at = Some(from + data.len());
+        if slowly {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(at, Some(object.len()));
+}
+
+/// A thousand clients at once, fast and slow ones, for ten cold mebibytes: one request upstream, every byte for everybody, and it is in memory once.
+#[test]
+fn a_thousand_clients_for_one_cold_object() {
+    run_within(Duration::from_secs(240), async {
+        let object = object();
+        let (origin, requests) = slow_origin(object.clone()).await;
+        let config =
+            format!("[cache]\nmax_object = \"16MiB\"\n[limits]\nmax_connections = 1500\n{}", plain(origin));
+        let edge = Edge::run(&config).await;
+        // Connections and what they cost, before it is measured.
+        let warm: Vec<_> = (0..1000).map(|_| TcpStream::connect(edge.http())).collect();
+        let mut open = Vec::new();
+        for io in warm {
+            open.push(io.await.unwrap());
+        }
+        let mut clients = tokio::task::JoinSet::new();
+        drop(open);
+        let before = edge.resident_memory();
+        for n in 0..1000 {
+            let (object, addr) = (object.clone(), edge.http());
+            clients.spawn(async move { fetch(addr, &object, n % 3 == 0).await });
+        }
+        while let Some(client) = clients.join_next().await {
+            client.unwrap();
+        }
+        let grown = edge.peak_memory().saturating_sub(before);
+        assert_eq!(requests.load(std::sync::atomic::Ordering::SeqCst), 1);
+        println!("grown by {grown} KiB");
+        assert!(grown < 3 * 10 * 1024, "{grown} KiB more than before");
+    });
+}
+
+#[test]
+fn routes_have_rules_of_their_own() {
+    run(async {
+        let origin = Origin::start(|request| async move {
+            let mut response = Response::new(full(request.uri().to_string()));
+            response.headers_mut().insert("cache-control", "max-age=600".parse().unwrap());
+            if request.uri().path().starts_with("/some") {
+                response.headers_mut().insert("vary", "accept-language".parse().unwrap());
+            }
+            response
+        })
+        .await;
+        let routes = "[cache]\n[[route]]\npath = \"/blind\"\ncluster = \"app\"\n[route.cache]\nquery = \"none\"\ncache_status_key = true\n\
+                      [[route]]\npath = \"/never\"\ncluster = \"app\"\ncache = \"off\"\n\
+                      [[route]]\npath = \"/some\"\nheaders = { x-beta = \"1\" }\ncluster = \"app\"\n[route.cache]\n";
+        let edge = Edge::run(&format!("{routes}{}", plain(origin.addr()))).await;
+        let mut client = Client::plain(edge.http(), "a.test").await;
+        assert_eq!(client.get("/blind?a").await.body, "/blind?a");
+        let hit = client.get("/blind?b").await;
+        assert_eq!(hit.body, "/blind?a");
+        assert!(
+            hit.field("cache-status").contains("; hit; ttl=")
+                && hit.field("cache-status").contains("/blind\"")
+        );
+        for _ in 0..2 {
+            assert_eq!(client.get("/never").await.field("cache-status"), "");
+        }
+        // Two routes for one URI share nothing.
+        for beta in [true, false, true, false] {
+            let request = client.request(Method::GET, "/some");
+            let request = if beta { request.header("x-beta", "1") } else { request };
+            client.fetch(request.body(empty()).unwrap()).await;
+        }
+        assert_eq!(origin.requests(), 1 + 2 + 2);
+        // A part of what is stored.
+        let request =
+            client.request(Method::GET, "/blind").header("range", "bytes=1-5").body(empty()).unwrap();
+        let reply = client.fetch(request).await;
+        assert_eq!((reply.status.as_u16(), reply.body.as_str()), (206, "blind"));
+        assert_eq!(reply.field("content-range"), "bytes 1-5/8");
+        let head = client.request(Method::HEAD, "/blind").body(empty()).unwrap();
+        let response = client.send(head).await.unwrap();
+        assert_eq!(response.headers()["content-length"], "8");
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    });
+}
