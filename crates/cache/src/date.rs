@@ -23,7 +23,24 @@ pub(crate) fn read(value: &HeaderValue) -> Option<SystemTime> {
             zone.make_ascii_uppercase();
         }
     }
+    parse(text).or_else(|| with_another_day(text))
+}
+
+fn parse(text: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(std::str::from_utf8(text).ok()?).ok()
+}
+
+/// The day of the week says nothing that the date does not, so a wrong one is of no account.
+fn with_another_day(text: &mut [u8]) -> Option<SystemTime> {
+    const DAYS: [[u8; 3]; 7] = [*b"Mon", *b"Tue", *b"Wed", *b"Thu", *b"Fri", *b"Sat", *b"Sun"];
+    let said: [u8; 3] = text.get(..3)?.try_into().ok()?;
+    if !DAYS.contains(&said) || !matches!(text.get(3), Some(b',' | b' ')) {
+        return None;
+    }
+    DAYS.iter().find_map(|day| {
+        text[..3].copy_from_slice(day);
+        parse(text)
+    })
 }
 
 #[cfg(test)]
@@ -40,6 +57,10 @@ mod tests {
             ("SUN, 06 nov 1994 08:49:37 gMt", true),
             ("Sunday, 06-Nov-94 08:49:37 GMT", true),
             ("Sun Nov  6 08:49:37 1994", true),
+            ("Thu Nov  6 08:49:37 1994", true),
+            ("Mon, 06 Nov 1994 08:49:37 GMT", true),
+            ("Xyz, 06 Nov 1994 08:49:37 GMT", false),
+            ("Sun, 31 Feb 1994 08:49:37 GMT", false),
             ("Sun, 06 Nov 1994 08:49:37 UTC", false),
             ("Sun, 06 Nov 94 08:49:37 GMT", false),
             ("Sun 06 Nov 1994 08:49:37 GMT", false),

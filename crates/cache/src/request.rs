@@ -10,7 +10,7 @@ use http::{
     },
 };
 use http_body::Body;
-use portcullis_conn::ConnInfo;
+use portcullis_conn::{ConnInfo, Interim};
 
 use crate::{
     buf::Buf,
@@ -132,6 +132,8 @@ pub(crate) fn again<B: Default>(request: &Request<B>) -> Request<B> {
     *again.version_mut() = request.version();
     *again.headers_mut() = request.headers().clone();
     *again.extensions_mut() = request.extensions().clone();
+    // What comes ahead of this response is for no client.
+    again.extensions_mut().remove::<Interim>();
     ask_for_all(&mut again);
     again
 }
