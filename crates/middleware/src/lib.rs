@@ -5,6 +5,14 @@
 //! | [`access_log`] | hands one record per request to a sink, when the response body is over | never |
 //! | [`metrics`] | tells an observer of every request and response | never |
 //! | [`health`] | a liveness path that answers even where the service behind it is saturated | 200, 503 |
+//! | [`request_id`] | one id for each request, checked, for the service, the log and the client | never |
+//! | [`maintenance`] | a page while a site is closed | 503 |
+//! | [`body_limit`] | how long a request's body may be | 413 |
+//! | [`deadline`] | how long a request may take | 504 |
+//! | [`concurrency`] | how many requests run at once, by a number or by latency | 503 |
+//! | `compression` (feature) | compresses responses for who accepts that | never |
+//! | `request_decompression` (the same) | decompresses request bodies, within bounds | 400, 413, 415 |
+//! | `files` (feature) | a service that serves a directory | 200, 206, 304, 404, 405, 412, 416, a redirect |
 //! | [`rate_limit`] | how often who may ask, by rules | 429 by default |
 //! | [`filter`] | hides paths | 404 |
 //! | [`header_limits`] | how many fields a request may carry | 431 |
@@ -23,7 +31,8 @@
 //!
 //! **Readiness.** `poll_ready` is that of the inner service, but for [`health`], whose documentation says why.
 //!
-//! What tower-http has (timeouts, panics, compression, request ids, CORS) is not written again here.
+//! What tower-http has (panics, compression, setting a field) is not written again here. Where a layer does what one of tower or tower-http does too, its
+//! documentation says what is different.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -35,15 +44,28 @@ use portcullis_conn::ConnInfo;
 
 pub mod access_log;
 pub mod alt_svc;
+pub mod body_limit;
+#[cfg(any(feature = "compression", feature = "files"))]
+pub mod coding;
+#[cfg(feature = "compression")]
+pub mod compression;
+pub mod concurrency;
+pub mod deadline;
 pub mod early;
 pub mod early_data;
+#[cfg(feature = "files")]
+pub mod files;
 pub mod filter;
 pub mod header_limits;
 pub mod health;
+pub mod maintenance;
 pub mod metrics;
 pub mod misdirected;
 pub mod rate_limit;
 pub mod redirect;
+#[cfg(feature = "compression")]
+pub mod request_decompression;
+pub mod request_id;
 pub mod security_headers;
 
 #[cfg(test)]

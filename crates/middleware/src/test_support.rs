@@ -66,3 +66,17 @@ where
 pub(crate) fn ok(_: Request<()>) -> Response<Body> {
     Response::new(Body::from("inner"))
 }
+
+/// A stream out of an iterator.
+pub(crate) struct Iter<I>(pub(crate) I);
+
+impl<I: Iterator + Unpin> futures_core::Stream for Iter<I> {
+    type Item = I::Item;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<I::Item>> {
+        std::task::Poll::Ready(self.0.next())
+    }
+}
