@@ -43,6 +43,7 @@ mod raw_http1;
 mod raw_http2;
 mod reload;
 mod routes;
+mod shaping;
 mod smuggling;
 mod storms;
 mod tls;

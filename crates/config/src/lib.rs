@@ -18,8 +18,8 @@ use std::{
 use portcullis_edge::{
     listener::{ListenAddr, UnixName},
     plan::{
-        AccessLogPlan, AcmePlan, AcmeStorage, CertificateSource, ClientAuthPlan, ListenOn, Plan,
-        ResumptionPlan, TlsPlan,
+        AccessLogPlan, AcmePlan, AcmeStorage, CertificateSource, ClientAuthPlan, ListenOn, MaintenancePlan,
+        Plan, ResumptionPlan, RouteAction, Setting, TlsPlan,
     },
 };
 use toml::de::DeTable;
@@ -190,6 +190,17 @@ fn rebase(plan: &mut Plan, directory: &Path) {
     plan.quic.keys.iter_mut().for_each(rebase);
     if let Some(qlog) = &mut plan.quic.qlog {
         rebase(&mut qlog.directory);
+    }
+    let chains = plan.routes.iter_mut().map(|route| &mut route.chain);
+    for chain in chains.chain([&mut plan.chain]) {
+        if let Setting::Own(MaintenancePlan { file: Some(file), .. }) = &mut chain.maintenance {
+            rebase(file);
+        }
+    }
+    for route in &mut plan.routes {
+        if let RouteAction::Files(files) = &mut route.action {
+            rebase(&mut files.root);
+        }
     }
     if let AccessLogPlan::File(path, _) = &mut plan.access_log {
         rebase(path);

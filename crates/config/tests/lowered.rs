@@ -8,6 +8,8 @@ mod clusters;
 mod connect;
 #[path = "lowered/quic.rs"]
 mod quic;
+#[path = "lowered/shaping.rs"]
+mod shaping;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -245,6 +247,7 @@ fn every_key_of_certificates_and_routes() {
                 RouteAction::Redirect { to, status, .. } => format!("{} {to}", status.as_u16()),
                 RouteAction::Respond { status, body } => format!("{} {body:?}", status.as_u16()),
                 RouteAction::Split { .. } => "shares".to_owned(),
+                RouteAction::Files(_) => "files".to_owned(),
                 other => format!("{other:?}"),
             };
             format!("{} {} {action}", route.matches.host.as_deref().unwrap_or("any"), route.matches.path)
@@ -261,6 +264,7 @@ fn every_key_of_certificates_and_routes() {
             "any regex /(?P<year>[0-9]{4})/(?P<name>[a-z-]+)\\.html 308 https://blog.example.com/{year}/{name}",
             "*.example.com prefix / 308 https://www.example.com/",
             "any prefix /robots.txt 200 \"User-agent: *\\nDisallow: /\\n\"",
+            "www.example.com prefix /static files",
             "apps.example.com prefix / shares",
         ]
     );
@@ -315,8 +319,7 @@ fn every_key_of_paths_and_routes() {
     assert_eq!(route.mirror, Some(mirror));
     let prefix = RewritePlan::Prefix { from: Some("/old-api".to_owned()), to: "/v1".to_owned() };
     assert_eq!(plan.routes[3].rewrite, Some(prefix));
-    let json = FieldEdits::default().set(name("content-type"), value("application/json"));
-    assert_eq!(Ok(&plan.routes[4].response_fields), json.as_ref());
+    assert_eq!(plan.routes[4].content_type, Some(value("application/json")));
     let redirect = &plan.routes[5].action;
     assert!(matches!(redirect, RouteAction::Redirect { keep_query: Some(true), .. }), "{redirect:?}");
     assert!(plan.check().is_ok(), "{:?}", plan.check());

@@ -49,6 +49,16 @@ cluster = "app"
 name = "app"
 endpoints = ["app:80"]
 [cluster.health]
+[request_id]
+[maintenance]
+[body_limit]
+max_size = "1MiB"
+[deadline]
+head = "30s"
+[compression]
+[request_decompression]
+[concurrency]
+max = 10
 [security_headers]
 [rate_limit]
 requests = 100
@@ -59,6 +69,9 @@ deny = ["/.git"]
 
 /// What of them goes with HTTPS alone.
 const TLS: &str = "[listener.quic]\n[listener.tls]\n[[listener.tls.host]]\nnames = [\"a.example.com\"]\n";
+
+/// What of a route goes with `files` alone, and has a default.
+const FILES: [&str; 3] = ["index", "hidden_files", "precompressed"];
 
 struct Row<'a> {
     section: &'a str,
@@ -206,6 +219,14 @@ fn the_defaults_of_the_reference_are_those_of_the_code() {
                 let more = |text: &str| text.replacen("[[cluster]]\n", &format!("[[cluster]]\n{needs}\n"), 1);
                 (text, without) = (more(&text), more(&without));
             }
+        }
+        if ["min", "tolerance", "window", "probe_every"].contains(&key) {
+            let more = |text: &str| text.replacen("[concurrency]\n", "[concurrency]\nadaptive = true\n", 1);
+            (text, without) = (more(&text), more(&without));
+        }
+        if FILES.contains(&key) {
+            let more = |text: &str| text.replacen("cluster = \"app\"", "files = \"/srv\"", 1);
+            (text, without) = (more(&text), more(&without));
         }
         if key.starts_with("finish_") {
             let more = |text: &str| {

@@ -4,16 +4,20 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri};
 use portcullis_conn::ConnInfo;
-use portcullis_middleware::{access_log::UpstreamName, redirect::RedirectToHttps};
+use portcullis_middleware::{
+    access_log::UpstreamName,
+    files::{FileBody, ServeFiles, ServeFuture},
+    redirect::RedirectToHttps,
+};
 use portcullis_proxy::{
-    AnswerOptions, Asked, Asker, ClientFault, ConnectProxy, Fault, FieldEdits, Lookup, ReverseProxy, Router,
-    is_connect, rewrite::RedirectTarget, split::Split,
+    AnswerOptions, Asked, Asker, ClientFault, ConnectProxy, Fault, Lookup, ReverseProxy, Router, is_connect,
+    rewrite::RedirectTarget, split::Split,
 };
 use tower_service::Service;
 use tracing::{debug, warn};
@@ -63,17 +67,15 @@ pub(crate) enum Target {
     Forward(ReverseProxy<ToRoute>),
     Split(Split<ReverseProxy<ToRoute>>),
     /// Answers by itself.
-    Answer {
-        action: Action,
-        edits: Option<Box<FieldEdits>>,
-    },
+    Answer(Action),
+    Files(ServeFiles),
 }
 
 /// How a route answers by itself.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     Redirect { to: RedirectTarget, status: StatusCode },
-    Respond { status: StatusCode, body: Bytes },
+    Respond { status: StatusCode, content_type: HeaderValue, body: Bytes },
 }
 
 /// Whom a request is for.
@@ -143,12 +145,12 @@ impl Actor {
         let proxy = match self.targets.targets.get(number) {
             Some(Target::Forward(proxy)) => proxy,
             Some(Target::Split(split)) => split.next(),
-            Some(Target::Answer { action, edits }) => {
-                let mut response = action.answer(request.uri());
-                if let Some(edits) = edits {
-                    edits.apply(response.headers_mut());
-                }
-                return ActFuture::Ready { response: Some(response) };
+            Some(Target::Answer(action)) => {
+                return ActFuture::Ready { response: Some(action.answer(request.uri())) };
+            }
+            Some(Target::Files(files)) => {
+                let (asker, errors) = (Asker::of(&request), Arc::clone(&self.targets.errors));
+                return ActFuture::Files { future: files.serve(&request), asker, errors };
             }
             None => {
                 let response = self.refuse(&request, ClientFault::NotFound);
@@ -194,11 +196,10 @@ impl Action {
                     Err(_) => respond(StatusCode::BAD_REQUEST),
                 }
             }
-            Self::Respond { status, body } => {
+            Self::Respond { status, content_type, body } => {
                 let mut response = Response::new(Body::from(body.clone()));
                 *response.status_mut() = *status;
-                let text = HeaderValue::from_static("text/plain; charset=utf-8");
-                response.headers_mut().insert(header::CONTENT_TYPE, text);
+                response.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
                 response
             }
         }
@@ -224,6 +225,7 @@ pin_project_lite::pin_project! {
             asker: Asker,
             errors: Arc<AnswerOptions>,
         },
+        Files { future: ServeFuture, asker: Asker, errors: Arc<AnswerOptions> },
         Forward {
             #[pin] future: <ReverseProxy<ToRoute> as Service<Request<Body>>>::Future,
             asker: Asker,
@@ -246,6 +248,14 @@ impl Future for ActFuture {
                 .as_mut()
                 .poll(cx)
                 .map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors)))),
+            ActProj::Files { future, asker, errors } => {
+                let response = ready!(future.as_mut().poll(cx));
+                Poll::Ready(Ok(match response.status() {
+                    StatusCode::NOT_FOUND => answer(&Fault::client(ClientFault::NotFound), asker, errors),
+                    // most files are short, and come whole
+                    _ => response.map(|body: FileBody| body.into_whole().map_or_else(Body::new, Body::from)),
+                }))
+            }
             ActProj::Forward { future, asker, errors } => {
                 future.poll(cx).map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors))))
             }

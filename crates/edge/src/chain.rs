@@ -1,13 +1,17 @@
 //! What the requests of a route pass: the layers of a chain, and their part of THE order.
 //!
 //! ```text
-//! request  ->  security fields -> rate limit -> filter -> cache -> layers of the program -> what the route does
+//! request  ->  (the route's changes to responses) -> security fields -> rate limit -> filter -> maintenance -> body limit -> deadline
+//!              -> compression -> cache -> request decompression -> concurrency -> layers of the program -> what the route does
 //! response <-  the same way back
 //! ```
 //!
 //! Why so: security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached response carry them too. The rate limit
 //! comes before work that costs, the filter before the cache (a denied path is never looked up), the cache before the program's own layers
-//! and the upstream.
+//! and the upstream. Maintenance closes a site to those who may come in at all. A body that is too long is refused before anything is done with it, and counted as it comes, before
+//! it is decompressed. A deadline is for all that is behind it. Compression is outside of the cache, which so keeps one copy for all. A place is needed only for
+//! what the cache has no answer to: what is stored is answered under overload too, as is `/health`, which is outside of every chain. What a route
+//! changes in responses it changes in all of them, and has the last word.
 //!
 //! A chain is made once for a reload and shared by workers. What it holds (buckets, counters) goes on over reloads where its plan is the same.
 
@@ -29,11 +33,12 @@ use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
 use crate::{
-    Body,
+    Body, EdgeError,
     explain::Step,
     live::Live,
     plan::{ChainPlan, Plan, RoutePlan, Setting},
     service::EdgeService,
+    shaping::{self, Shaping},
 };
 
 /// The layers of one chain. What is `None` costs nothing.
@@ -43,6 +48,8 @@ pub(crate) struct Chain {
     pub(crate) rate_limit: Option<RateLimitLayer>,
     pub(crate) filter: Option<FilterLayer>,
     pub(crate) cache: Option<CacheLayer>,
+    /// Those that few have.
+    pub(crate) shaping: Shaping,
 }
 
 /// The chain of the edge, and those of the routes that have something of their own.
@@ -55,28 +62,37 @@ pub(crate) struct Chains {
 
 impl Chains {
     /// `cache`: the store, if there is one.
-    pub(crate) fn build(plan: &Plan, cache: Option<&CacheLayer>, before: Option<&Live>) -> Self {
+    pub(crate) fn build(
+        plan: &Plan,
+        cache: Option<&CacheLayer>,
+        before: Option<&Live>,
+    ) -> Result<Self, EdgeError> {
         let known = before.map(|before| (&before.plan.chain, &*before.chains.default));
         let edge = Chain { cache: cache.cloned(), ..Chain::default() };
-        let mut default = Chain::build(&plan.chain, &edge, known);
+        let mut default = Chain::build(&plan.chain, &edge, known)?;
         default.cache = cache_layer(&plan.chain.cache, &edge.cache, cache, None);
         let default = Arc::new(default);
         let routes = plan.routes.iter().map(|route| {
-            if route.chain == ChainPlan::default() && !(cache.is_some() && is_for_some(route)) {
-                return Arc::clone(&default);
+            let edits = &route.response_fields;
+            if route.chain == ChainPlan::default()
+                && edits.is_empty()
+                && !(cache.is_some() && is_for_some(route))
+            {
+                return Ok(Arc::clone(&default));
             }
             let known = before.and_then(|before| {
                 let number = before.plan.routes.iter().position(|old| old.matches == route.matches)?;
                 Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
             });
-            let mut chain = Chain::build(&route.chain, &default, known);
+            let mut chain = Chain::build(&route.chain, &default, known)?;
+            chain.shaping.response_fields = (!edits.is_empty()).then(|| Arc::new(edits.clone()));
             chain.cache = match &route.chain.cache {
                 Setting::Inherit if is_for_some(route) => None,
                 setting => cache_layer(setting, &default.cache, cache, Some(route)),
             };
-            Arc::new(chain)
+            Ok::<_, EdgeError>(Arc::new(chain))
         });
-        Self { routes: routes.collect(), default }
+        Ok(Self { routes: routes.collect::<Result<_, _>>()?, default })
     }
 
     /// Every chain once.
@@ -128,8 +144,14 @@ fn partition(route: &RoutePlan) -> Option<Arc<str>> {
 
 impl Chain {
     /// Without the cache. `default` is what a layer is that the plan has nothing to say about; `before` the chain in this place until now, with its plan.
-    fn build(plan: &ChainPlan, default: &Self, before: Option<(&ChainPlan, &Self)>) -> Self {
-        Self {
+    fn build(
+        plan: &ChainPlan,
+        default: &Self,
+        before: Option<(&ChainPlan, &Self)>,
+    ) -> Result<Self, EdgeError> {
+        let shaping = before.map(|(plan, chain)| (plan, &chain.shaping));
+        Ok(Self {
+            shaping: Shaping::build(plan, &default.shaping, shaping)?,
             security_headers: layer(&plan.security_headers, &default.security_headers, None, |headers| {
                 Some(SecurityHeadersLayer::new(headers))
             }),
@@ -143,12 +165,16 @@ impl Chain {
                 (!rules.is_empty()).then(|| FilterLayer::new(rules.clone()))
             }),
             cache: None,
-        }
+        })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { security_headers, rate_limit, filter, cache } = self;
-        security_headers.is_none() && rate_limit.is_none() && filter.is_none() && cache.is_none()
+        let Self { security_headers, rate_limit, filter, cache, shaping } = self;
+        security_headers.is_none()
+            && rate_limit.is_none()
+            && filter.is_none()
+            && cache.is_none()
+            && shaping.is_empty()
     }
 
     /// Puts the layers around a service, in their order.
@@ -163,13 +189,19 @@ impl Chain {
     {
         // layers that wrap the response's body get a `Body` around what they make of it
         let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(of_cache as OfCache), layer));
-        let service = ServiceBuilder::new()
+        let outer = ServiceBuilder::new()
             .layer(option_layer(self.security_headers.clone()))
             .layer(option_layer(self.rate_limit.clone()))
-            .layer(option_layer(self.filter.clone()))
-            .layer(option_layer(cache))
-            .service(inside);
-        EdgeService::new(service)
+            .layer(option_layer(self.filter.clone()));
+        if self.shaping.is_empty() {
+            return EdgeService::new(outer.layer(option_layer(cache)).service(inside));
+        }
+        let mut service = self.shaping.inside_cache(EdgeService::new(inside));
+        if let Some(cache) = cache {
+            service = EdgeService::new(ServiceBuilder::new().layer(cache).service(service));
+        }
+        let service = self.shaping.outside_cache(service);
+        self.shaping.outermost(EdgeService::new(outer.service(service)))
     }
 }
 
@@ -192,15 +224,19 @@ pub(crate) fn steps(plan: &Plan, route: &ChainPlan) -> Vec<Step> {
         (Some(_), Setting::Inherit) => Setting::Own(CacheRules::default()),
         (Some(_), setting) => setting.clone(),
     };
-    [
+    let outer = [
         Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
         Step::of("rate limit", &edge.rate_limit, &route.rate_limit, rate_limit),
         Step::of("filter", &edge.filter, &route.filter, |_| "404 for denied paths".to_owned()),
-        Step::of("cache", &cache, &route.cache, cache_in_words),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    let cache = Step::of("cache", &cache, &route.cache, cache_in_words);
+    outer
+        .into_iter()
+        .chain(shaping::steps_outside_cache(edge, route))
+        .chain([cache])
+        .chain(shaping::steps_inside_cache(edge, route))
+        .flatten()
+        .collect()
 }
 
 fn rate_limit(limit: &RateLimitOptions) -> String {
@@ -231,7 +267,7 @@ fn cache_in_words(rules: &CacheRules) -> String {
 }
 
 /// One layer: the default's, none, one that goes on, or a new one.
-fn layer<T: PartialEq, L: Clone>(
+pub(crate) fn layer<T: PartialEq, L: Clone>(
     setting: &Setting<T>,
     default: &Option<L>,
     before: Option<(&Setting<T>, &Option<L>)>,

@@ -1,8 +1,12 @@
 //! What the requests of a route pass on their way to what the route does.
 
+use std::path::PathBuf;
+
 use portcullis_cache::CacheRules;
 use portcullis_middleware::{
-    filter::FilterRules, rate_limit::RateLimitOptions, security_headers::SecurityHeaders,
+    compression::CompressionOptions, concurrency::ConcurrencyOptions, deadline::DeadlineOptions,
+    filter::FilterRules, maintenance::Maintenance, rate_limit::RateLimitOptions,
+    request_decompression::RequestDecompressionOptions, security_headers::SecurityHeaders,
 };
 
 /// A chain of layers: of the edge where it stands in [`crate::plan::Plan::chain`], of one route in [`crate::plan::RoutePlan::chain`]. Their order
@@ -19,6 +23,44 @@ pub struct ChainPlan {
     /// How responses are put into [`crate::plan::Plan::cache`] and taken from it, where there is one. For the edge itself nothing said is the rules' defaults. What is stored goes on over a
     /// reload that changes rules. Routes that match by a request's fields, its client or its protocol have a part in it only by rules of their own, and then in a partition of their own.
     pub cache: Setting<CacheRules>,
+    /// Closes the site for all but those who are let in.
+    pub maintenance: Setting<MaintenancePlan>,
+    /// The most bytes of a request's body, as they come. Past it 413, before reading on where the length is told.
+    pub body_limit: Setting<u64>,
+    /// When a request must be answered.
+    pub deadline: Setting<DeadlineOptions>,
+    /// Compresses responses.
+    pub compression: Setting<CompressionOptions>,
+    /// Decompresses request bodies.
+    pub request_decompression: Setting<RequestDecompressionOptions>,
+    /// How many requests run at once, counted over all workers. The edge's is one for all routes that have none of their own. A reload with other options goes on
+    /// with who is inside.
+    pub concurrency: Setting<ConcurrencyOptions>,
+}
+
+/// A site that is closed for a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MaintenancePlan {
+    /// What is said, and who is let in.
+    pub maintenance: Maintenance,
+    /// A file whose content is another page, before those of [`Maintenance::pages`]: HTML, JSON or text by its ending, 1 MiB at most. It is read at the start and at each
+    /// reload. Default `None`.
+    pub file: Option<PathBuf>,
+}
+
+impl MaintenancePlan {
+    /// These, without a file.
+    pub fn new(maintenance: Maintenance) -> Self {
+        Self { maintenance, file: None }
+    }
+
+    /// Sets [`MaintenancePlan::file`].
+    #[must_use]
+    pub fn with_file(mut self, file: Option<PathBuf>) -> Self {
+        self.file = file;
+        self
+    }
 }
 
 /// One layer of a chain.

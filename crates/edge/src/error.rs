@@ -31,6 +31,14 @@ pub enum EdgeError {
     /// The descriptors of this process do not carry the connections that are asked for.
     #[error("max_connections is too high")]
     Descriptors(#[source] portcullis_listener::TooManyConnections),
+    /// The file of a maintenance page could not be read.
+    #[error("could not read the maintenance page {}", path.display())]
+    MaintenancePage {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A certificate could not be used.
     #[error("could not use a certificate")]
     Certificate(#[source] portcullis_tls::CertError),

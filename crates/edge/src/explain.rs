@@ -148,6 +148,10 @@ impl Plan {
         let tls = self.listeners.iter().any(|listener| matches!(listener.mode, ListenerMode::Https { .. }));
         let proxies = format!("told by {} networks of proxies", self.trusted_proxies.len());
         [
+            when(
+                self.request_id.is_some(),
+                Step::edge("request id", "X-Request-Id, for upstreams and the log"),
+            ),
             when(!self.trusted_proxies.is_empty(), Step::edge("client address", proxies)),
             when(self.admin.is_some(), Step::edge("metrics", "")),
             when(self.access_log != crate::plan::AccessLogPlan::Off, Step::edge("access log", "")),
@@ -175,5 +179,6 @@ fn describe(action: &RouteAction) -> String {
         }
         RouteAction::Redirect { to, status, .. } => format!("redirected ({}) to {to}", status.as_u16()),
         RouteAction::Respond { status, .. } => format!("answered {}", status.as_u16()),
+        RouteAction::Files(options) => format!("served from {}", options.root.display()),
     }
 }

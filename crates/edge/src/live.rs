@@ -56,7 +56,7 @@ impl Live {
             clusters: clusters::build(&plan, before)?,
             router: routes::router(&plan)?,
             mirrors: routes::mirrors(&plan, before),
-            chains: Chains::build(&plan, cache.as_ref(), before),
+            chains: Chains::build(&plan, cache.as_ref(), before)?,
             trust,
             connect,
             log_sink,

@@ -1,12 +1,12 @@
 //! THE order of the middleware, written once.
 //!
 //! ```text
-//! request  ->  client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> ACME challenge
+//! request  ->  request id -> client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> ACME challenge
 //!              -> health -> paths -> early data -> route -> its chain (chain.rs) -> what the route does: forward, redirect, answer
 //! response <-  the same way back
 //! ```
 //!
-//! Why so: who the client is, where a trusted proxy tells it, must be known to the log and the rate limit. Metrics and the log see everything, refusals too. A head with too many fields is refused before anything
+//! Why so: the request's id must be there before anything can be told of it, and what comes with it is believed by the peer, not by the client that a peer names. Who the client is, where a trusted proxy tells it, must be known to the log and the rate limit. Metrics and the log see everything, refusals too. A head with too many fields is refused before anything
 //! looks at it. `/health` answers even a client that is over its limit, so that an overloaded edge can still be told
 //! from a dead one. A request
 //! for another host than its connection was made for is refused before anything answers for that host. An authority that comes to see the answer to its challenge is answered before a limit or a
@@ -29,6 +29,7 @@ use portcullis_middleware::{
     health::HealthLayer,
     metrics::{self, RequestMetricsLayer},
     misdirected::MisdirectedLayer,
+    request_id::RequestIdLayer,
 };
 use portcullis_proxy::{Trust, client_ip};
 use std::convert::Infallible;
@@ -53,6 +54,7 @@ pub(crate) type UserLayer = Arc<dyn Fn(EdgeService) -> EdgeService + Send + Sync
 /// What there is to put around the routes. What is `None` costs nothing.
 #[derive(Clone)]
 pub(crate) struct Order {
+    pub(crate) request_id: Option<RequestIdLayer>,
     /// Networks of proxies in front; `None` when there are none.
     pub(crate) trust: Option<Arc<Trust>>,
     pub(crate) metrics: Option<RequestMetricsLayer<Observer>>,
@@ -85,6 +87,7 @@ impl Order {
         let access_log =
             self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
         let service = ServiceBuilder::new()
+            .layer(option_layer(self.request_id.clone()))
             .layer(option_layer(client))
             .layer(option_layer(metrics))
             .layer(option_layer(access_log))

@@ -19,13 +19,14 @@ use portcullis_tls::{CertStore, ReloadOptions};
 pub use portcullis_tls::CertSource as CertificateSource;
 
 pub use crate::acme_plan::{AcmePlan, AcmeStorage, DnsHookPlan, ExternalAccountPlan, OnDemandPlan};
-pub use crate::chain_plan::{ChainPlan, Setting};
+pub use crate::chain_plan::{ChainPlan, MaintenancePlan, Setting};
 pub use crate::cluster_plan::{
     ClusterPlan, DiscoveryPlan, EndpointPlan, ProxyHeader, StickyPlan, UpstreamRoots, UpstreamTlsPlan,
 };
 pub use crate::connect_plan::ConnectPlan;
 pub use crate::qlog::QlogPlan;
 pub use crate::quic_plan::{QuicFileError, QuicPlan, RoutableIdsPlan, hex, read_key};
+pub use crate::request_id_plan::{RequestIdPlan, TrustIds};
 pub use crate::route_plan::{EarlyPlan, MirrorPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
 
@@ -55,6 +56,8 @@ pub struct Plan {
     pub admin: Option<AdminPlan>,
     /// The access log. Default [`AccessLogPlan::Off`].
     pub access_log: AccessLogPlan,
+    /// Ids of requests. Default `None`: an error's answer names one, and nothing else does.
+    pub request_id: Option<RequestIdPlan>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` fields are believed. Default empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
     /// Which fields tell the clusters of the client. Default `X-Forwarded-*` and `X-Real-IP`.
@@ -103,6 +106,7 @@ impl Default for Plan {
             clusters: Vec::new(),
             admin: None,
             access_log: AccessLogPlan::Off,
+            request_id: None,
             trusted_proxies: Vec::new(),
             forwarded: ForwardedOptions::default(),
             via: None,

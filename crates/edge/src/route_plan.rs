@@ -2,6 +2,7 @@
 
 use crate::chain_plan::ChainPlan;
 use http::{HeaderValue, StatusCode, Uri};
+use portcullis_middleware::files::FileOptions;
 use portcullis_proxy::{FieldEdits, PathMatch, RouteMatch, mirror::MirrorOptions};
 
 /// One route.
@@ -20,8 +21,10 @@ pub struct RoutePlan {
     pub upstream_host: UpstreamHost,
     /// Changes to the fields of the request, after all that the edge does to them by itself.
     pub request_fields: FieldEdits,
-    /// Changes to the fields of the response, whoever made it.
+    /// Changes to the fields of every response, whoever made it: an endpoint, the cache, a layer that refused. They come last.
     pub response_fields: FieldEdits,
+    /// The type of what [`RouteAction::Respond`] says. Default `None`: `text/plain; charset=utf-8`.
+    pub content_type: Option<HeaderValue>,
     /// Sends copies of some requests to another cluster. Default `None`.
     pub mirror: Option<MirrorPlan>,
     /// What its requests pass on their way. Default: what [`crate::plan::Plan::chain`] says.
@@ -105,6 +108,7 @@ impl RoutePlan {
             upstream_host: UpstreamHost::default(),
             request_fields: FieldEdits::default(),
             response_fields: FieldEdits::default(),
+            content_type: None,
             mirror: None,
             chain: ChainPlan::default(),
         }
@@ -146,9 +150,11 @@ pub enum RouteAction {
     Respond {
         /// The status.
         status: StatusCode,
-        /// The body, sent as `text/plain; charset=utf-8` where [`RoutePlan::response_fields`] say nothing else.
+        /// The body, sent as [`RoutePlan::content_type`].
         body: String,
     },
+    /// Serves a directory.
+    Files(FileOptions),
 }
 
 impl RouteAction {

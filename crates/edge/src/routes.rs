@@ -9,6 +9,7 @@ use portcullis_listener::Limits;
 use portcullis_middleware::{
     ClientIp,
     early_data::{EarlyDataLayer, EarlyPolicy},
+    files::ServeFiles,
 };
 use portcullis_proxy::{
     Asked, Lookup, PathMatch, ProxyOptions, ReverseProxy, Router,
@@ -253,13 +254,8 @@ impl Worker<'_> {
             (Some(plan), Some(mirror)) => Some((mirror.clone(), self.cluster(&plan.cluster)?)),
             _ => None,
         };
-        let changes = Changes {
-            rewrite: rewrite(route)?,
-            host,
-            request: route.request_fields.clone(),
-            response: route.response_fields.clone(),
-            mirror,
-        };
+        let changes =
+            Changes { rewrite: rewrite(route)?, host, request: route.request_fields.clone(), mirror };
         if changes.is_empty()
             && let Some(plain) = self.plain.get(cluster)
         {
@@ -270,7 +266,6 @@ impl Worker<'_> {
     }
 
     fn target(&self, number: usize, route: &RoutePlan) -> Result<Target, PlanFault> {
-        let edits = || (!route.response_fields.is_empty()).then(|| Box::new(route.response_fields.clone()));
         Ok(match &route.action {
             RouteAction::Forward { cluster } => Target::Forward(self.proxy(number, route, cluster)?),
             RouteAction::Split { clusters } => {
@@ -282,12 +277,15 @@ impl Worker<'_> {
             }
             RouteAction::Redirect { to, status, keep_query } => {
                 let to = RedirectTarget::new(to, *keep_query, &route.matches.path)?;
-                Target::Answer { action: Action::Redirect { to, status: *status }, edits: edits() }
+                Target::Answer(Action::Redirect { to, status: *status })
             }
             RouteAction::Respond { status, body } => {
+                let text = HeaderValue::from_static("text/plain; charset=utf-8");
+                let content_type = route.content_type.clone().unwrap_or(text);
                 let body = body.clone().into();
-                Target::Answer { action: Action::Respond { status: *status, body }, edits: edits() }
+                Target::Answer(Action::Respond { status: *status, content_type, body })
             }
+            RouteAction::Files(options) => Target::Files(ServeFiles::new(options.clone())),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -36,17 +36,12 @@ pub(crate) struct Changes {
     pub(crate) rewrite: Option<Rewrite>,
     pub(crate) host: Option<HeaderValue>,
     pub(crate) request: FieldEdits,
-    pub(crate) response: FieldEdits,
     pub(crate) mirror: Option<(Mirror, ToCluster)>,
 }
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.rewrite.is_none()
-            && self.host.is_none()
-            && self.request.is_empty()
-            && self.response.is_empty()
-            && self.mirror.is_none()
+        self.rewrite.is_none() && self.host.is_none() && self.request.is_empty() && self.mirror.is_none()
     }
 
     /// Makes them, and puts a copy of the request on its way where one is due.
@@ -136,13 +131,10 @@ impl Service<Request<Body>> for ToRoute {
 
     fn call(&mut self, request: Request<Body>) -> RouteFuture {
         let Some(changes) = &self.changes else {
-            return RouteFuture::Sent { future: self.cluster.call(request), changes: None };
+            return RouteFuture::Sent { future: self.cluster.call(request) };
         };
         match changes.apply(request) {
-            Ok(request) => RouteFuture::Sent {
-                future: self.cluster.call(request),
-                changes: (!changes.response.is_empty()).then(|| Arc::clone(changes)),
-            },
+            Ok(request) => RouteFuture::Sent { future: self.cluster.call(request) },
             Err(fault) => RouteFuture::Refused { fault: Some(fault) },
         }
     }
@@ -150,7 +142,7 @@ impl Service<Request<Body>> for ToRoute {
 
 /// The future of [`ToRoute`].
 pub(crate) enum RouteFuture {
-    Sent { future: <ToCluster as Service<Request<Body>>>::Future, changes: Option<Arc<Changes>> },
+    Sent { future: <ToCluster as Service<Request<Body>>>::Future },
     Refused { fault: Option<Fault> },
 }
 
@@ -162,13 +154,7 @@ impl Future for RouteFuture {
             Self::Refused { fault } => {
                 Poll::Ready(Err(fault.take().expect("a future is not polled after it was ready")))
             }
-            Self::Sent { future, changes } => {
-                let mut response = ready!(future.as_mut().poll(cx))?;
-                if let Some(changes) = changes {
-                    changes.response.apply(response.headers_mut());
-                }
-                Poll::Ready(Ok(response))
-            }
+            Self::Sent { future } => future.as_mut().poll(cx),
         }
     }
 }

@@ -406,6 +406,7 @@ pub(crate) fn service(
             HealthLayer::new().with_path(path.clone()).with_draining(Arc::clone(&shared.draining))
         });
     let order = Order {
+        request_id: live.plan.request_id.map(|plan| plan.layer(&live.trust)),
         trust: (!live.plan.trusted_proxies.is_empty()).then(|| Arc::clone(&live.trust)),
         metrics: shared.telemetry.as_ref().map(|telemetry| telemetry.layer()),
         access_log: live.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),

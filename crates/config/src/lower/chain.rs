@@ -1,4 +1,7 @@
-//! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, `[cache]`, at the top level for all routes and in a `[[route]]` for its own.
+//! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, `[cache]` and those of `shaping`, at the top level for all routes and in
+//! a `[[route]]` for its own.
+
+pub(super) mod shaping;
 
 mod cache;
 
@@ -15,7 +18,9 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
+use super::route::header_name;
 use crate::{
+    errors::escape,
     net::path,
     reader::{Read, Table, Wrong},
     values::{boolean, choice, duration, integer, ms, secs, text, whole_seconds},
@@ -24,6 +29,7 @@ use crate::{
 /// The edge's.
 pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     plan.chain = common(root, &EDGE);
+    plan.request_id = root.table("request_id", "`[request_id]`").map(shaping::request_id);
     if let Some((options, rules)) = root.table("cache", "`[cache]`").map(cache::read) {
         plan.cache = Some(options);
         plan.chain.cache = Setting::Own(rules);
@@ -42,15 +48,21 @@ struct Names {
     security_headers: &'static str,
     rate_limit: &'static str,
     filter: &'static str,
+    shaping: shaping::Names,
 }
 
-const EDGE: Names =
-    Names { security_headers: "`[security_headers]`", rate_limit: "`[rate_limit]`", filter: "`[filter]`" };
+const EDGE: Names = Names {
+    security_headers: "`[security_headers]`",
+    rate_limit: "`[rate_limit]`",
+    filter: "`[filter]`",
+    shaping: shaping::EDGE,
+};
 
 const ROUTE: Names = Names {
     security_headers: "`[route.security_headers]`",
     rate_limit: "`[route.rate_limit]`",
     filter: "`[route.filter]`",
+    shaping: shaping::ROUTE,
 };
 
 /// What reads alike in both places.
@@ -60,6 +72,7 @@ fn common(table: &mut Table<'_, '_>, names: &Names) -> ChainPlan {
         table.setting("security_headers", names.security_headers, |table| Some(security_headers(table)));
     chain.rate_limit = table.setting("rate_limit", names.rate_limit, rate_limit);
     chain.filter = table.setting("filter", names.filter, filter);
+    shaping::read(table, &names.shaping, &mut chain);
     chain
 }
 
@@ -73,18 +86,42 @@ fn filter(mut filter: Table<'_, '_>) -> Option<FilterRules> {
 }
 
 fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {
-    // there is one preset so far; naming it says that it is wanted
-    table.get("preset", choice(&[("default", ())]));
+    let at = table.span();
     let mut headers = SecurityHeaders::default();
+    let presets: [(_, fn() -> SecurityHeaders); 3] = [
+        ("default", SecurityHeaders::default),
+        ("strict", SecurityHeaders::strict),
+        ("api", SecurityHeaders::api),
+    ];
+    if let Some(preset) = table.get("preset", choice(&presets)) {
+        headers = preset.into_inner()();
+    }
     table.set("nosniff", &mut headers.nosniff, boolean);
     let frames =
         [("same-origin", Some(FrameOptions::SameOrigin)), ("deny", Some(FrameOptions::Deny)), ("off", None)];
     table.set("frame_options", &mut headers.frame_options, choice(&frames));
-    table.set("referrer_policy", &mut headers.referrer_policy, or_off(field_value));
     table.set("hsts", &mut headers.hsts, or_off(whole_seconds(secs(0)..=secs(10 * 365 * 86_400))));
     table.set("hsts_include_subdomains", &mut headers.hsts_include_subdomains, boolean);
-    table.set("content_security_policy", &mut headers.content_security_policy, or_off(field_value));
-    table.set("permissions_policy", &mut headers.permissions_policy, or_off(field_value));
+    table.set("hsts_preload", &mut headers.hsts_preload, boolean);
+    for (key, to) in [
+        ("referrer_policy", &mut headers.referrer_policy),
+        ("content_security_policy", &mut headers.content_security_policy),
+        ("content_security_policy_report_only", &mut headers.content_security_policy_report_only),
+        ("permissions_policy", &mut headers.permissions_policy),
+        ("cross_origin_opener_policy", &mut headers.cross_origin_opener_policy),
+        ("cross_origin_embedder_policy", &mut headers.cross_origin_embedder_policy),
+        ("cross_origin_resource_policy", &mut headers.cross_origin_resource_policy),
+    ] {
+        table.set(key, to, or_off(field_value));
+    }
+    table.set("replace", &mut headers.replace, boolean);
+    if let Some((remove, _)) = table.list_or_empty("remove", "\"server\"", |value| header_name(text(value)?))
+    {
+        headers.remove = remove.into_inner().into_iter().map(|name| name.into_inner()).collect();
+    }
+    if let Err(error) = headers.check() {
+        table.sink().error(at, Wrong::new(escape(&error.to_string())));
+    }
     table.finish();
     headers
 }

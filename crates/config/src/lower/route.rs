@@ -5,18 +5,21 @@ mod matches;
 
 use std::ops::Range;
 
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use portcullis_edge::{
-    plan::{EarlyPlan, RouteAction, RoutePlan, UpstreamHost},
-    proxy::{EncodedSlash, FieldEdits, PathRules, RouteMatch, rewrite::RedirectTarget},
+    middleware::files::FileOptions,
+    plan::{EarlyPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost},
+    proxy::{EncodedSlash, PathMatch, PathRules, RouteMatch, rewrite::RedirectTarget},
 };
 use toml::de::DeValue;
 
+pub(super) use self::matches::header_name;
+use super::chain::shaping;
 use crate::{
     errors::escape,
     net::{final_status, redirect_status, redirect_target},
     reader::{Read, Spanned, Table, Wrong},
-    values::{boolean, choice, integer, text},
+    values::{boolean, choice, integer, text, word},
 };
 
 /// A route with what the checks point at.
@@ -32,7 +35,10 @@ pub(crate) struct Route {
 }
 
 /// The actions, each by its key.
-const ACTIONS: &[&str] = &["cluster", "clusters", "redirect", "respond"];
+const ACTIONS: &[&str] = &["cluster", "clusters", "redirect", "respond", "files"];
+
+/// What goes with `files` alone.
+const FILES: &[&str] = &["index", "fallback", "hidden_files", "precompressed", "cache_control"];
 
 /// What goes with forwarding alone.
 const FORWARDING: &[&str] = &[
@@ -94,10 +100,14 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
     let plan = matches.clone().zip(action).map(|(matches, action)| {
         let mut plan = RoutePlan::matching(matches, action);
         plan.early_data = early_data;
-        plan.rewrite = rewrite;
+        match &mut plan.action {
+            RouteAction::Files(files) => files.strip_prefix = stripped(rewrite, &plan.matches),
+            _ => plan.rewrite = rewrite,
+        }
         plan.upstream_host = host.map(Spanned::into_inner).unwrap_or_default();
         plan.request_fields = request_fields;
-        plan.response_fields = with_content_type(response_fields, content_type);
+        plan.response_fields = response_fields;
+        plan.content_type = content_type;
         plan.mirror = mirror;
         plan.chain = chain;
         plan
@@ -105,10 +115,12 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
     Route { clusters, span, matches, endpoint_host, plan }
 }
 
-fn with_content_type(edits: FieldEdits, content_type: Option<HeaderValue>) -> FieldEdits {
-    match content_type {
-        Some(value) => edits.clone().set(header::CONTENT_TYPE, value).unwrap_or(edits),
-        None => edits,
+/// What is taken off a path before a file is looked for.
+fn stripped(rewrite: Option<RewritePlan>, matches: &RouteMatch) -> Option<String> {
+    match (rewrite?, &matches.path) {
+        (RewritePlan::Prefix { from: Some(from), .. }, _) => Some(from),
+        (RewritePlan::Prefix { from: None, .. }, PathMatch::Prefix(path)) => Some(path.clone()),
+        _ => None,
     }
 }
 
@@ -118,7 +130,7 @@ fn one_action(table: &mut Table<'_, '_>) -> Option<&'static str> {
     match &actions[..] {
         [] => {
             let wrong = Wrong::new("the `[[route]]` does nothing").hint(
-                "add `cluster = \"app\"`, `redirect = \"https://example.com\"` or `respond = \"text\"`",
+                "add `cluster = \"app\"`, `redirect = \"https://example.com\"`, `respond = \"text\"` or `files = \"/srv/www\"`",
             );
             table.sink().absent(table.span(), wrong);
         }
@@ -137,13 +149,15 @@ fn misplaced(table: &mut Table<'_, '_>, action: Option<&str>) {
     let forwards = matches!(action, Some("cluster" | "clusters"));
     let wrong = |key: &str, with: &str| Wrong::new(format!("`{key}` goes only with {with}"));
     if action.is_some() && !forwards {
-        for key in FORWARDING {
+        // a prefix is taken off for files too
+        for key in FORWARDING.iter().filter(|key| action != Some("files") || **key != "strip_prefix") {
             if let Some(at) = table.key_span(key) {
                 table.sink().error(at, wrong(key, "`cluster` and `clusters`"));
             }
         }
     }
-    for (key, with) in [("content_type", "respond"), ("keep_query", "redirect")] {
+    let of_files = FILES.iter().map(|key| (*key, "files"));
+    for (key, with) in [("content_type", "respond"), ("keep_query", "redirect")].into_iter().chain(of_files) {
         if let Some(at) = table.key_span(key)
             && action.is_some_and(|action| action != with)
         {
@@ -163,8 +177,10 @@ fn action(
     let redirect = table.get("redirect", redirect_target);
     let keep_query = table.get("keep_query", boolean).map(Spanned::into_inner);
     let respond = table.get("respond", answer);
+    let files = files(table);
     let status = status(table, first, respond.as_ref());
     let action = match first? {
+        "files" => files.map(RouteAction::Files),
         "cluster" => cluster.as_ref().map(|name| RouteAction::Forward { cluster: name.get_ref().clone() }),
         "clusters" => split.map(|clusters| RouteAction::Split { clusters }),
         "redirect" => {
@@ -186,6 +202,31 @@ fn action(
     };
     clusters.extend(cluster);
     action
+}
+
+fn files(table: &mut Table<'_, '_>) -> Option<FileOptions> {
+    let root = table.get("files", shaping::file_path);
+    let mut options = FileOptions::new(root.as_ref().map(|root| root.get_ref().clone()).unwrap_or_default());
+    if let Some(index) = table.list("index", "\"index.html\"", below_root) {
+        options.index = index.into_inner().into_iter().map(Spanned::into_inner).collect();
+    }
+    options.fallback = table.get("fallback", below_root).map(Spanned::into_inner);
+    table.set("hidden_files", &mut options.hidden, boolean);
+    if let Some((codings, _)) = table.list_or_empty("precompressed", "\"gzip\"", choice(&shaping::CODINGS)) {
+        options.precompressed = codings.into_inner().into_iter().map(Spanned::into_inner).collect();
+    }
+    options.cache_control = table.get("cache_control", changes::field_value).map(Spanned::into_inner);
+    root.map(|_| options)
+}
+
+/// A path of a file below the directory.
+fn below_root(value: &DeValue<'_>) -> Read<String> {
+    let text = word(value, "a file's path", "index.html")?;
+    let sound = text.split('/').all(|name| !matches!(name, "" | "." | "..")) && !text.contains('\\');
+    sound.then(|| text.to_owned()).ok_or_else(|| {
+        Wrong::new(format!("is no path below the directory: \"{}\"", escape(text)))
+            .hint("for example \"index.html\"")
+    })
 }
 
 /// `clusters = [{ name = "a", weight = 9 }, …]`.
@@ -229,10 +270,10 @@ fn status(
 ) -> Option<StatusCode> {
     match action {
         Some("redirect") => table.get("status", redirect_status).map(Spanned::into_inner),
-        Some("cluster" | "clusters") => {
+        Some("cluster" | "clusters" | "files") => {
             if let Some(at) = table.key_span("status") {
                 let wrong = Wrong::new("`status` goes only with `redirect` and `respond`");
-                table.sink().error(at, wrong.hint("a cluster's endpoints choose the status"));
+                table.sink().error(at, wrong.hint("endpoints and files have their own"));
             }
             table.get("status", final_status).map(Spanned::into_inner)
         }

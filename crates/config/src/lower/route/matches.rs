@@ -146,7 +146,7 @@ fn condition(value: &DeValue<'_>) -> Read<ValueMatch> {
     }
 }
 
-pub(super) fn header_name(name: &str) -> Read<HeaderName> {
+pub(in crate::lower) fn header_name(name: &str) -> Read<HeaderName> {
     HeaderName::try_from(name).map_err(|_| Wrong::new("is no name of a field"))
 }
 

@@ -1,0 +1,250 @@
+//! The layers of a chain that few routes have, each as a step of its own: what has none of them pays for none.
+
+use std::{fs, io::Read, sync::Arc};
+
+use http::HeaderValue;
+use portcullis_middleware::{
+    body_limit::{BodyLimitLayer, LimitedBody},
+    compression::{CompressedBody, CompressionLayer},
+    concurrency::{ConcurrencyLayer, PlaceBody},
+    deadline::{DeadlineBody, DeadlineLayer},
+    maintenance::{MaintenanceLayer, MaintenancePage},
+    request_decompression::{DecompressedBody, RequestDecompressionLayer},
+};
+use portcullis_proxy::FieldEdits;
+use tower::{ServiceBuilder, util::MapResponseLayer};
+use tower_http::{map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer};
+
+use crate::{
+    Body, EdgeError,
+    chain::layer,
+    explain::Step,
+    plan::{ChainPlan, MaintenancePlan, Setting},
+    service::EdgeService,
+};
+
+/// What is `None` costs nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shaping {
+    /// Changes to the fields of every response, whoever made it.
+    pub(crate) response_fields: Option<Arc<FieldEdits>>,
+    pub(crate) maintenance: Option<MaintenanceLayer>,
+    pub(crate) body_limit: Option<BodyLimitLayer>,
+    pub(crate) deadline: Option<DeadlineLayer>,
+    pub(crate) compression: Option<CompressionLayer>,
+    pub(crate) request_decompression: Option<RequestDecompressionLayer>,
+    pub(crate) concurrency: Option<ConcurrencyLayer>,
+}
+
+impl Shaping {
+    /// As for [`crate::chain::Chain`]. Reads the file of a maintenance page.
+    pub(crate) fn build(
+        plan: &ChainPlan,
+        default: &Self,
+        before: Option<(&ChainPlan, &Self)>,
+    ) -> Result<Self, EdgeError> {
+        let maintenance = match &plan.maintenance {
+            Setting::Inherit => default.maintenance.clone(),
+            Setting::Off => None,
+            Setting::Own(own) => Some(maintenance(own)?),
+        };
+        Ok(Self {
+            response_fields: None,
+            maintenance,
+            body_limit: layer(&plan.body_limit, &default.body_limit, None, |limit| {
+                Some(BodyLimitLayer::new(*limit))
+            }),
+            deadline: layer(&plan.deadline, &default.deadline, None, |options| {
+                Some(DeadlineLayer::new(options.clone()))
+            }),
+            compression: layer(&plan.compression, &default.compression, None, |options| {
+                Some(CompressionLayer::new(options.clone()))
+            }),
+            request_decompression: layer(
+                &plan.request_decompression,
+                &default.request_decompression,
+                None,
+                |options| Some(RequestDecompressionLayer::new(options.clone())),
+            ),
+            concurrency: concurrency(plan, default, before),
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self {
+            response_fields,
+            maintenance,
+            body_limit,
+            deadline,
+            compression,
+            request_decompression,
+            concurrency,
+        } = self;
+        response_fields.is_none()
+            && maintenance.is_none()
+            && body_limit.is_none()
+            && deadline.is_none()
+            && compression.is_none()
+            && request_decompression.is_none()
+            && concurrency.is_none()
+    }
+
+    /// What stands inside the cache, around the program's own layers and what the route does.
+    pub(crate) fn inside_cache(&self, mut service: EdgeService) -> EdgeService {
+        if let Some(layer) = &self.concurrency {
+            let layers = ServiceBuilder::new().layer(MapResponseBodyLayer::new(placed)).layer(layer.clone());
+            service = EdgeService::new(layers.service(service));
+        }
+        if let Some(layer) = &self.request_decompression {
+            let layers =
+                ServiceBuilder::new().layer(layer.clone()).layer(MapRequestBodyLayer::new(decompressed));
+            service = EdgeService::new(layers.service(service));
+        }
+        service
+    }
+
+    /// What stands between the filter and the cache.
+    pub(crate) fn outside_cache(&self, mut service: EdgeService) -> EdgeService {
+        if let Some(layer) = &self.compression {
+            let layers =
+                ServiceBuilder::new().layer(MapResponseBodyLayer::new(compressed)).layer(layer.clone());
+            service = EdgeService::new(layers.service(service));
+        }
+        if let Some(layer) = &self.deadline {
+            let layers = ServiceBuilder::new().layer(MapResponseBodyLayer::new(timed)).layer(layer.clone());
+            service = EdgeService::new(layers.service(service));
+        }
+        if let Some(layer) = self.body_limit {
+            let layers = ServiceBuilder::new().layer(layer).layer(MapRequestBodyLayer::new(limited));
+            service = EdgeService::new(layers.service(service));
+        }
+        if let Some(layer) = &self.maintenance {
+            service = EdgeService::new(ServiceBuilder::new().layer(layer.clone()).service(service));
+        }
+        service
+    }
+
+    /// What stands outside of everything in the chain.
+    pub(crate) fn outermost(&self, service: EdgeService) -> EdgeService {
+        let Some(edits) = self.response_fields.clone() else { return service };
+        let edit = move |mut response: http::Response<Body>| {
+            edits.apply(response.headers_mut());
+            response
+        };
+        EdgeService::new(ServiceBuilder::new().layer(MapResponseLayer::new(edit)).service(service))
+    }
+}
+
+// bodies that their layer had nothing to do to go on as they are, unboxed
+
+fn placed(body: PlaceBody<Body>) -> Body {
+    body.into_placeless().unwrap_or_else(Body::new)
+}
+
+fn decompressed(body: DecompressedBody<Body>) -> Body {
+    body.into_plain().unwrap_or_else(Body::new)
+}
+
+fn compressed(body: CompressedBody<Body>) -> Body {
+    body.into_plain().unwrap_or_else(Body::new)
+}
+
+fn timed(body: DeadlineBody<Body>) -> Body {
+    body.into_timeless().unwrap_or_else(Body::new)
+}
+
+fn limited(body: LimitedBody<Body>) -> Body {
+    body.into_short().unwrap_or_else(Body::new)
+}
+
+/// The places go on over a reload, also with other options: who is inside still counts.
+fn concurrency(
+    plan: &ChainPlan,
+    default: &Shaping,
+    before: Option<(&ChainPlan, &Shaping)>,
+) -> Option<ConcurrencyLayer> {
+    let options = match &plan.concurrency {
+        Setting::Inherit => return default.concurrency.clone(),
+        Setting::Off => return None,
+        Setting::Own(options) => options.clone(),
+    };
+    match before {
+        Some((old, Shaping { concurrency: Some(layer), .. })) if old.concurrency.own().is_some() => {
+            if old.concurrency != plan.concurrency {
+                layer.limit().set(options);
+            }
+            Some(layer.clone())
+        }
+        _ => Some(ConcurrencyLayer::new(options)),
+    }
+}
+
+/// The longest page, in bytes: it is kept in memory.
+const LONGEST_PAGE: u64 = 1 << 20;
+
+fn maintenance(plan: &MaintenancePlan) -> Result<MaintenanceLayer, EdgeError> {
+    let mut maintenance = plan.maintenance.clone();
+    if let Some(path) = &plan.file {
+        let unread = |source| EdgeError::MaintenancePage { path: path.clone(), source };
+        let mut body = Vec::new();
+        let file = fs::File::open(path).map_err(unread)?;
+        file.take(LONGEST_PAGE + 1).read_to_end(&mut body).map_err(unread)?;
+        if body.len() as u64 > LONGEST_PAGE {
+            return Err(unread(std::io::Error::other("it is longer than 1 MiB")));
+        }
+        let kind = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("html" | "htm") => "text/html; charset=utf-8",
+            Some("json") => "application/json",
+            _ => "text/plain; charset=utf-8",
+        };
+        maintenance.pages.insert(0, MaintenancePage::new(HeaderValue::from_static(kind), body));
+    }
+    Ok(MaintenanceLayer::new(maintenance))
+}
+
+type Steps = [Option<Step>; 4];
+
+/// In words, what stands between the filter and the cache.
+pub(crate) fn steps_outside_cache(edge: &ChainPlan, route: &ChainPlan) -> Steps {
+    [
+        Step::of("maintenance", &edge.maintenance, &route.maintenance, |plan| {
+            format!("{} for all but those who are let in", plan.maintenance.status.as_u16())
+        }),
+        Step::of("body limit", &edge.body_limit, &route.body_limit, |limit| {
+            format!("413 past {limit} bytes")
+        }),
+        Step::of("deadline", &edge.deadline, &route.deadline, |options| {
+            let part = |name, time: Option<_>| time.map(|time| format!("{name} within {time:?}"));
+            let parts = [part("head", options.head), part("all", options.total)];
+            format!(
+                "{}, or {}",
+                parts.into_iter().flatten().collect::<Vec<_>>().join(", "),
+                options.status.as_u16()
+            )
+        }),
+        Step::of("compression", &edge.compression, &route.compression, |options| {
+            options.codings.iter().map(|coding| coding.name()).collect::<Vec<_>>().join(", ")
+        }),
+    ]
+}
+
+/// And what stands inside of it.
+pub(crate) fn steps_inside_cache(edge: &ChainPlan, route: &ChainPlan) -> [Option<Step>; 2] {
+    [
+        Step::of(
+            "request decompression",
+            &edge.request_decompression,
+            &route.request_decompression,
+            |options| {
+                format!("413 past {} bytes or {} times what came", options.max_bytes, options.max_ratio)
+            },
+        ),
+        Step::of("concurrency", &edge.concurrency, &route.concurrency, |options| {
+            let follows = if options.adaptive.is_some() { ", following latency" } else { "" };
+            format!(
+                "{} at once{follows}, {} wait up to {:?}, else 503",
+                options.max, options.queue, options.wait
+            )
+        }),
+    ]
+}
