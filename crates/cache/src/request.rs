@@ -33,6 +33,10 @@ const OVERRIDES: [HeaderName; 5] = [
 
 /// What a request is to the cache.
 #[derive(Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one is made for each request and kept nowhere; a box would cost more"
+)]
 pub(crate) enum Class {
     /// Nothing to do with it.
     Bypass,

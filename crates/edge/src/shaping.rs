@@ -138,23 +138,38 @@ impl Shaping {
 // bodies that their layer had nothing to do to go on as they are, unboxed
 
 fn placed(body: PlaceBody<Body>) -> Body {
-    body.into_placeless().unwrap_or_else(Body::new)
+    match body.into_placeless() {
+        Ok(body) => body,
+        Err(body) => Body::new(body),
+    }
 }
 
 fn decompressed(body: DecompressedBody<Body>) -> Body {
-    body.into_plain().unwrap_or_else(Body::new)
+    match body.into_plain() {
+        Ok(body) => body,
+        Err(body) => Body::new(body),
+    }
 }
 
 fn compressed(body: CompressedBody<Body>) -> Body {
-    body.into_plain().unwrap_or_else(Body::new)
+    match body.into_plain() {
+        Ok(body) => body,
+        Err(body) => Body::new(body),
+    }
 }
 
 fn timed(body: DeadlineBody<Body>) -> Body {
-    body.into_timeless().unwrap_or_else(Body::new)
+    match body.into_timeless() {
+        Ok(body) => body,
+        Err(body) => Body::new(body),
+    }
 }
 
 fn limited(body: LimitedBody<Body>) -> Body {
-    body.into_short().unwrap_or_else(Body::new)
+    match body.into_short() {
+        Ok(body) => body,
+        Err(body) => Body::new(body),
+    }
 }
 
 /// The places go on over a reload, also with other options: who is inside still counts.
