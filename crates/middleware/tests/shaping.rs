@@ -1,6 +1,7 @@
 //! What shapes requests and responses, from an axum app.
 
 #![cfg(all(feature = "compression", feature = "files"))]
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -20,7 +20,6 @@ use toml::de::DeValue;
 
 use super::route::header_name;
 use crate::{
-    errors::escape,
     net::path,
     reader::{Read, Table, Wrong},
     values::{boolean, choice, duration, integer, ms, secs, text, whole_seconds},
@@ -120,7 +119,8 @@ fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {
         headers.remove = remove.into_inner().into_iter().map(|name| name.into_inner()).collect();
     }
     if let Err(error) = headers.check() {
-        table.sink().error(at, Wrong::new(escape(&error.to_string())));
+        // values of fields are visible ASCII here, and not long
+        table.sink().error(at, Wrong::new(error.to_string()));
     }
     table.finish();
     headers
