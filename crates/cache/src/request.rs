@@ -32,6 +32,7 @@ const OVERRIDES: [HeaderName; 5] = [
 ];
 
 /// What a request is to the cache.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and lives for one call")]
 #[derive(Debug, PartialEq, Eq)]
 #[allow(
     clippy::large_enum_variant,
