@@ -14,12 +14,16 @@
 //! | `request_decompression` (the same) | decompresses request bodies, within bounds | 400, 413, 415 |
 //! | `files` (feature) | a service that serves a directory | 200, 206, 304, 404, 405, 412, 416, a redirect |
 //! | [`rate_limit`] | how often who may ask, by rules | 429 by default |
-//! | [`filter`] | hides paths | 404 |
+//! | [`filter`] | ordered rules: paths, methods, hosts, fields, networks, countries | 404, 403, any |
+//! | `basic_auth` | names and passwords, with argon2 hashes (feature `basic-auth`) | 401, 503 |
+//! | `jwt` | signed tokens (feature `jwt`) | 401, 403, 400, 503 |
+//! | [`forward_auth`] | asks another service who may pass | what that says, 500, 503 |
 //! | [`header_limits`] | how many fields a request may carry | 431 |
 //! | [`redirect`] | a service that sends everything to HTTPS | 308 or 301, 400 |
 //! | [`security_headers`] | response fields that harden browsers | never |
 //! | [`alt_svc`] | advertises HTTP/3 | never |
 //! | [`early_data`] | holds back what must not be replayed | 425 |
+//! | [`identity`] | who a request is from, and fields that clients can't set | never |
 //! | [`misdirected`] | keeps connections to the hosts they were made for | 421 |
 //!
 //! **What they read.** Facts about the connection come from `Arc<ConnInfo>` in the request's extensions. A layer says in
@@ -51,14 +55,20 @@ pub mod coding;
 pub mod compression;
 pub mod concurrency;
 pub mod deadline;
+#[cfg(feature = "basic-auth")]
+pub mod basic_auth;
 pub mod early;
 pub mod early_data;
 #[cfg(feature = "files")]
 pub mod files;
 pub mod filter;
+pub mod forward_auth;
 pub mod header_limits;
 pub mod health;
 pub mod maintenance;
+pub mod identity;
+#[cfg(feature = "jwt")]
+pub mod jwt;
 pub mod metrics;
 pub mod misdirected;
 pub mod rate_limit;

@@ -7,6 +7,7 @@ pub mod body;
 pub mod certs;
 pub mod dns;
 pub mod io;
+pub mod mmdb;
 pub mod origin;
 pub mod pebble;
 pub mod ports;
@@ -14,6 +15,7 @@ pub mod process;
 
 use std::net::SocketAddr;
 
+pub use mmdb::country_database;
 use portcullis_conn::{Conn, ConnInfo, Transport};
 
 /// A connection around any stream, from `192.0.2.1:50000` (documentation addresses, RFC 5737) to port 443.

@@ -1,30 +1,75 @@
-//! Hides paths: whatever lies under a denied prefix is answered 404 with no body, as if it weren't there.
+//! Who may pass: ordered rules by path, method, host, fields, query, network and country; and paths that are hidden.
 //!
-//! A prefix is compared on segment borders with the path in normal form (`path.rs`), so that percent encodings, dot
-//! segments and repeated slashes don't slip past. Where servers are known to disagree about what a path means, it is
-//! denied if any of their readings is. Letter case is kept: a service that ignores case needs its prefixes
-//! denied in each spelling, or better its own check.
+//! Whatever lies under a denied prefix is answered 404 with no body, as if it weren't there. Then the rules are asked in their order
+//! ([`rule`](Rule)), and the first that matches decides.
 //!
-//! The request that passes is handed on as it came; this layer decides and doesn't rewrite.
+//! **Paths** are read before they are compared. A prefix is compared on segment borders with the path in normal form (`path.rs`), so that percent
+//! encodings, dot segments and repeated slashes don't slip past. Where servers are known to disagree about what a path means, all their readings
+//! are made: a rule that denies matches if any reading does, a rule that allows only if every reading does. So whichever of them the service behind
+//! has, a request is never let through by a rule that it would not have matched, nor past one that it would have.
+//! Letter case is kept: a service that ignores case needs its paths denied in each spelling, or `(?i)`, or better its own check.
+//!
+//! **Clients** are known by [`crate::ClientIp`] where somebody put one into the request's extensions, else by the peer of
+//! [`portcullis_conn::ConnInfo`].
+//!
+//! **Content from elsewhere**, large sets of networks and databases, is behind handles ([`ClientSet`], `Countries`) that can be replaced while it
+//! is in use. Nothing is read here: who has the files parses their text and replaces.
+//!
+//! The request that passes is handed on as it came; this layer decides and doesn't rewrite. What passes by plain path and prefixes alone costs no
+//! allocation.
 
+mod cidr;
+mod compiled;
+#[cfg(feature = "country")]
+mod country;
 mod path;
+mod rule;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::path::Prefixes;
+#[cfg(feature = "country")]
+pub use self::country::{Countries, CountryDatabase, CountryError};
+pub use self::{
+    cidr::{CidrSet, ClientSet, InvalidNetwork},
+    compiled::{FilterError, FilterSets},
+    rule::{Action, CountryCode, FieldPattern, FilterOptions, PathPattern, Rule},
+};
 
-/// Which paths are denied.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+use self::{
+    compiled::{Compiled, Facts},
+    path::Prefixes,
+};
+
+/// Rules made ready. Cheap to clone.
+#[derive(Clone, Debug, Default)]
 pub struct FilterRules {
     prefixes: Arc<Prefixes>,
+    rules: Option<Arc<[Compiled]>>,
+    default: Action,
 }
+
+/// Equal are rules that deny the same prefixes and have the same other rules, made ready at the same time.
+impl PartialEq for FilterRules {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.rules, &other.rules) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same && self.prefixes == other.prefixes && self.default == other.default
+    }
+}
+
+impl Eq for FilterRules {}
 
 impl FilterRules {
     /// Denies everything at and under these prefixes: `/admin` denies `/admin`, `/admin/` and `/admin/x`, not
@@ -36,30 +81,61 @@ impl FilterRules {
         for prefix in prefixes {
             set.insert(&prefix.into());
         }
-        Self { prefixes: Arc::new(set) }
+        Self { prefixes: Arc::new(set), ..Self::default() }
     }
 
-    /// Whether nothing is denied.
+    /// Makes rules ready, with the sets that they name.
+    ///
+    /// # Errors
+    /// When a pattern is wrong or too large, or something that a rule names is not there.
+    pub fn compile(options: &FilterOptions, sets: &FilterSets) -> Result<Self, FilterError> {
+        let rules = compiled::compile(&options.rules, sets)?;
+        let prefixes = Self::deny_prefixes(options.deny.iter().map(String::as_str)).prefixes;
+        Ok(Self { prefixes, rules: (!rules.is_empty()).then_some(rules), default: options.default })
+    }
+
+    /// Whether everything passes.
     pub fn is_empty(&self) -> bool {
-        self.prefixes.is_empty()
+        self.prefixes.is_empty() && self.rules.is_none() && self.default == Action::Allow
     }
 
-    /// Whether this path, without its query, is denied.
+    /// Whether this path, without its query, is under a denied prefix.
     pub fn denies(&self, path: &str) -> bool {
-        !self.is_empty() && self.prefixes.cover(path)
+        !self.prefixes.is_empty() && self.prefixes.cover(path)
+    }
+
+    /// What happens to a request, and which rule says so, from 1; 0 is a denied prefix, `None` that no rule matches.
+    pub fn decide<B>(&self, request: &Request<B>) -> (Action, Option<usize>) {
+        if self.denies(request.uri().path()) {
+            return (Action::Deny(StatusCode::NOT_FOUND), Some(0));
+        }
+        if let Some(rules) = &self.rules {
+            let facts = Facts::of(request);
+            if let Some((at, rule)) = rules.iter().enumerate().find(|(_, rule)| rule.matches(&facts)) {
+                return (rule.action, Some(at + 1));
+            }
+        }
+        (self.default, None)
     }
 }
 
-/// Answers denied paths 404 (RFC 9110 section 15.5.5: also where a server doesn't want to say that there is something).
+/// Lets pass or answers, by [`FilterRules`]. Denied prefixes are answered 404 (RFC 9110 section 15.5.5: also where a server doesn't want to say
+/// that there is something).
 #[derive(Clone, Debug)]
 pub struct FilterLayer {
     rules: FilterRules,
+    denied: Arc<AtomicU64>,
 }
 
 impl FilterLayer {
-    /// A layer that denies by these rules.
+    /// A layer that decides by these rules.
     pub fn new(rules: FilterRules) -> Self {
-        Self { rules }
+        Self { rules, denied: Arc::default() }
+    }
+
+    /// How many requests were denied so far.
+    pub fn denied(&self) -> u64 {
+        self.denied.load(Ordering::Relaxed)
     }
 }
 
@@ -67,7 +143,7 @@ impl<S> Layer<S> for FilterLayer {
     type Service = Filter<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Filter { inner, rules: self.rules.clone() }
+        Filter { inner, rules: self.rules.clone(), denied: Arc::clone(&self.denied) }
     }
 }
 
@@ -76,6 +152,7 @@ impl<S> Layer<S> for FilterLayer {
 pub struct Filter<S> {
     inner: S,
     rules: FilterRules,
+    denied: Arc<AtomicU64>,
 }
 
 /// The future of [`Filter`].
@@ -95,15 +172,30 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        if self.rules.denies(request.uri().path()) {
-            tracing::debug!(path = request.uri().path(), "path denied by the filter");
-            let mut response = Response::new(ResBody::default());
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            return ResponseFuture::answered(response);
+        let (action, rule) = self.rules.decide(&request);
+        if action != Action::Allow {
+            self.denied.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(path = request.uri().path(), rule, "request denied by the filter");
+            return ResponseFuture::answered(refusal(action, request.version()));
         }
         ResponseFuture::inner(self.inner.call(request))
     }
 }
+
+fn refusal<B: Default>(action: Action, version: Version) -> Response<B> {
+    let mut response = Response::new(B::default());
+    *response.status_mut() = match action {
+        Action::Deny(status) => status,
+        _ => StatusCode::FORBIDDEN,
+    };
+    if action == Action::Close && version <= Version::HTTP_11 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod rule_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! Paths in normal form, and sets of prefixes.
+//! Paths in normal form, sets of prefixes, and all the readings of a path.
 //!
 //! The strict reading is RFC 3986 section 6.2.2: percent-encoded unreserved characters are decoded and dot segments
 //! removed; beyond it repeated slashes are one. The lax readings are what servers make of it that decode
@@ -32,7 +32,10 @@ impl Prefixes {
 
     /// Whether one of the prefixes covers the path in one of its readings.
     pub(super) fn cover(&self, path: &str) -> bool {
-        let path = path.as_bytes();
+        self.cover_bytes(path.as_bytes())
+    }
+
+    fn cover_bytes(&self, path: &[u8]) -> bool {
         if is_plain(path) {
             return self.cover_plain(path);
         }
@@ -49,6 +52,15 @@ impl Prefixes {
             }
         }
         false
+    }
+
+    /// As [`Self::cover`], of a path that is read already.
+    pub(super) fn cover_readings(&self, readings: &Readings<'_>) -> bool {
+        match readings {
+            Readings::Plain(path) => self.cover_plain(path),
+            // the first is the path as it came
+            Readings::Odd(all) => all.first().is_some_and(|path| self.cover_bytes(path)),
+        }
     }
 
     fn cover_reading(&self, path: &[u8], reading: Reading, normal: &mut Vec<u8>) -> bool {
@@ -109,13 +121,87 @@ fn walk(path: &[u8], reading: Reading, normal: &mut Vec<u8>, covered: impl Fn(&[
     false
 }
 
+/// What servers may take a path for, in a fixed order: the path as it is; then with unreserved characters decoded, with everything
+/// decoded once, and twice; each of these as it is, with its dot segments removed, and in the lax reading.
+#[derive(Debug)]
+pub(super) enum Readings<'p> {
+    /// All are this one.
+    Plain(&'p [u8]),
+    /// [`READINGS`] of them.
+    Odd(Vec<Vec<u8>>),
+}
+
+/// How many readings a path has that is not plain. They are made once for a request, at a cost of ten times the path's length at most.
+pub(super) const READINGS: usize = 1 + 3 * (DECODINGS + 1);
+
+impl<'p> Readings<'p> {
+    pub(super) fn of(path: &'p [u8]) -> Self {
+        if is_plain(path) {
+            return Self::Plain(path);
+        }
+        let mut all = Vec::with_capacity(READINGS);
+        all.push(path.to_vec());
+        let mut text = decode_unreserved(path);
+        for level in 0..=DECODINGS {
+            if level > 0 {
+                // from the path itself at first: the strict form is for comparing
+                text = decode_all(if level == 1 { path } else { &text });
+            }
+            all.push(text.clone());
+            for reading in [Reading::Strict, Reading::Lax] {
+                let mut normal = Vec::with_capacity(text.len() + 1);
+                walk(&text, reading, &mut normal, |_| false);
+                all.push(normal);
+            }
+        }
+        Self::Odd(all)
+    }
+
+    /// Whether it holds for one of them.
+    pub(super) fn any(&self, holds: impl Fn(&[u8]) -> bool) -> bool {
+        match self {
+            Self::Plain(path) => holds(path),
+            Self::Odd(all) => all.iter().any(|path| holds(path)),
+        }
+    }
+
+    /// Whether it holds for each of them, given with its place.
+    pub(super) fn all(&self, holds: impl Fn(usize, &[u8]) -> bool) -> bool {
+        match self {
+            Self::Plain(path) => (0..READINGS).all(|place| holds(place, path)),
+            Self::Odd(all) => all.iter().enumerate().all(|(place, path)| holds(place, path)),
+        }
+    }
+
+    /// Whether it holds for each of them, whatever its place.
+    pub(super) fn every(&self, holds: impl Fn(&[u8]) -> bool) -> bool {
+        match self {
+            Self::Plain(path) => holds(path),
+            Self::Odd(all) => all.iter().all(|path| holds(path)),
+        }
+    }
+
+    /// Owned, by place.
+    pub(super) fn into_list(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Plain(path) => vec![path.to_vec(); READINGS],
+            Self::Odd(all) => all,
+        }
+    }
+}
+
+/// A trailing slash is no difference.
+pub(super) fn trimmed(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
+}
+
 /// Decodes what may be decoded without a change of meaning (RFC 3986 section 2.3), and gives the other triplets capital
 /// digits, so that they compare equal (section 6.2.2.1).
 fn decode_unreserved(path: &[u8]) -> Vec<u8> {
     decode(path, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
 }
 
-fn decode_all(path: &[u8]) -> Vec<u8> {
+pub(super) fn decode_all(path: &[u8]) -> Vec<u8> {
     decode(path, |_| true)
 }
 

@@ -1,0 +1,400 @@
+//! Rules made ready to be asked.
+
+use std::{borrow::Cow, cell::OnceCell, collections::HashMap, net::IpAddr, sync::Arc};
+
+use http::{HeaderName, HeaderValue, Method, Request, header::HOST};
+use portcullis_conn::Transport;
+use regex::bytes::{Regex, RegexBuilder};
+
+use super::{
+    Action, CidrSet, ClientSet, FieldPattern, PathPattern, Rule,
+    path::{self, Prefixes, Readings, trimmed},
+};
+#[cfg(feature = "country")]
+use super::{Countries, CountryCode};
+
+/// The longest text of a regular expression or glob.
+const MAX_PATTERN: usize = 4096;
+/// The most memory that one takes, and its automaton.
+const MAX_COMPILED: usize = 1 << 20;
+
+/// What rules refer to by name: content that comes from elsewhere and may be replaced while it is in use.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct FilterSets {
+    /// Sets of networks by name.
+    pub clients: HashMap<String, ClientSet>,
+    /// Tells the countries of clients.
+    #[cfg(feature = "country")]
+    pub countries: Option<Countries>,
+}
+
+impl FilterSets {
+    /// Adds a set of networks.
+    #[must_use]
+    pub fn with_clients(mut self, name: impl Into<String>, set: ClientSet) -> Self {
+        self.clients.insert(name.into(), set);
+        self
+    }
+
+    /// Sets [`FilterSets::countries`].
+    #[cfg(feature = "country")]
+    #[must_use]
+    pub fn with_countries(mut self, countries: Countries) -> Self {
+        self.countries = Some(countries);
+        self
+    }
+}
+
+/// Why rules can't be made ready.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    /// A regular expression is wrong or too large.
+    #[error("rule {rule}: the regular expression `{pattern}` is wrong or too large")]
+    Regex {
+        /// Which rule, from 1.
+        rule: usize,
+        /// The expression.
+        pattern: String,
+        /// What is wrong with it.
+        source: Box<regex::Error>,
+    },
+    /// A glob is wrong.
+    #[error("rule {rule}: the glob `{pattern}` is wrong")]
+    Glob {
+        /// Which rule, from 1.
+        rule: usize,
+        /// The glob.
+        pattern: String,
+        /// What is wrong with it.
+        source: globset::Error,
+    },
+    /// A pattern is longer than 4096 bytes.
+    #[error("rule {rule}: a pattern is longer than {MAX_PATTERN} bytes")]
+    TooLong {
+        /// Which rule, from 1.
+        rule: usize,
+    },
+    /// A rule names a set that there is not.
+    #[error("rule {rule}: there is no set of clients `{name}`")]
+    UnknownSet {
+        /// Which rule, from 1.
+        rule: usize,
+        /// The name.
+        name: String,
+    },
+    /// A rule asks for countries and there is no database.
+    #[error("rule {rule}: countries need a database")]
+    NoCountries {
+        /// Which rule, from 1.
+        rule: usize,
+    },
+}
+
+/// What of a request is worked out at most once, for all rules.
+pub(super) struct Facts<'r, B> {
+    request: &'r Request<B>,
+    path: OnceCell<Readings<'r>>,
+    query: OnceCell<Option<[Cow<'r, [u8]>; 3]>>,
+    client: OnceCell<Option<IpAddr>>,
+    #[cfg(feature = "country")]
+    country: OnceCell<Option<CountryCode>>,
+}
+
+impl<'r, B> Facts<'r, B> {
+    pub(super) fn of(request: &'r Request<B>) -> Self {
+        Self {
+            request,
+            path: OnceCell::new(),
+            query: OnceCell::new(),
+            client: OnceCell::new(),
+            #[cfg(feature = "country")]
+            country: OnceCell::new(),
+        }
+    }
+
+    fn path(&self) -> &Readings<'r> {
+        self.path.get_or_init(|| Readings::of(self.request.uri().path().as_bytes()))
+    }
+
+    fn query(&self) -> Option<&[Cow<'r, [u8]>; 3]> {
+        let query = self.query.get_or_init(|| {
+            let query = self.request.uri().query()?.as_bytes();
+            if !query.iter().any(|byte| matches!(byte, b'%' | b'+')) {
+                return Some([Cow::Borrowed(query), Cow::Borrowed(query), Cow::Borrowed(query)]);
+            }
+            // the form of HTML: a plus is a space
+            let spaced: Vec<u8> = query.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+            let once = path::decode_all(&spaced);
+            let twice = path::decode_all(&once);
+            Some([Cow::Borrowed(query), Cow::Owned(once), Cow::Owned(twice)])
+        });
+        query.as_ref()
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        *self.client.get_or_init(|| crate::client_ip(self.request.extensions()))
+    }
+
+    /// RFC 9000 section 8.1: until the handshake is complete an address may be anybody's.
+    fn may_be_forged(&self) -> bool {
+        crate::conn_info(self.request.extensions())
+            .is_some_and(|info| info.transport == Transport::Quic && info.is_early())
+    }
+}
+
+/// A rule made ready.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) action: Action,
+    /// Matches by one reading instead of all.
+    denies: bool,
+    paths: Vec<Path>,
+    methods: Vec<Method>,
+    hosts: Vec<Box<str>>,
+    fields: Vec<(HeaderName, Field)>,
+    query: Option<Regex>,
+    clients: Option<Clients>,
+    #[cfg(feature = "country")]
+    countries: Option<(Countries, Vec<CountryCode>)>,
+}
+
+#[derive(Debug)]
+struct Clients {
+    inline: CidrSet,
+    sets: Vec<ClientSet>,
+}
+
+impl Clients {
+    fn contains(&self, client: IpAddr) -> bool {
+        self.inline.contains(client) || self.sets.iter().any(|set| set.contains(client))
+    }
+}
+
+#[derive(Debug)]
+enum Path {
+    /// What is written is read as paths are: the readings by place, each without its trailing slash.
+    Exact(Vec<Vec<u8>>),
+    Prefix {
+        readings: Vec<Vec<u8>>,
+        cover: Prefixes,
+    },
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+enum Field {
+    Present,
+    Absent,
+    Equals(Box<[u8]>),
+    Regex(Regex),
+}
+
+impl Compiled {
+    pub(super) fn new(number: usize, rule: &Rule, sets: &FilterSets) -> Result<Self, FilterError> {
+        let regex = |pattern: &str| regex(number, pattern);
+        let paths = rule.paths.iter().map(|path| Path::new(number, path)).collect::<Result<_, _>>()?;
+        let fields = rule
+            .fields
+            .iter()
+            .map(|(name, pattern)| {
+                let field = match pattern {
+                    FieldPattern::Present => Field::Present,
+                    FieldPattern::Absent => Field::Absent,
+                    FieldPattern::Equals(value) => Field::Equals(value.as_bytes().into()),
+                    FieldPattern::Regex(pattern) => Field::Regex(regex(pattern)?),
+                };
+                Ok((name.clone(), field))
+            })
+            .collect::<Result<_, FilterError>>()?;
+        let set = |name: &String| {
+            let set = sets.clients.get(name).cloned();
+            set.ok_or_else(|| FilterError::UnknownSet { rule: number, name: name.clone() })
+        };
+        let named = rule.client_sets.iter().map(set).collect::<Result<Vec<_>, _>>()?;
+        let by_client = !rule.clients.is_empty() || !named.is_empty();
+        let clients =
+            by_client.then(|| Clients { inline: rule.clients.iter().copied().collect(), sets: named });
+        #[cfg(not(feature = "country"))]
+        if !rule.countries.is_empty() {
+            return Err(FilterError::NoCountries { rule: number });
+        }
+        #[cfg(feature = "country")]
+        let countries = match (&sets.countries, rule.countries.is_empty()) {
+            (_, true) => None,
+            (Some(countries), false) => Some((countries.clone(), rule.countries.clone())),
+            (None, false) => return Err(FilterError::NoCountries { rule: number }),
+        };
+        Ok(Self {
+            action: rule.action,
+            denies: rule.action != Action::Allow,
+            paths,
+            methods: rule.methods.clone(),
+            hosts: rule.hosts.iter().map(|host| plain_host(host).into()).collect(),
+            fields,
+            query: rule.query.as_deref().map(regex).transpose()?,
+            clients,
+            #[cfg(feature = "country")]
+            countries,
+        })
+    }
+
+    /// Whether all conditions hold. The cheap ones are asked first.
+    pub(super) fn matches<B>(&self, facts: &Facts<'_, B>) -> bool {
+        (self.methods.is_empty() || self.methods.contains(facts.request.method()))
+            && (self.hosts.is_empty() || self.host(facts.request))
+            && (self.paths.is_empty() || self.path(facts.path()))
+            && self.clients.as_ref().is_none_or(|clients| self.client(facts, |ip| clients.contains(ip)))
+            && self.country(facts)
+            && self.fields.iter().all(|(name, field)| self.field(facts.request, name, field))
+            && self.query.as_ref().is_none_or(|regex| {
+                facts.query().is_some_and(|readings| self.of(readings.iter(), |text| regex.is_match(text)))
+            })
+    }
+
+    /// One of them, or all and at least one.
+    fn of<T>(&self, mut values: impl Iterator<Item = T>, holds: impl Fn(T) -> bool) -> bool {
+        if self.denies {
+            return values.any(holds);
+        }
+        let mut none = true;
+        values.all(|value| {
+            none = false;
+            holds(value)
+        }) && !none
+    }
+
+    fn path(&self, readings: &Readings<'_>) -> bool {
+        self.paths.iter().any(|path| match path {
+            Path::Exact(own) if self.denies => {
+                readings.any(|path| own.iter().any(|own| trimmed(path) == own))
+            }
+            Path::Exact(own) => readings.all(|place, path| trimmed(path) == own[place]),
+            Path::Prefix { readings: own, cover } if self.denies => {
+                cover.cover_readings(readings)
+                    || readings.any(|path| own.iter().any(|own| is_under(path, own)))
+            }
+            Path::Prefix { readings: own, .. } => readings.all(|place, path| is_under(path, &own[place])),
+            Path::Regex(regex) => {
+                let matches = |path: &[u8]| regex.is_match(path) || regex.is_match(trimmed(path));
+                if self.denies { readings.any(matches) } else { readings.every(matches) }
+            }
+        })
+    }
+
+    fn host<B>(&self, request: &Request<B>) -> bool {
+        let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        let fields = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
+        self.of(authority.into_iter().chain(fields), |host| {
+            let Ok(host) = std::str::from_utf8(host) else { return false };
+            self.hosts.iter().any(|own| is_host(host, own))
+        })
+    }
+
+    fn client<B>(&self, facts: &Facts<'_, B>, holds: impl Fn(IpAddr) -> bool) -> bool {
+        facts.client().is_some_and(holds) && (self.denies || !facts.may_be_forged())
+    }
+
+    #[cfg(feature = "country")]
+    fn country<B>(&self, facts: &Facts<'_, B>) -> bool {
+        self.countries.as_ref().is_none_or(|(database, wanted)| {
+            self.client(facts, |ip| {
+                let country = facts.country.get_or_init(|| database.country(ip));
+                country.is_some_and(|country| wanted.contains(&country))
+            })
+        })
+    }
+
+    #[cfg(not(feature = "country"))]
+    fn country<B>(&self, _: &Facts<'_, B>) -> bool {
+        true
+    }
+
+    fn field<B>(&self, request: &Request<B>, name: &HeaderName, field: &Field) -> bool {
+        let lines = request.headers().get_all(name).iter().map(HeaderValue::as_bytes);
+        match field {
+            Field::Present => request.headers().contains_key(name),
+            Field::Absent => !request.headers().contains_key(name),
+            Field::Equals(value) => self.of(lines, |line| line == &**value),
+            Field::Regex(regex) => self.of(lines, |line| regex.is_match(line)),
+        }
+    }
+}
+
+impl Path {
+    fn new(rule: usize, pattern: &PathPattern) -> Result<Self, FilterError> {
+        let readings = |text: &str| {
+            let text =
+                if text.starts_with('/') { Cow::Borrowed(text) } else { Cow::Owned(format!("/{text}")) };
+            let all = Readings::of(text.as_bytes()).into_list();
+            all.into_iter().map(|reading| trimmed(&reading).to_vec()).collect()
+        };
+        Ok(match pattern {
+            PathPattern::Exact(text) => Self::Exact(readings(text)),
+            PathPattern::Prefix(text) => {
+                let mut cover = Prefixes::default();
+                cover.insert(text);
+                Self::Prefix { readings: readings(text), cover }
+            }
+            PathPattern::Glob(text) if text.len() > MAX_PATTERN => {
+                return Err(FilterError::TooLong { rule });
+            }
+            PathPattern::Glob(text) => {
+                let glob = globset::GlobBuilder::new(text).literal_separator(true).build();
+                let wrong = |source| FilterError::Glob { rule, pattern: text.clone(), source };
+                Self::Regex(build(rule, glob.map_err(wrong)?.regex())?)
+            }
+            PathPattern::Regex(text) => Self::Regex(regex(rule, text)?),
+        })
+    }
+}
+
+fn regex(rule: usize, pattern: &str) -> Result<Regex, FilterError> {
+    if pattern.len() > MAX_PATTERN {
+        return Err(FilterError::TooLong { rule });
+    }
+    build(rule, pattern)
+}
+
+fn build(rule: usize, pattern: &str) -> Result<Regex, FilterError> {
+    let mut builder = RegexBuilder::new(pattern);
+    builder.unicode(false).size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED);
+    let wrong = |source| FilterError::Regex { rule, pattern: pattern.to_owned(), source: Box::new(source) };
+    builder.build().map_err(wrong)
+}
+
+/// Whether a path is this prefix, which has no trailing slash, or below it.
+fn is_under(path: &[u8], prefix: &[u8]) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+/// In lower case, without a last dot.
+fn plain_host(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Whether an authority is of this host, or below it.
+fn is_host(authority: &str, own: &str) -> bool {
+    // user information has no place in a request's target, and what is behind it is the host that servers see
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = match host.rfind(':') {
+        // within brackets it is a part of an IPv6 address
+        Some(at) if !host[at..].contains(']') => &host[..at],
+        _ => host,
+    };
+    let host = host.trim_end_matches('.');
+    match own.strip_prefix('*') {
+        Some(suffix) => {
+            host.len() > suffix.len()
+                && host.is_char_boundary(host.len() - suffix.len())
+                && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+        }
+        None => host.eq_ignore_ascii_case(own),
+    }
+}
+
+/// All rules made ready.
+pub(super) fn compile(rules: &[Rule], sets: &FilterSets) -> Result<Arc<[Compiled]>, FilterError> {
+    rules.iter().enumerate().map(|(at, rule)| Compiled::new(at + 1, rule, sets)).collect()
+}
