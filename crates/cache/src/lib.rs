@@ -66,7 +66,7 @@ pub use body::{CacheBody, CacheBodyError, CacheBodyInner};
 pub use layer::CacheLayer;
 pub use options::CacheOptions;
 pub use purge::{Purge, PurgeError};
-pub use request::BypassCache;
+pub use request::{Authorized, BypassCache};
 pub use rules::{Bypass, CacheRules, Heuristic, Query, SetCookie, StatusTtl};
 pub use service::{Cache, ResponseFuture};
 pub use stats::CacheStats;

@@ -59,6 +59,11 @@ pub(crate) enum Class {
 #[derive(Clone, Copy, Debug)]
 pub struct BypassCache;
 
+/// Among a request's extensions: it counts as one with `Authorization` (RFC 9111 section 3.5), which somebody in front may have checked and
+/// taken away.
+#[derive(Clone, Copy, Debug)]
+pub struct Authorized;
+
 pub(crate) fn classify<B: Body>(request: &Request<B>, core: &Core) -> Class {
     let method = request.method();
     if *method != Method::GET && *method != Method::HEAD {
@@ -120,7 +125,8 @@ fn key_of<B>(request: &Request<B>, core: &Core) -> Option<Buf> {
 /// Keeps what the response's `Vary` may ask for, while the request goes away.
 pub(crate) fn asked<B>(request: &Request<B>) -> Asked {
     let headers = request.headers();
-    Asked { fields: headers.clone(), authorized: headers.contains_key(AUTHORIZATION) }
+    let authorized = headers.contains_key(AUTHORIZATION) || request.extensions().get::<Authorized>().is_some();
+    Asked { fields: headers.clone(), authorized }
 }
 
 /// Makes a request for a part one for the whole.
