@@ -9,6 +9,7 @@
 mod support;
 
 mod acme;
+mod admission;
 mod answers;
 mod attempts;
 mod bodies;

@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Certs(CertsArgs),
     /// Says what a QUIC connection id tells: instance, worker, generation.
     Cid(CidArgs),
+    /// Hashes a password, the first line of standard input, for the file of users that `[basic_auth]` names.
+    HashPassword,
 }
 
 #[derive(Args, Debug)]

@@ -13,6 +13,7 @@ mod cli;
 mod configuration;
 mod demo;
 mod notify;
+mod password;
 mod plans;
 mod signals;
 #[cfg(unix)]
@@ -89,6 +90,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }),
         Some(Command::Certs(args)) => certs::make(&args),
         Some(Command::Cid(args)) => cid::explain(&args),
+        Some(Command::HashPassword) => password::hash(),
     }
 }
 

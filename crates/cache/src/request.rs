@@ -125,7 +125,8 @@ fn key_of<B>(request: &Request<B>, core: &Core) -> Option<Buf> {
 /// Keeps what the response's `Vary` may ask for, while the request goes away.
 pub(crate) fn asked<B>(request: &Request<B>) -> Asked {
     let headers = request.headers();
-    let authorized = headers.contains_key(AUTHORIZATION) || request.extensions().get::<Authorized>().is_some();
+    let authorized =
+        headers.contains_key(AUTHORIZATION) || request.extensions().get::<Authorized>().is_some();
     Asked { fields: headers.clone(), authorized }
 }
 

@@ -18,8 +18,8 @@ use std::{
 use portcullis_edge::{
     listener::{ListenAddr, UnixName},
     plan::{
-        AccessLogPlan, AcmePlan, AcmeStorage, CertificateSource, ClientAuthPlan, ListenOn, MaintenancePlan,
-        Plan, ResumptionPlan, RouteAction, Setting, TlsPlan,
+        AccessLogPlan, AcmePlan, AcmeStorage, CertificateSource, ChainPlan, ClientAuthPlan, JwtKeys,
+        ListenOn, MaintenancePlan, Plan, ResumptionPlan, RouteAction, Setting, TlsPlan,
     },
 };
 use toml::de::DeTable;
@@ -136,6 +136,25 @@ fn rebase_tls(tls: &mut TlsPlan, rebase: impl Fn(&mut PathBuf)) {
     }
 }
 
+fn rebase_chain(chain: &mut ChainPlan, rebase: impl Fn(&mut PathBuf)) {
+    if let Setting::Own(filter) = &mut chain.filter {
+        filter.countries.iter_mut().for_each(&rebase);
+        for name in filter.options.rules.iter_mut().flat_map(|rule| &mut rule.client_sets) {
+            let mut path = PathBuf::from(&*name);
+            rebase(&mut path);
+            *name = path.to_string_lossy().into_owned();
+        }
+    }
+    if let Setting::Own(basic_auth) = &mut chain.basic_auth {
+        rebase(&mut basic_auth.users);
+    }
+    if let Setting::Own(jwt) = &mut chain.jwt
+        && let JwtKeys::Secret(path) | JwtKeys::Pem(path) | JwtKeys::Set(path) = &mut jwt.keys
+    {
+        rebase(path);
+    }
+}
+
 fn rebase_acme(acme: &mut AcmePlan, rebase: impl Fn(&mut PathBuf)) {
     if let AcmeStorage::Directory(path) = &mut acme.storage {
         rebase(path);
@@ -204,5 +223,8 @@ fn rebase(plan: &mut Plan, directory: &Path) {
     }
     if let AccessLogPlan::File(path, _) = &mut plan.access_log {
         rebase(path);
+    }
+    for chain in plan.routes.iter_mut().map(|route| &mut route.chain).chain([&mut plan.chain]) {
+        rebase_chain(chain, rebase);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
     let mut plan = Plan::default();
     process::read(&mut root, &mut plan);
     let options = process::options(&mut root);
-    chain::read(&mut root, &mut plan);
+    let asked = chain::read(&mut root, &mut plan);
     plan.connect = connect::read(&mut root, &plan);
 
     quic::read(&mut root, &mut plan);
@@ -47,7 +47,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
 
     let sink = root.sink();
     check::listeners(sink, lines, &listeners, &certificates, acme.is_some(), plan.admin.as_ref());
-    check::routes(sink, lines, &routes, &clusters);
+    check::routes(sink, lines, &routes, &asked, &clusters);
     if routes.is_empty() && plan.connect.is_none() && listeners.iter().any(|listener| !listener.is_redirect())
     {
         let wrong = Wrong::new("the file has no `[[route]]`: every request is answered 404");

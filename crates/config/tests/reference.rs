@@ -63,7 +63,19 @@ max = 10
 [rate_limit]
 requests = 100
 [filter]
-deny = ["/.git"]
+[[filter.rule]]
+action = "deny"
+[cors]
+origins = ["https://a.test"]
+[csrf]
+[basic_auth]
+users = "users.txt"
+[jwt]
+algorithms = ["RS256"]
+public_keys = "keys.pem"
+[forward_auth]
+cluster = "app"
+path = "/verify"
 [cache]
 "#;
 
@@ -154,6 +166,7 @@ fn the_reference_names_every_key_and_no_other() {
         match *section {
             "[listener.tls]" => told.push("host"),
             "[acme]" => told.push("on_demand"),
+            "[filter]" => told.push("rule"),
             "[[cluster]]" => told.extend(["health", "file", "dns"]),
             _ => {}
         }
@@ -185,6 +198,9 @@ fn the_full_example_shows_every_key() {
                 (part.as_str(), format!("# {key}"))
             }
             "[cache]" if ["query", "query_only"].contains(&key) => (part.as_str(), format!("# {key}")),
+            "[jwt]" if ["secret", "public_keys", "key_set"].contains(&key) => {
+                (part.as_str(), format!("# {key}"))
+            }
             "[acme.on_demand]" => (FULL.split_once("\n# [acme.on_demand]").unwrap().1, format!("# {key}")),
             _ => (part.as_str(), key.to_owned()),
         };

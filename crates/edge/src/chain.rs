@@ -1,14 +1,17 @@
 //! What the requests of a route pass: the layers of a chain, and their part of THE order.
 //!
 //! ```text
-//! request  ->  (the route's changes to responses) -> security fields -> rate limit -> filter -> maintenance -> body limit -> deadline
-//!              -> compression -> cache -> request decompression -> concurrency -> layers of the program -> what the route does
+//! request  ->  (the route's changes to responses) -> security fields -> rate limit -> filter -> maintenance -> CORS -> CSRF
+//!              -> passwords, tokens, a service that is asked -> body limit -> deadline -> compression -> cache -> request decompression
+//!              -> concurrency -> layers of the program -> what the route does
 //! response <-  the same way back
 //! ```
 //!
 //! Why so: security fields stand outside of what may answer by itself, so that a 429, a 404 and a cached response carry them too. The rate limit
-//! comes before work that costs, the filter before the cache (a denied path is never looked up), the cache before the program's own layers
-//! and the upstream. Maintenance closes a site to those who may come in at all. A body that is too long is refused before anything is done with it, and counted as it comes, before
+//! comes before work that costs, passwords above all; the filter before the cache (a denied path is never looked up). Preflights of CORS carry no credentials and are
+//! answered before anybody asks for some, and a 401 tells the page that it may read it. Who may pass is settled before the cache answers, and what was authenticated
+//! counts there as `Authorization` does (RFC 9111 section 3.5).
+//! The cache comes before the program's own layers and the upstream. Maintenance closes a site to those who may come in at all, before they are asked who they are. A body that is too long is refused before anything is done with it, and counted as it comes, before
 //! it is decompressed. A deadline is for all that is behind it. Compression is outside of the cache, which so keeps one copy for all. A place is needed only for
 //! what the cache has no answer to: what is stored is answered under overload too, as is `/health`, which is outside of every chain. What a route
 //! changes in responses it changes in all of them, and has the last word.
@@ -34,8 +37,11 @@ use tower_service::Service;
 
 use crate::{
     Body, EdgeError,
+    admission::{self, Admission},
     explain::Step,
+    forward::ToCluster,
     live::Live,
+    parts::Parts,
     plan::{ChainPlan, Plan, RoutePlan, Setting},
     service::EdgeService,
     shaping::{self, Shaping},
@@ -47,6 +53,7 @@ pub(crate) struct Chain {
     pub(crate) security_headers: Option<SecurityHeadersLayer>,
     pub(crate) rate_limit: Option<RateLimitLayer>,
     pub(crate) filter: Option<FilterLayer>,
+    pub(crate) admission: Admission,
     pub(crate) cache: Option<CacheLayer>,
     /// Those that few have.
     pub(crate) shaping: Shaping,
@@ -64,12 +71,13 @@ impl Chains {
     /// `cache`: the store, if there is one.
     pub(crate) fn build(
         plan: &Plan,
+        parts: &Parts,
         cache: Option<&CacheLayer>,
         before: Option<&Live>,
     ) -> Result<Self, EdgeError> {
         let known = before.map(|before| (&before.plan.chain, &*before.chains.default));
         let edge = Chain { cache: cache.cloned(), ..Chain::default() };
-        let mut default = Chain::build(&plan.chain, &edge, known)?;
+        let mut default = Chain::build(&plan.chain, parts, &edge, known)?;
         default.cache = cache_layer(&plan.chain.cache, &edge.cache, cache, None);
         let default = Arc::new(default);
         let routes = plan.routes.iter().map(|route| {
@@ -84,7 +92,7 @@ impl Chains {
                 let number = before.plan.routes.iter().position(|old| old.matches == route.matches)?;
                 Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
             });
-            let mut chain = Chain::build(&route.chain, &default, known)?;
+            let mut chain = Chain::build(&route.chain, parts, &default, known)?;
             chain.shaping.response_fields = (!edits.is_empty()).then(|| Arc::new(edits.clone()));
             chain.cache = match &route.chain.cache {
                 Setting::Inherit if is_for_some(route) => None,
@@ -146,6 +154,7 @@ impl Chain {
     /// Without the cache. `default` is what a layer is that the plan has nothing to say about; `before` the chain in this place until now, with its plan.
     fn build(
         plan: &ChainPlan,
+        parts: &Parts,
         default: &Self,
         before: Option<(&ChainPlan, &Self)>,
     ) -> Result<Self, EdgeError> {
@@ -161,24 +170,31 @@ impl Chain {
                 before.map(|(plan, chain)| (&plan.rate_limit, &chain.rate_limit)),
                 |options| Some(RateLimitLayer::new(options)),
             ),
-            filter: layer(&plan.filter, &default.filter, None, |rules| {
-                (!rules.is_empty()).then(|| FilterLayer::new(rules.clone()))
+            filter: layer(&plan.filter, &default.filter, None, |own| {
+                (!own.options.is_empty()).then(|| parts.filter(own))
             }),
+            admission: admission(plan, parts, &default.admission),
             cache: None,
         })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { security_headers, rate_limit, filter, cache, shaping } = self;
+        let Self { security_headers, rate_limit, filter, admission, cache, shaping } = self;
         security_headers.is_none()
             && rate_limit.is_none()
             && filter.is_none()
+            && admission.is_empty()
             && cache.is_none()
             && shaping.is_empty()
     }
 
-    /// Puts the layers around a service, in their order.
-    pub(crate) fn around<S>(&self, inside: S) -> EdgeService
+    /// The same, but anybody may pass.
+    pub(crate) fn without_admission(&self) -> Self {
+        Self { admission: Admission::default(), ..self.clone() }
+    }
+
+    /// Puts the layers around a service, in their order. `clusters` are those of the worker.
+    pub(crate) fn around<S>(&self, inside: S, clusters: impl Fn(&str) -> Option<ToCluster>) -> EdgeService
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + Clone
@@ -193,15 +209,30 @@ impl Chain {
             .layer(option_layer(self.security_headers.clone()))
             .layer(option_layer(self.rate_limit.clone()))
             .layer(option_layer(self.filter.clone()));
-        if self.shaping.is_empty() {
+        // one stack, where nothing stands in between
+        if self.shaping.is_empty() && self.admission.is_empty() {
             return EdgeService::new(outer.layer(option_layer(cache)).service(inside));
         }
         let mut service = self.shaping.inside_cache(EdgeService::new(inside));
         if let Some(cache) = cache {
             service = EdgeService::new(ServiceBuilder::new().layer(cache).service(service));
         }
-        let service = self.shaping.outside_cache(service);
+        let service = self.shaping.behind_admission(service);
+        let service = self.admission.around(service, clusters);
+        let service = self.shaping.before_admission(service);
         self.shaping.outermost(EdgeService::new(outer.service(service)))
+    }
+}
+
+fn admission(plan: &ChainPlan, parts: &Parts, default: &Admission) -> Admission {
+    Admission {
+        cors: layer(&plan.cors, &default.cors, None, |own| Some(admission::cors(own))),
+        csrf: layer(&plan.csrf, &default.csrf, None, |own| {
+            Some(admission::csrf(own).expect("the plan was checked before anything was made of it"))
+        }),
+        basic_auth: layer(&plan.basic_auth, &default.basic_auth, None, |own| Some(parts.basic_auth(own))),
+        jwt: layer(&plan.jwt, &default.jwt, None, |own| Some(parts.jwt(own))),
+        forward_auth: layer(&plan.forward_auth, &default.forward_auth, None, |own| Some(own.clone())),
     }
 }
 
@@ -227,11 +258,16 @@ pub(crate) fn steps(plan: &Plan, route: &ChainPlan) -> Vec<Step> {
     let outer = [
         Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
         Step::of("rate limit", &edge.rate_limit, &route.rate_limit, rate_limit),
-        Step::of("filter", &edge.filter, &route.filter, |_| "404 for denied paths".to_owned()),
+        Step::of("filter", &edge.filter, &route.filter, |own| {
+            let (paths, rules) = (own.options.deny.len(), own.options.rules.len());
+            format!("{paths} hidden paths, {rules} rules")
+        }),
     ];
     let cache = Step::of("cache", &cache, &route.cache, cache_in_words);
     outer
         .into_iter()
+        .chain([shaping::step_before_admission(edge, route)])
+        .chain(admission::steps(edge, route))
         .chain(shaping::steps_outside_cache(edge, route))
         .chain([cache])
         .chain(shaping::steps_inside_cache(edge, route))

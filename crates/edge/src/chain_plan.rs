@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use portcullis_cache::CacheRules;
 use portcullis_middleware::{
     compression::CompressionOptions, concurrency::ConcurrencyOptions, deadline::DeadlineOptions,
-    filter::FilterRules, maintenance::Maintenance, rate_limit::RateLimitOptions,
+    maintenance::Maintenance, rate_limit::RateLimitOptions,
     request_decompression::RequestDecompressionOptions, security_headers::SecurityHeaders,
 };
+
+use crate::admission_plan::{BasicAuthPlan, CorsPlan, CsrfPlan, FilterPlan, ForwardAuthPlan, JwtPlan};
 
 /// A chain of layers: of the edge where it stands in [`crate::plan::Plan::chain`], of one route in [`crate::plan::RoutePlan::chain`]. Their order
 /// is the edge's, see `portcullis explain`.
@@ -18,8 +20,18 @@ pub struct ChainPlan {
     pub security_headers: Setting<SecurityHeaders>,
     /// How many requests are let through.
     pub rate_limit: Setting<RateLimitOptions>,
-    /// Paths that are answered 404.
-    pub filter: Setting<FilterRules>,
+    /// Ordered rules: which requests go on.
+    pub filter: Setting<FilterPlan>,
+    /// What pages of other origins may do.
+    pub cors: Setting<CorsPlan>,
+    /// Whether requests that pages of other sites had sent are kept out.
+    pub csrf: Setting<CsrfPlan>,
+    /// Names and passwords. Where a chain has several ways to authenticate, a request has to pass each.
+    pub basic_auth: Setting<BasicAuthPlan>,
+    /// Signed tokens.
+    pub jwt: Setting<JwtPlan>,
+    /// A service that says who may pass.
+    pub forward_auth: Setting<ForwardAuthPlan>,
     /// How responses are put into [`crate::plan::Plan::cache`] and taken from it, where there is one. For the edge itself nothing said is the rules' defaults. What is stored goes on over a
     /// reload that changes rules. Routes that match by a request's fields, its client or its protocol have a part in it only by rules of their own, and then in a partition of their own.
     pub cache: Setting<CacheRules>,

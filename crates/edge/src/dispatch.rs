@@ -14,6 +14,7 @@ use tower_service::Service;
 use crate::{
     Body,
     act::{Act, ActFuture, Actor, Insecure, Targets},
+    forward::ToCluster,
     service::{EdgeFuture, EdgeService},
 };
 
@@ -23,6 +24,8 @@ pub(crate) struct Routes {
     pub(crate) targets: Arc<Targets>,
     /// By the numbers of the routes. `None` where nothing stands between the edge and what the route does.
     pub(crate) chains: Vec<Option<EdgeService>>,
+    /// The cluster that the edge's own chain asks who may pass.
+    pub(crate) asked: Option<ToCluster>,
 }
 
 /// Looks up the route and hands the request to its chain.
@@ -32,13 +35,15 @@ pub(crate) struct Dispatch {
     pub(crate) insecure: Insecure,
     /// The edge's own chain, for what has no route.
     pub(crate) unrouted: EdgeService,
+    /// The same without asking who it is, for what is redirected for want of TLS: a password would be told in the clear.
+    pub(crate) redirecting: EdgeService,
 }
 
 impl Dispatch {
     /// The number of the route that is to deal with this request.
     fn choose(&self, request: &Request<Body>) -> Option<usize> {
         let targets = &self.routes.targets;
-        if self.insecure.redirects(request).is_some() || targets.is_tunnel(request) {
+        if targets.is_tunnel(request) {
             return None;
         }
         match targets.look_up(request) {
@@ -58,6 +63,9 @@ impl Service<Request<Body>> for Dispatch {
     }
 
     fn call(&mut self, request: Request<Body>) -> DispatchFuture {
+        if self.insecure.redirects(&request).is_some() {
+            return DispatchFuture::Chain { future: self.redirecting.call(request) };
+        }
         let Some(number) = self.choose(&request) else {
             return DispatchFuture::Chain { future: self.unrouted.call(request) };
         };

@@ -425,6 +425,7 @@ impl Plan {
         }
         clusters::check(self)?;
         crate::routes::check(self)?;
+        crate::parts::check(self)?;
         bind_plan(self, &[]).check().map_err(EdgeError::Listeners)
     }
 

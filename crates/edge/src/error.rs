@@ -71,6 +71,14 @@ pub enum EdgeError {
     /// The access log could not be opened.
     #[error("could not open the access log")]
     AccessLog(#[source] portcullis_telemetry::access_log::WriterError),
+    /// A file that a chain needs could not be used.
+    #[error("could not use {}", path.display())]
+    File {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: crate::BoxError,
+    },
     /// Two metrics have one name: a defect of this crate.
     #[error("could not register the metrics")]
     Metrics(#[source] portcullis_telemetry::metrics::MetricError),
@@ -117,6 +125,23 @@ pub enum PlanFault {
     /// A route to a cluster that is not there.
     #[error("a route names cluster `{0}`, which is not defined")]
     UnknownCluster(String),
+    /// The rules of a filter can't be.
+    #[error("the rules of a filter are wrong")]
+    Filter(#[source] portcullis_middleware::filter::FilterError),
+    /// What is asked of tokens can't be.
+    #[error("the options for tokens are wrong")]
+    Jwt(#[source] portcullis_middleware::jwt::JwtError),
+    /// Pages of any origin with the user's cookies.
+    #[error("CORS for any origin does not go with credentials: every page could act as the user")]
+    CorsForAll,
+    /// No origin.
+    #[error("`{origin}` is no origin")]
+    CsrfOrigin {
+        /// What is given.
+        origin: String,
+        /// What is wrong with it.
+        source: Box<tower_http::csrf::ConfigError>,
+    },
     /// Two clusters of one name.
     #[error("cluster `{0}` is defined twice")]
     DuplicateCluster(String),

@@ -15,6 +15,7 @@ use crate::{
     clusters::ClusterPart,
     dispatch::Routes,
     edge::Shared,
+    followed,
     live::Live,
     reload::Swap,
     routes::{self, Clients},
@@ -32,6 +33,8 @@ pub(crate) struct Hands {
     watches: bool,
     watched: HashMap<String, Watched>,
     watching: JoinSet<()>,
+    /// What follows the files and keys of chains. Ends when this is dropped.
+    following: JoinSet<()>,
 }
 
 struct Listener {
@@ -59,10 +62,12 @@ impl Hands {
         let live = shared.live.load_full();
         let mut clients = Clients::default();
         let routes = Arc::new(routes::table(shared, &live, &mut clients)?);
-        let (watched, watching) = Default::default();
+        let (watched, watching, following) = Default::default();
         let shared = Arc::clone(shared);
-        let mut hands = Self { shared, clients, routes, slots: Vec::new(), watches, watched, watching };
+        let slots = Vec::new();
+        let mut hands = Self { shared, clients, routes, slots, watches, watched, watching, following };
         hands.watch(&live)?;
+        hands.follow_parts(&live);
         Ok(hands)
     }
 
@@ -114,10 +119,28 @@ impl Hands {
     fn swap(&mut self, live: &Arc<Live>) -> Result<(), PlanFault> {
         self.watch(live)?;
         self.routes = Arc::new(routes::table(&self.shared, live, &mut self.clients)?);
+        self.follow_parts(live);
         for Listener { at, port, slot } in &self.slots {
             slot.store(Arc::new(service(&self.shared, live, *at, &self.routes, *port)));
         }
         Ok(())
+    }
+
+    /// Follows the files of chains, and fetches their keys.
+    fn follow_parts(&mut self, live: &Live) {
+        if !self.watches {
+            return;
+        }
+        self.following = JoinSet::new();
+        let files = live.parts.files();
+        if !files.is_empty() {
+            self.following.spawn(followed::follow(files.to_vec(), live.plan.certificate_reload.clone()));
+        }
+        for fetched in live.parts.fetched() {
+            if let Some(client) = fetched.cluster().and_then(|name| self.clients.get(name)) {
+                self.following.spawn(Arc::clone(fetched).follow(client));
+            }
+        }
     }
 
     /// Watches over the clusters that there are, and no longer over others.

@@ -10,6 +10,7 @@ use crate::{
     access_log::LogSink,
     chain::Chains,
     clusters::{self, ClusterPart},
+    parts::Parts,
     plan::Plan,
     routes,
     tunnel_to::{self, ToTarget},
@@ -30,6 +31,8 @@ pub(crate) struct Live {
     /// The store that chains share.
     pub(crate) cache: Option<CacheLayer>,
     pub(crate) chains: Chains,
+    /// What chains share among them.
+    pub(crate) parts: Parts,
 }
 
 impl Live {
@@ -52,11 +55,13 @@ impl Live {
             Some(before) => before.cache.clone(),
             None => plan.cache.clone().map(CacheLayer::new),
         };
+        let parts = Parts::build(&plan, before.map(|before| &before.parts))?;
         Ok(Self {
             clusters: clusters::build(&plan, before)?,
             router: routes::router(&plan)?,
             mirrors: routes::mirrors(&plan, before),
-            chains: Chains::build(&plan, cache.as_ref(), before)?,
+            chains: Chains::build(&plan, &parts, cache.as_ref(), before)?,
+            parts,
             trust,
             connect,
             log_sink,

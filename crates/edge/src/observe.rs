@@ -422,6 +422,12 @@ impl Telemetry {
         )?;
         let live = Arc::clone(&shared.live);
         self.metrics.register_counter_fn(
+            "portcullis_filtered_total",
+            "Requests that filters denied",
+            move || live.load().parts.denied(),
+        )?;
+        let live = Arc::clone(&shared.live);
+        self.metrics.register_counter_fn(
             "portcullis_access_log_dropped_total",
             "Access log lines dropped because their writer was too slow",
             move || live.load().log_sink.as_ref().map_or(0, |log| log.writer().dropped()),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request  ->  request id -> client address -> metrics -> access log -> field count -> Alt-Svc -> misdirected -> ACME challenge
-//!              -> health -> paths -> early data -> route -> its chain (chain.rs) -> what the route does: forward, redirect, answer
+//!              -> health -> paths -> early data -> identity fields -> route -> its chain (chain.rs) -> what the route does: forward, redirect, answer
 //! response <-  the same way back
 //! ```
 //!
@@ -13,7 +13,9 @@
 //! redirect could keep it out. Paths are brought into their one form before anything decides by
 //! them, and stay as received in the log. What may be a replay is held before
 //! it counts anywhere, and is not held longer than a handshake. Then the route is looked up, since what stands in a request's way from there on may be
-//! the route's own; what has no route, and a CONNECT, passes the edge's.
+//! the route's own; what has no route, and a CONNECT, passes the edge's. Fields
+//! by which a chain tells the services behind who the user is are taken away before any route is looked up, so that nobody can set them on a route
+//! without that chain, nor be routed by them.
 
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ use portcullis_middleware::{
     early_data::EarlyDataLayer,
     header_limits::HeaderLimitsLayer,
     health::HealthLayer,
+    identity::IdentityFields,
     metrics::{self, RequestMetricsLayer},
     misdirected::MisdirectedLayer,
     request_id::RequestIdLayer,
@@ -66,6 +69,8 @@ pub(crate) struct Order {
     pub(crate) misdirected: Option<MisdirectedLayer>,
     pub(crate) acme: Option<Http01Layer>,
     pub(crate) health: Option<HealthLayer>,
+    /// Fields that clients can't set.
+    pub(crate) identity: Option<Arc<IdentityFields>>,
 }
 
 impl Order {
@@ -80,6 +85,12 @@ impl Order {
     {
         let client = self.trust.clone().map(|trust| {
             MapRequestLayer::new(move |request: Request<Body>| with_client_address(request, &trust))
+        });
+        let identity = self.identity.clone().map(|fields| {
+            MapRequestLayer::new(move |mut request: Request<Body>| {
+                fields.strip(request.headers_mut());
+                request
+            })
         });
         // layers that wrap the response's body get a `Body` around what they make of it
         let metrics =
@@ -99,6 +110,7 @@ impl Order {
             .layer(option_layer(self.health.clone()))
             .layer(option_layer(self.paths))
             .layer(option_layer(self.early_data.clone()))
+            .layer(option_layer(identity))
             .service(routes);
         EdgeService::new(service)
     }

@@ -19,6 +19,9 @@ use portcullis_tls::{CertStore, ReloadOptions};
 pub use portcullis_tls::CertSource as CertificateSource;
 
 pub use crate::acme_plan::{AcmePlan, AcmeStorage, DnsHookPlan, ExternalAccountPlan, OnDemandPlan};
+pub use crate::admission_plan::{
+    BasicAuthPlan, CorsOrigins, CorsPlan, CsrfPlan, FilterPlan, ForwardAuthPlan, JwtKeys, JwtPlan,
+};
 pub use crate::chain_plan::{ChainPlan, MaintenancePlan, Setting};
 pub use crate::cluster_plan::{
     ClusterPlan, DiscoveryPlan, EndpointPlan, ProxyHeader, StickyPlan, UpstreamRoots, UpstreamTlsPlan,
@@ -40,7 +43,7 @@ pub struct Plan {
     pub listeners: Vec<ListenerPlan>,
     /// Where certificates come from. At least one if a listener speaks TLS and there is no [`Plan::cert_store`] and no [`Plan::acme`].
     pub certificates: Vec<CertificateSource>,
-    /// How the files of certificates, ticket keys and revocation lists are followed.
+    /// How files are followed: of certificates, ticket keys and revocation lists, and those that chains name.
     pub certificate_reload: ReloadOptions,
     /// A store that the program fills by itself, in place of [`Plan::certificates`].
     pub cert_store: Option<Arc<CertStore>>,

@@ -297,6 +297,11 @@ fn changed(before: &Plan, plan: &Plan) -> Vec<String> {
         ("security_headers", before.chain.security_headers != plan.chain.security_headers),
         ("rate_limit", before.chain.rate_limit != plan.chain.rate_limit),
         ("filter", before.chain.filter != plan.chain.filter),
+        ("cors", before.chain.cors != plan.chain.cors),
+        ("csrf", before.chain.csrf != plan.chain.csrf),
+        ("basic_auth", before.chain.basic_auth != plan.chain.basic_auth),
+        ("jwt", before.chain.jwt != plan.chain.jwt),
+        ("forward_auth", before.chain.forward_auth != plan.chain.forward_auth),
         ("cache", before.cache != plan.cache || before.chain.cache != plan.chain.cache),
     ];
     let mut changed: Vec<String> =

@@ -132,6 +132,10 @@ struct ClusterClient {
 }
 
 impl Clients {
+    pub(crate) fn get(&self, name: &str) -> Option<ToCluster> {
+        self.0.get(name).map(|client| client.forward.clone())
+    }
+
     /// Keeps those whose clusters go on, makes those that are new, and lets go of the rest: idle connections are closed, and what is
     /// under way has what it needs until it ends. Upkeep runs on the runtime this is called on.
     fn follow(&mut self, shared: &Shared, live: &Live) {
@@ -205,17 +209,22 @@ pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Resu
         connect: live.connect.clone(),
         errors: Arc::new(live.plan.errors.clone()),
     });
+    let by_name = |name: &str| worker.clusters.get(name).cloned();
     let chains = live.chains.routes.iter().enumerate();
     let chains = chains.map(|(number, chain)| {
         let actor = |act| Actor { targets: Arc::clone(&targets), act };
         // layers of the program may change what is asked for
         match (&*shared.layers, chain.is_empty()) {
             ([], true) => None,
-            ([], false) => Some(chain.around(actor(Act::Route(number)))),
-            (layers, _) => Some(chain.around(with_layers(layers, actor(Act::LookUp(Insecure::Route))))),
+            ([], false) => Some(chain.around(actor(Act::Route(number)), by_name)),
+            (layers, _) => {
+                Some(chain.around(with_layers(layers, actor(Act::LookUp(Insecure::Route))), by_name))
+            }
         }
     });
-    Ok(Routes { chains: chains.collect(), targets })
+    let chains = chains.collect();
+    let asked = live.chains.default.admission.forward_auth.as_ref().and_then(|plan| by_name(&plan.cluster));
+    Ok(Routes { chains, targets, asked })
 }
 
 /// The program's own layers around a service. The first one given is the outermost, as in tower's `ServiceBuilder`.

@@ -103,8 +103,8 @@ impl Shaping {
         service
     }
 
-    /// What stands between the filter and the cache.
-    pub(crate) fn outside_cache(&self, mut service: EdgeService) -> EdgeService {
+    /// What stands between who may pass and the cache.
+    pub(crate) fn behind_admission(&self, mut service: EdgeService) -> EdgeService {
         if let Some(layer) = &self.compression {
             let layers =
                 ServiceBuilder::new().layer(MapResponseBodyLayer::new(compressed)).layer(layer.clone());
@@ -118,10 +118,15 @@ impl Shaping {
             let layers = ServiceBuilder::new().layer(layer).layer(MapRequestBodyLayer::new(limited));
             service = EdgeService::new(layers.service(service));
         }
-        if let Some(layer) = &self.maintenance {
-            service = EdgeService::new(ServiceBuilder::new().layer(layer.clone()).service(service));
-        }
         service
+    }
+
+    /// What stands between the filter and who may pass.
+    pub(crate) fn before_admission(&self, service: EdgeService) -> EdgeService {
+        match &self.maintenance {
+            Some(layer) => EdgeService::new(ServiceBuilder::new().layer(layer.clone()).service(service)),
+            None => service,
+        }
     }
 
     /// What stands outside of everything in the chain.
@@ -217,14 +222,18 @@ fn maintenance(plan: &MaintenancePlan) -> Result<MaintenanceLayer, EdgeError> {
     Ok(MaintenanceLayer::new(maintenance))
 }
 
-type Steps = [Option<Step>; 4];
+type Steps = [Option<Step>; 3];
 
 /// In words, what stands between the filter and the cache.
+pub(crate) fn step_before_admission(edge: &ChainPlan, route: &ChainPlan) -> Option<Step> {
+    Step::of("maintenance", &edge.maintenance, &route.maintenance, |plan| {
+        format!("{} for all but those who are let in", plan.maintenance.status.as_u16())
+    })
+}
+
+/// The same for what stands behind it, outside of the cache.
 pub(crate) fn steps_outside_cache(edge: &ChainPlan, route: &ChainPlan) -> Steps {
     [
-        Step::of("maintenance", &edge.maintenance, &route.maintenance, |plan| {
-            format!("{} for all but those who are let in", plan.maintenance.status.as_u16())
-        }),
         Step::of("body limit", &edge.body_limit, &route.body_limit, |limit| {
             format!("413 past {limit} bytes")
         }),

@@ -32,6 +32,7 @@ use crate::{
     EdgeError,
     act::{Act, Actor, Insecure},
     certs::Tls,
+    chain::Chain,
     dispatch::{Dispatch, Routes},
     edge::{Shared, TIDY_EVERY},
     hands::Hands,
@@ -421,10 +422,16 @@ pub(crate) fn service(
         misdirected: misdirected(shared, at),
         acme: shared.tls.acme.as_ref().map(Acme::http01),
         health,
+        identity: live.parts.identity.clone(),
     };
-    let unrouted = Actor { targets: Arc::clone(&routes.targets), act: Act::LookUp(insecure) };
-    let unrouted = live.chains.default.around(with_layers(&shared.layers, unrouted));
-    order.around(Dispatch { routes: Arc::clone(routes), insecure, unrouted })
+    let unrouted = |chain: &Chain| {
+        let actor = Actor { targets: Arc::clone(&routes.targets), act: Act::LookUp(insecure) };
+        chain.around(with_layers(&shared.layers, actor), |_| routes.asked.clone())
+    };
+    let chain = &*live.chains.default;
+    let redirecting = unrouted(&chain.without_admission());
+    let unrouted = unrouted(chain);
+    order.around(Dispatch { routes: Arc::clone(routes), insecure, unrouted, redirecting })
 }
 
 fn serve_admin(

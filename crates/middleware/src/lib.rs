@@ -48,6 +48,8 @@ use portcullis_conn::ConnInfo;
 
 pub mod access_log;
 pub mod alt_svc;
+#[cfg(feature = "basic-auth")]
+pub mod basic_auth;
 pub mod body_limit;
 #[cfg(any(feature = "compression", feature = "files"))]
 pub mod coding;
@@ -55,8 +57,6 @@ pub mod coding;
 pub mod compression;
 pub mod concurrency;
 pub mod deadline;
-#[cfg(feature = "basic-auth")]
-pub mod basic_auth;
 pub mod early;
 pub mod early_data;
 #[cfg(feature = "files")]
@@ -65,10 +65,10 @@ pub mod filter;
 pub mod forward_auth;
 pub mod header_limits;
 pub mod health;
-pub mod maintenance;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;
+pub mod maintenance;
 pub mod metrics;
 pub mod misdirected;
 pub mod rate_limit;

@@ -1,6 +1,8 @@
-//! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, `[cache]` and those of `shaping`, at the top level for all routes and in
-//! a `[[route]]` for its own.
+//! What requests pass on their way: `[security_headers]`, `[rate_limit]`, `[filter]`, who may pass, `[cache]` and those of `shaping`, at the top level for all
+//! routes and in a `[[route]]` for its own.
 
+mod admission;
+mod filter;
 pub(super) mod shaping;
 
 mod cache;
@@ -10,7 +12,6 @@ use std::num::NonZeroU32;
 use http::HeaderValue;
 use portcullis_edge::{
     middleware::{
-        filter::FilterRules,
         rate_limit::{RateLimitOptions, RateRule},
         security_headers::{FrameOptions, SecurityHeaders},
     },
@@ -18,26 +19,28 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
+use self::admission::Named;
 use super::route::header_name;
 use crate::{
-    net::path,
     reader::{Read, Table, Wrong},
     values::{boolean, choice, duration, integer, ms, secs, text, whole_seconds},
 };
 
-/// The edge's.
-pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
-    plan.chain = common(root, &EDGE);
+/// The edge's. Gives the clusters that it names.
+pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) -> Named {
+    let mut named = Named::new();
+    plan.chain = common(root, &EDGE, &mut named);
     plan.request_id = root.table("request_id", "`[request_id]`").map(shaping::request_id);
     if let Some((options, rules)) = root.table("cache", "`[cache]`").map(cache::read) {
         plan.cache = Some(options);
         plan.chain.cache = Setting::Own(rules);
     }
+    named
 }
 
-/// A route's own.
-pub(crate) fn of_route(route: &mut Table<'_, '_>) -> ChainPlan {
-    let mut chain = common(route, &ROUTE);
+/// A route's own. The clusters that it names come to `named`.
+pub(crate) fn of_route(route: &mut Table<'_, '_>, named: &mut Named) -> ChainPlan {
+    let mut chain = common(route, &ROUTE, named);
     chain.cache = route.setting("cache", "`[route.cache]`", |table| Some(cache::of_route(table)));
     chain
 }
@@ -47,6 +50,12 @@ struct Names {
     security_headers: &'static str,
     rate_limit: &'static str,
     filter: &'static str,
+    filter_rule: &'static str,
+    cors: &'static str,
+    csrf: &'static str,
+    basic_auth: &'static str,
+    jwt: &'static str,
+    forward_auth: &'static str,
     shaping: shaping::Names,
 }
 
@@ -54,6 +63,12 @@ const EDGE: Names = Names {
     security_headers: "`[security_headers]`",
     rate_limit: "`[rate_limit]`",
     filter: "`[filter]`",
+    filter_rule: "`[[filter.rule]]`",
+    cors: "`[cors]`",
+    csrf: "`[csrf]`",
+    basic_auth: "`[basic_auth]`",
+    jwt: "`[jwt]`",
+    forward_auth: "`[forward_auth]`",
     shaping: shaping::EDGE,
 };
 
@@ -61,27 +76,30 @@ const ROUTE: Names = Names {
     security_headers: "`[route.security_headers]`",
     rate_limit: "`[route.rate_limit]`",
     filter: "`[route.filter]`",
+    filter_rule: "`[[route.filter.rule]]`",
+    cors: "`[route.cors]`",
+    csrf: "`[route.csrf]`",
+    basic_auth: "`[route.basic_auth]`",
+    jwt: "`[route.jwt]`",
+    forward_auth: "`[route.forward_auth]`",
     shaping: shaping::ROUTE,
 };
 
 /// What reads alike in both places.
-fn common(table: &mut Table<'_, '_>, names: &Names) -> ChainPlan {
+fn common(table: &mut Table<'_, '_>, names: &Names, named: &mut Named) -> ChainPlan {
     let mut chain = ChainPlan::default();
     chain.security_headers =
         table.setting("security_headers", names.security_headers, |table| Some(security_headers(table)));
     chain.rate_limit = table.setting("rate_limit", names.rate_limit, rate_limit);
-    chain.filter = table.setting("filter", names.filter, filter);
+    chain.filter = table.setting("filter", names.filter, |table| filter::read(table, names.filter_rule));
+    chain.cors = table.setting("cors", names.cors, admission::cors);
+    chain.csrf = table.setting("csrf", names.csrf, admission::csrf);
+    chain.basic_auth = table.setting("basic_auth", names.basic_auth, admission::basic_auth);
+    chain.jwt = table.setting("jwt", names.jwt, |table| admission::jwt(table, named));
+    chain.forward_auth =
+        table.setting("forward_auth", names.forward_auth, |table| admission::forward_auth(table, named));
     shaping::read(table, &names.shaping, &mut chain);
     chain
-}
-
-fn filter(mut filter: Table<'_, '_>) -> Option<FilterRules> {
-    let deny = filter.need_list("deny", "\"/.git\"", path);
-    for all in deny.iter().flat_map(|deny| deny.get_ref()).filter(|path| path.get_ref() == "/") {
-        filter.sink().warn(all.span(), Wrong::new("`/` denies every path"));
-    }
-    filter.finish();
-    Some(FilterRules::deny_prefixes(deny?.into_inner().into_iter().map(|path| path.into_inner())))
 }
 
 fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {

@@ -15,7 +15,7 @@ use portcullis_edge::{
 use super::{certificate::Certificate, cluster::Cluster, listener::Listener, route::Route};
 use crate::{
     errors::{Lines, escape},
-    reader::{Sink, Wrong},
+    reader::{Sink, Spanned, Wrong},
     suggest::nearest,
 };
 
@@ -150,7 +150,14 @@ fn split_port(sink: &Sink, lines: &Lines<'_>, listeners: &[Listener]) {
     }
 }
 
-pub(crate) fn routes(sink: &Sink, lines: &Lines<'_>, routes: &[Route], clusters: &[Cluster]) {
+/// `asked`: the clusters that the edge's own chain names.
+pub(crate) fn routes(
+    sink: &Sink,
+    lines: &Lines<'_>,
+    routes: &[Route],
+    asked: &[Spanned<String>],
+    clusters: &[Cluster],
+) {
     let mut names: HashMap<&str, usize> = HashMap::new();
     for cluster in clusters {
         let Some(name) = &cluster.name else { continue };
@@ -166,19 +173,19 @@ pub(crate) fn routes(sink: &Sink, lines: &Lines<'_>, routes: &[Route], clusters:
     }
 
     ambiguous(sink, lines, routes);
-    for route in routes {
-        for cluster in &route.clusters {
-            if !names.contains_key(cluster.get_ref().as_str()) {
-                unknown_cluster(sink, cluster.span(), cluster.get_ref(), clusters);
-            }
+    let named = || routes.iter().flat_map(|route| &route.clusters).chain(asked);
+    for cluster in named() {
+        if !names.contains_key(cluster.get_ref().as_str()) {
+            unknown_cluster(sink, cluster.span(), cluster.get_ref(), clusters);
         }
+    }
+    for route in routes {
         if let Some((at, own)) = &route.endpoint_host {
             one_endpoint_each(sink, at, &route.clusters[..*own], clusters);
         }
     }
 
-    let used: HashSet<_> =
-        routes.iter().flat_map(|route| &route.clusters).map(|cluster| cluster.get_ref()).collect();
+    let used: HashSet<_> = named().map(|cluster| cluster.get_ref()).collect();
     for cluster in clusters {
         let Some(name) = &cluster.name else { continue };
         if !used.contains(name.get_ref()) {

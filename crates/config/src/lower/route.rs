@@ -1,7 +1,7 @@
 //! `[[route]]`, and `[paths]` before all of them.
 
-mod changes;
-mod matches;
+pub(in crate::lower) mod changes;
+pub(in crate::lower) mod matches;
 
 use std::ops::Range;
 
@@ -94,7 +94,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         clusters.push(cluster);
         mirror
     });
-    let chain = super::chain::of_route(&mut table);
+    let chain = super::chain::of_route(&mut table, &mut clusters);
     table.finish();
 
     let plan = matches.clone().zip(action).map(|(matches, action)| {

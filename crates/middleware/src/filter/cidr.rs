@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 /// A set of networks: ranges that are sorted and don't overlap, looked up by halving.
 ///
-/// Takes 8 bytes for an IPv4 network and 32 for an IPv6 one, 0.8 MB for 100,000 of IPv4; while it is made, three times as much. A look-up in
-/// 100,000 takes some 50 ns.
+/// Takes 8 bytes for an IPv4 network and 32 for an IPv6 one, 0.8 MB for 100,000 of IPv4; while it is made, three times as much. A look-up in 100,000 takes
+/// some 35 ns, for IPv6 150.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CidrSet {
     v4: Ranges<u32>,

@@ -142,7 +142,7 @@ fn protected(name: HeaderName) -> Read<HeaderName> {
     Ok(name)
 }
 
-pub(super) fn field_value(value: &DeValue<'_>) -> Read<HeaderValue> {
+pub(in crate::lower) fn field_value(value: &DeValue<'_>) -> Read<HeaderValue> {
     let text = text(value)?;
     // RFC 9110 section 5.5
     let sound =

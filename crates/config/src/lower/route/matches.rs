@@ -106,7 +106,7 @@ fn conditions<N>(
 }
 
 /// The items of a table whose keys are the file's own.
-pub(super) fn pairs<N, T>(
+pub(in crate::lower) fn pairs<N, T>(
     value: &DeValue<'_>,
     name: impl Fn(&str) -> Read<N>,
     read: impl Fn(&DeValue<'_>) -> Read<T>,
@@ -131,7 +131,7 @@ pub(super) fn pairs<N, T>(
 const CONDITIONS: &str =
     "a string is the value itself; `true`: it is there; `false`: it is not; `{ regex = \"[0-9]+\" }`";
 
-fn condition(value: &DeValue<'_>) -> Read<ValueMatch> {
+pub(in crate::lower) fn condition(value: &DeValue<'_>) -> Read<ValueMatch> {
     match value {
         DeValue::String(text) => Ok(ValueMatch::Exact(text.to_string())),
         DeValue::Boolean(true) => Ok(ValueMatch::Present),
@@ -157,7 +157,7 @@ fn parameter_name(name: &str) -> Read<String> {
     Ok(name.to_owned())
 }
 
-fn method(value: &DeValue<'_>) -> Read<Method> {
+pub(in crate::lower) fn method(value: &DeValue<'_>) -> Read<Method> {
     let name = text(value)?;
     let upper = name.bytes().all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_');
     let method = Method::from_bytes(name.as_bytes()).ok().filter(|_| upper && name.len() <= 32);

@@ -1,0 +1,85 @@
+//! Keys for tokens that a cluster is asked for.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, header};
+use http_body_util::{BodyExt as _, Limited};
+use portcullis_middleware::jwt::{KeySet, Keys};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tower_service::Service as _;
+use tracing::{info, warn};
+
+use crate::{Body, BoxError, forward::ToCluster, plan::JwtKeys};
+
+/// Between one question and the next, whatever tokens come.
+const REST: Duration = Duration::from_secs(10);
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_SET: usize = 1 << 20;
+
+/// Keys, and where they come from.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) plan: JwtKeys,
+    pub(crate) keys: KeySet,
+}
+
+impl Fetched {
+    /// Who is asked.
+    pub(crate) fn cluster(&self) -> Option<&str> {
+        match &self.plan {
+            JwtKeys::Fetch { cluster, .. } => Some(cluster),
+            _ => None,
+        }
+    }
+
+    /// Keeps the keys as the cluster tells them, for ever.
+    pub(crate) async fn follow(self: Arc<Self>, client: ToCluster) {
+        let JwtKeys::Fetch { cluster, every, .. } = &self.plan else { return };
+        let mut told = None;
+        loop {
+            let began = Instant::now();
+            let next = match self.fetch(client.clone()).await {
+                Ok(keys) => {
+                    if told.take().is_some() {
+                        info!(cluster, "keys for tokens can be had again");
+                    }
+                    self.keys.replace(keys);
+                    *every
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        warn!(cluster, error, "no new keys for tokens: the ones before stay");
+                        told = Some(error);
+                    }
+                    REST
+                }
+            };
+            tokio::select! {
+                () = sleep(next) => {}
+                () = self.keys.wanted() => sleep_until(began + REST).await,
+            }
+        }
+    }
+
+    async fn fetch(&self, mut client: ToCluster) -> Result<Keys, BoxError> {
+        let JwtKeys::Fetch { cluster, target, .. } = &self.plan else {
+            return Err("nothing to fetch".into());
+        };
+        let request = Request::get(target.clone())
+            .header(header::HOST, cluster)
+            .header(header::ACCEPT, "application/json")
+            .body(Body::empty())?;
+        let answer = async {
+            let response = client.call(request).await?;
+            if !response.status().is_success() {
+                return Err(format!("the answer is {}", response.status().as_u16()).into());
+            }
+            let body = Limited::new(response.into_body(), MAX_SET).collect().await?;
+            Ok::<_, BoxError>(body.to_bytes())
+        };
+        let bytes = timeout(PATIENCE, answer).await.map_err(|_| "no answer in time")??;
+        Ok(Keys::from_jwks(std::str::from_utf8(&bytes)?)?)
+    }
+}
