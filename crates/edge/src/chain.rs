@@ -42,7 +42,7 @@ use crate::{
     forward::ToCluster,
     live::Live,
     parts::Parts,
-    plan::{ChainPlan, Plan, RoutePlan, Setting},
+    plan::{ChainPlan, FilterPlan, Plan, RoutePlan, Setting},
     service::EdgeService,
     shaping::{self, Shaping},
 };
@@ -258,10 +258,7 @@ pub(crate) fn steps(plan: &Plan, route: &ChainPlan) -> Vec<Step> {
     let outer = [
         Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
         Step::of("rate limit", &edge.rate_limit, &route.rate_limit, rate_limit),
-        Step::of("filter", &edge.filter, &route.filter, |own| {
-            let (paths, rules) = (own.options.deny.len(), own.options.rules.len());
-            format!("{paths} hidden paths, {rules} rules")
-        }),
+        Step::of("filter", &edge.filter, &route.filter, filter_in_words),
     ];
     let cache = Step::of("cache", &cache, &route.cache, cache_in_words);
     outer
@@ -300,6 +297,12 @@ fn cache_in_words(rules: &CacheRules) -> String {
         }
     }
     words.join(", ")
+}
+
+fn filter_in_words(own: &FilterPlan) -> String {
+    let hides = (!own.options.deny.is_empty()).then(|| "404 for denied paths".to_owned());
+    let rules = (!own.options.rules.is_empty()).then(|| format!("{} rules", own.options.rules.len()));
+    hides.into_iter().chain(rules).collect::<Vec<_>>().join(", ")
 }
 
 /// One layer: the default's, none, one that goes on, or a new one.
