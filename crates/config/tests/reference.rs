@@ -66,7 +66,7 @@ requests = 100
 [[filter.rule]]
 action = "deny"
 [cors]
-origins = ["https://a.test"]
+origins = ["http://a.test"]
 [csrf]
 [basic_auth]
 users = "users.txt"
