@@ -40,6 +40,7 @@ mod nginx;
 mod proxy;
 mod quic;
 mod quic_paths;
+mod rates;
 mod raw_http1;
 mod raw_http2;
 mod reload;

@@ -16,7 +16,7 @@ use crate::{
     values::{integer, word},
 };
 
-fn not(what: &str, found: &str) -> Wrong {
+pub(crate) fn not(what: &str, found: &str) -> Wrong {
     Wrong::new(format!("wants {what}, found \"{}\"", escape(found)))
 }
 

@@ -285,6 +285,21 @@ impl<'s, 'i> Table<'s, 'i> {
         }
     }
 
+    /// A layer of a chain that has a list: one table, a list of them, or `"off"`.
+    pub(crate) fn settings<T>(
+        &mut self,
+        key: &'static str,
+        name: &'static str,
+        read: impl FnOnce(Vec<Table<'s, 'i>>) -> Option<T>,
+    ) -> Setting<T> {
+        let is_list =
+            self.rest.iter().any(|(found, value)| found.get_ref() == key && value.get_ref().is_array());
+        if !is_list {
+            return self.setting(key, name, |table| read(vec![table]));
+        }
+        read(self.tables(key, name)).map_or(Setting::Inherit, Setting::Own)
+    }
+
     /// The tables of a list below this one: `[[key]]`.
     pub(crate) fn tables(&mut self, key: &'static str, name: &'static str) -> Vec<Table<'s, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };

@@ -8,6 +8,8 @@ mod clusters;
 mod connect;
 #[path = "lowered/quic.rs"]
 mod quic;
+#[path = "lowered/rates.rs"]
+mod rates;
 #[path = "lowered/shaping.rs"]
 mod shaping;
 

@@ -62,6 +62,8 @@ max = 10
 [security_headers]
 [rate_limit]
 requests = 100
+[rate_limit_store]
+url = "redis://10.0.0.5:6379"
 [filter]
 [[filter.rule]]
 action = "deny"

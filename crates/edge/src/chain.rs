@@ -19,6 +19,7 @@
 //! A chain is made once for a reload and shared by workers. What it holds (buckets, counters) goes on over reloads where its plan is the same.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
@@ -28,7 +29,7 @@ use http::{Request, Response};
 use portcullis_cache::{CacheBody, CacheBodyInner, CacheLayer, CacheRules};
 use portcullis_middleware::{
     filter::FilterLayer,
-    rate_limit::{RateKey, RateLimitLayer, RateLimitOptions, RateRule},
+    rate_limit::{RateKey, RateLimitLayer, RateLimitOptions, RateRule, RateStore, RuleCounts},
     security_headers::SecurityHeadersLayer,
 };
 use tower::{ServiceBuilder, util::option_layer};
@@ -73,11 +74,14 @@ impl Chains {
         plan: &Plan,
         parts: &Parts,
         cache: Option<&CacheLayer>,
+        store: Option<&Arc<dyn RateStore>>,
         before: Option<&Live>,
     ) -> Result<Self, EdgeError> {
+        let rates =
+            Rates { store, is_same: before.is_some_and(|before| before.plan.rate_store == plan.rate_store) };
         let known = before.map(|before| (&before.plan.chain, &*before.chains.default));
         let edge = Chain { cache: cache.cloned(), ..Chain::default() };
-        let mut default = Chain::build(&plan.chain, parts, &edge, known)?;
+        let mut default = Chain::build(&plan.chain, parts, &edge, known, rates)?;
         default.cache = cache_layer(&plan.chain.cache, &edge.cache, cache, None);
         let default = Arc::new(default);
         let routes = plan.routes.iter().map(|route| {
@@ -92,7 +96,7 @@ impl Chains {
                 let number = before.plan.routes.iter().position(|old| old.matches == route.matches)?;
                 Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
             });
-            let mut chain = Chain::build(&route.chain, parts, &default, known)?;
+            let mut chain = Chain::build(&route.chain, parts, &default, known, rates)?;
             chain.shaping.response_fields = (!edits.is_empty()).then(|| Arc::new(edits.clone()));
             chain.cache = match &route.chain.cache {
                 Setting::Inherit if is_for_some(route) => None,
@@ -109,9 +113,49 @@ impl Chains {
         std::iter::once(&self.default).chain(own).map(|chain| &**chain)
     }
 
+    /// What the rules of rate limits have counted, those of the same name together. Rules have names of the plan, so there are as many as it has.
+    pub(crate) fn rates(&self) -> BTreeMap<Arc<str>, RuleCounts> {
+        let mut sums: BTreeMap<Arc<str>, RuleCounts> = BTreeMap::new();
+        for counts in
+            self.all().filter_map(|chain| chain.rate_limit.as_ref()).flat_map(RateLimitLayer::counts)
+        {
+            let sum = sums.entry(Arc::clone(&counts.rule)).or_default();
+            sum.allowed += counts.allowed;
+            sum.refused += counts.refused;
+            sum.dry_run += counts.dry_run;
+            sum.unavailable += counts.unavailable;
+            sum.forgotten += counts.forgotten;
+        }
+        sums
+    }
+
     /// Requests that rate limits refused.
     pub(crate) fn rate_limited(&self) -> u64 {
         self.all().filter_map(|chain| chain.rate_limit.as_ref()).map(RateLimitLayer::rejected).sum()
+    }
+}
+
+/// What rate limits are made of beside their rules.
+#[derive(Clone, Copy)]
+struct Rates<'a> {
+    store: Option<&'a Arc<dyn RateStore>>,
+    /// Whether the store is the one of before.
+    is_same: bool,
+}
+
+impl Rates<'_> {
+    /// A changed rule goes on with its buckets as far as they are of the same kind.
+    fn layer(
+        self,
+        own: &RateLimitOptions,
+        before: Option<(&RateLimitOptions, &RateLimitLayer)>,
+    ) -> RateLimitLayer {
+        match (before, self.store) {
+            (Some((old, layer)), _) if old == own && self.is_same => layer.clone(),
+            (Some((_, layer)), store) => layer.changed(own, store.cloned()),
+            (None, Some(store)) => RateLimitLayer::with_store(own, Arc::clone(store)),
+            (None, None) => RateLimitLayer::new(own),
+        }
     }
 }
 
@@ -157,6 +201,7 @@ impl Chain {
         parts: &Parts,
         default: &Self,
         before: Option<(&ChainPlan, &Self)>,
+        rates: Rates<'_>,
     ) -> Result<Self, EdgeError> {
         let shaping = before.map(|(plan, chain)| (plan, &chain.shaping));
         Ok(Self {
@@ -164,12 +209,18 @@ impl Chain {
             security_headers: layer(&plan.security_headers, &default.security_headers, None, |headers| {
                 Some(SecurityHeadersLayer::new(headers))
             }),
-            rate_limit: layer(
-                &plan.rate_limit,
-                &default.rate_limit,
-                before.map(|(plan, chain)| (&plan.rate_limit, &chain.rate_limit)),
-                |options| Some(RateLimitLayer::new(options)),
-            ),
+            rate_limit: match &plan.rate_limit {
+                Setting::Inherit => default.rate_limit.clone(),
+                Setting::Off => None,
+                Setting::Own(own) => {
+                    Some(rates.layer(
+                        own,
+                        before.and_then(|(plan, chain)| {
+                            Some((plan.rate_limit.own()?, chain.rate_limit.as_ref()?))
+                        }),
+                    ))
+                }
+            },
             filter: layer(&plan.filter, &default.filter, None, |own| {
                 (!own.options.is_empty()).then(|| parts.filter(own))
             }),

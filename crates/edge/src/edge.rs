@@ -426,6 +426,7 @@ impl Plan {
         clusters::check(self)?;
         crate::routes::check(self)?;
         crate::parts::check(self)?;
+        crate::rate_store::check(self)?;
         bind_plan(self, &[]).check().map_err(EdgeError::Listeners)
     }
 

@@ -79,6 +79,9 @@ pub enum EdgeError {
         /// Why.
         source: crate::BoxError,
     },
+    /// The store of the rate limits could not be used.
+    #[error("could not use the store of the rate limits")]
+    RateStore(#[source] crate::BoxError),
     /// Two metrics have one name: a defect of this crate.
     #[error("could not register the metrics")]
     Metrics(#[source] portcullis_telemetry::metrics::MetricError),
@@ -122,6 +125,9 @@ pub enum PlanFault {
     /// TLS without a certificate.
     #[error("{0} speaks TLS, but no certificate is given")]
     NoCertificate(ListenOn),
+    /// A rule of a rate limit shares its buckets, and nothing says where.
+    #[error("rule `{0}` of a rate limit is shared, but there is no store: `[rate_limit_store]` names one")]
+    NoRateStore(String),
     /// A route to a cluster that is not there.
     #[error("a route names cluster `{0}`, which is not defined")]
     UnknownCluster(String),

@@ -62,6 +62,7 @@ pub mod plan;
 mod qlog;
 mod quic;
 mod quic_plan;
+mod rate_store;
 mod reload;
 mod request_id_plan;
 mod route_plan;

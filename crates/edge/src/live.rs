@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use portcullis_cache::CacheLayer;
+use portcullis_middleware::rate_limit::RateStore;
 use portcullis_proxy::{ConnectProxy, Router, Trust, Tunnels, mirror::Mirror};
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     clusters::{self, ClusterPart},
     parts::Parts,
     plan::Plan,
-    routes,
+    rate_store, routes,
     tunnel_to::{self, ToTarget},
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct Live {
     pub(crate) log_sink: Option<LogSink>,
     /// The store that chains share.
     pub(crate) cache: Option<CacheLayer>,
+    /// The store that rate limits share with other instances.
+    pub(crate) rate_store: Option<Arc<dyn RateStore>>,
     pub(crate) chains: Chains,
     /// What chains share among them.
     pub(crate) parts: Parts,
@@ -56,16 +59,21 @@ impl Live {
             None => plan.cache.clone().map(CacheLayer::new),
         };
         let parts = Parts::build(&plan, before.map(|before| &before.parts))?;
+        let rate_store = match same(|a, b| a.rate_store == b.rate_store) {
+            Some(before) => before.rate_store.clone(),
+            None => plan.rate_store.as_ref().map(rate_store::open).transpose()?,
+        };
         Ok(Self {
             clusters: clusters::build(&plan, before)?,
             router: routes::router(&plan)?,
             mirrors: routes::mirrors(&plan, before),
-            chains: Chains::build(&plan, &parts, cache.as_ref(), before)?,
+            chains: Chains::build(&plan, &parts, cache.as_ref(), rate_store.as_ref(), before)?,
             parts,
             trust,
             connect,
             log_sink,
             cache,
+            rate_store,
             plan,
         })
     }

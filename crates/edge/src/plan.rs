@@ -29,6 +29,7 @@ pub use crate::cluster_plan::{
 pub use crate::connect_plan::ConnectPlan;
 pub use crate::qlog::QlogPlan;
 pub use crate::quic_plan::{QuicFileError, QuicPlan, RoutableIdsPlan, hex, read_key};
+pub use crate::rate_store::RateStorePlan;
 pub use crate::request_id_plan::{RequestIdPlan, TrustIds};
 pub use crate::route_plan::{EarlyPlan, MirrorPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
@@ -93,6 +94,8 @@ pub struct Plan {
     pub chain: ChainPlan,
     /// The store of the shared response cache; `None` (the default) caches nothing. Another one begins empty.
     pub cache: Option<CacheOptions>,
+    /// Where the rules of rate limits keep their buckets that say so (`RateRule::shared`); `None` (the default) is nowhere.
+    pub rate_store: Option<RateStorePlan>,
 }
 
 impl Default for Plan {
@@ -124,6 +127,7 @@ impl Default for Plan {
             health_path: Some("/health".to_owned()),
             chain: ChainPlan::default(),
             cache: None,
+            rate_store: None,
         }
     }
 }

@@ -296,6 +296,7 @@ fn changed(before: &Plan, plan: &Plan) -> Vec<String> {
         ("concurrency", before.chain.concurrency != plan.chain.concurrency),
         ("security_headers", before.chain.security_headers != plan.chain.security_headers),
         ("rate_limit", before.chain.rate_limit != plan.chain.rate_limit),
+        ("rate_limit_store", before.rate_store != plan.rate_store),
         ("filter", before.chain.filter != plan.chain.filter),
         ("cors", before.chain.cors != plan.chain.cors),
         ("csrf", before.chain.csrf != plan.chain.csrf),

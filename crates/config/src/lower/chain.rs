@@ -7,14 +7,11 @@ pub(super) mod shaping;
 
 mod cache;
 
-use std::num::NonZeroU32;
+mod rate_limit;
 
 use http::HeaderValue;
 use portcullis_edge::{
-    middleware::{
-        rate_limit::{RateLimitOptions, RateRule},
-        security_headers::{FrameOptions, SecurityHeaders},
-    },
+    middleware::security_headers::{FrameOptions, SecurityHeaders},
     plan::{ChainPlan, Plan, Setting},
 };
 use toml::de::DeValue;
@@ -23,7 +20,7 @@ use self::admission::Named;
 use super::route::header_name;
 use crate::{
     reader::{Read, Table, Wrong},
-    values::{boolean, choice, duration, integer, ms, secs, text, whole_seconds},
+    values::{boolean, choice, secs, text, whole_seconds},
 };
 
 /// The edge's. Gives the clusters that it names.
@@ -35,6 +32,7 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) -> Named {
         plan.cache = Some(options);
         plan.chain.cache = Setting::Own(rules);
     }
+    plan.rate_store = root.table("rate_limit_store", "`[rate_limit_store]`").and_then(rate_limit::store);
     named
 }
 
@@ -90,7 +88,7 @@ fn common(table: &mut Table<'_, '_>, names: &Names, named: &mut Named) -> ChainP
     let mut chain = ChainPlan::default();
     chain.security_headers =
         table.setting("security_headers", names.security_headers, |table| Some(security_headers(table)));
-    chain.rate_limit = table.setting("rate_limit", names.rate_limit, rate_limit);
+    chain.rate_limit = table.settings("rate_limit", names.rate_limit, rate_limit::rules);
     chain.filter = table.setting("filter", names.filter, |table| filter::read(table, names.filter_rule));
     chain.cors = table.setting("cors", names.cors, admission::cors);
     chain.csrf = table.setting("csrf", names.csrf, admission::csrf);
@@ -165,26 +163,4 @@ fn field_value(value: &DeValue<'_>) -> Read<HeaderValue> {
         Wrong::new("is no value for a response field")
             .hint(format!("1 to {LONGEST} printable ASCII characters in one line, or \"off\""))
     })
-}
-
-fn count(value: &DeValue<'_>) -> Read<NonZeroU32> {
-    let count: u32 = integer(1..=1_000_000)(value)?;
-    NonZeroU32::new(count).ok_or_else(|| Wrong::new("must not be 0"))
-}
-
-fn rate_limit(mut table: Table<'_, '_>) -> Option<RateLimitOptions> {
-    let requests = table.need("requests", "100", count);
-    let mut per = secs(1);
-    table.set("per", &mut per, duration(ms(1)..=secs(86_400)));
-    let burst = table.get("burst", count);
-    let max_clients = table.get("max_clients", integer(1000..=100_000_000));
-    table.finish();
-    let mut rule = RateRule::new(requests?.into_inner(), per);
-    if let Some(burst) = burst {
-        rule.burst = burst.into_inner();
-    }
-    if let Some(max_clients) = max_clients {
-        rule.max_keys = max_clients.into_inner();
-    }
-    Some(RateLimitOptions::new(rule))
 }
