@@ -52,7 +52,7 @@ fn several_rules_by_key_cost_and_choice() {
                 (status, left),
                 "{method} {path} {key:?}"
             );
-            let policy = r#""hour";q=4;w=3600, "tight";q=3;w=3600, "trial";q=1;w=3600"#;
+            let policy = r#""hour";q=4;w=3600, "tight";q=3;w=3600"#;
             assert_eq!(reply.field("ratelimit-policy"), policy);
             assert_eq!(reply.field("retry-after").is_empty(), status == 200);
             if status == 503 {

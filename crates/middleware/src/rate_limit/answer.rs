@@ -38,7 +38,8 @@ impl Fields {
 /// `RateLimit-Policy`: how much a bucket holds, and in what time that much comes in.
 pub(super) fn policy(rules: &[Rule]) -> Option<HeaderValue> {
     let mut text = String::new();
-    for rule in rules {
+    // what is not enforced is not told
+    for rule in rules.iter().filter(|rule| !rule.options.dry_run) {
         let window = whole_seconds(rule.quota.fills_in());
         separate(&mut text);
         let _ = write!(text, "\"{}\";q={};w={window}", rule.name, rule.quota.burst);

@@ -18,7 +18,7 @@ pub struct RateLimitOptions {
     /// While that happens, for as long as it takes to ask the rest, a concurrent request can find it missing.
     pub rules: Vec<RateRule>,
     /// Whether responses tell what is left: `RateLimit-Policy` and `RateLimit` of
-    /// draft-ietf-httpapi-ratelimit-headers-10, with an entry for each rule that counted the request. Default off: they tell
+    /// draft-ietf-httpapi-ratelimit-headers-10, with an entry for each rule that counted the request and is no dry run. Default off: they tell
     /// strangers the rules, and cost an allocation for each response.
     pub fields: bool,
 }

@@ -207,6 +207,7 @@ async fn a_tarpit_holds_so_many_for_so_long() {
 async fn fields_tell_what_is_left() {
     let rules = RateLimitOptions::new(rule(4, SECOND * 2).with_name("a b\"c"))
         .with_rule(rule(100, HOUR).with_name("hour").with_allow(["192.0.2.9/32".parse().unwrap()]))
+        .with_rule(rule(1, HOUR).with_name("trial").with_dry_run(true))
         .with_fields(true);
     let layer = RateLimitLayer::new(&rules);
     let upstream = |_: Request<()>| {
