@@ -460,7 +460,7 @@ impl Telemetry {
                 "rule",
                 move |series| {
                     for (rule, counts) in live.load().chains.rates() {
-                        series.push(&*rule, read(&counts));
+                        series.push(&rule, read(&counts));
                     }
                 },
             )?;
