@@ -38,6 +38,7 @@ mod layers;
 mod listeners;
 mod nginx;
 mod proxy;
+mod purges;
 mod quic;
 mod quic_paths;
 mod rates;

@@ -32,6 +32,7 @@ mod admission;
 mod admission_plan;
 mod body;
 mod builder;
+mod cache_page;
 mod causes;
 mod certificates_page;
 mod certs;

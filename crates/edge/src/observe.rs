@@ -61,6 +61,7 @@ impl Telemetry {
 
     pub(crate) fn admin(&self, shared: &Shared) -> AdminService {
         let service = AdminService::new(self.metrics.clone()).with_draining(Arc::clone(&shared.draining));
+        let service = crate::cache_page::add(service, &shared.live);
         let Some(store) = shared.tls.store.clone() else { return service };
         let acme = shared.tls.acme.clone();
         service.with_page("/certificates", "application/json", move || page(&store, acme.as_ref()))

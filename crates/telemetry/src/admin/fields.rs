@@ -65,6 +65,12 @@ impl Fields {
     }
 }
 
+impl FromIterator<(String, String)> for Fields {
+    fn from_iter<T: IntoIterator<Item = (String, String)>>(fields: T) -> Self {
+        Self(fields.into_iter().collect())
+    }
+}
+
 /// `%41` and `+`, as forms write them; a `%` that is no such thing is refused, so that nothing is read in two ways.
 fn decode(text: &[u8]) -> Result<String, &'static str> {
     const BROKEN: &str = "a field is not written as forms are";

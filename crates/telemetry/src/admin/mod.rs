@@ -67,7 +67,8 @@ struct Action {
     run: Arc<Run>,
 }
 
-type Run = dyn Fn(&Fields) -> Result<String, String> + Send + Sync;
+type Run = dyn Fn(Fields) -> Done + Send + Sync;
+type Done = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
 impl fmt::Debug for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,16 +99,20 @@ impl AdminService {
         self
     }
 
-    /// Adds an action, such as `/cache/purge`: `run` is called for each POST, on the runtime, so it must not block, with the fields of the query
-    /// and of a body of at most 64 KiB, which is a form or a JSON object. What it returns is the answer: JSON with 200, or text that says
-    /// what is wrong with the request, with 400.
+    /// Adds an action, such as `/cache/purge`: `run` is called for each POST with the fields of the query and of a body of at most 64 KiB, which
+    /// is a form or a JSON object. What its future gives is the answer: JSON with 200, or text that says what is wrong with the request,
+    /// with 400. It is polled on the runtime, so it must not block, and dropped if the client goes.
     #[must_use]
-    pub fn with_action(
+    pub fn with_action<F>(
         mut self,
         path: &'static str,
-        run: impl Fn(&Fields) -> Result<String, String> + Send + Sync + 'static,
-    ) -> Self {
-        Arc::make_mut(&mut self.actions).push(Action { path, run: Arc::new(run) });
+        run: impl Fn(Fields) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<String, String>> + Send + 'static,
+    {
+        let run = Arc::new(move |fields| -> Done { Box::pin(run(fields)) });
+        Arc::make_mut(&mut self.actions).push(Action { path, run });
         self
     }
 
@@ -173,9 +178,10 @@ where
         // nobody is there to read it
         Err(_) => return answer(StatusCode::BAD_REQUEST, TEXT, "the body did not come\n"),
     };
-    let done = Fields::read(parts.uri.query(), &parts.headers, &body)
-        .map_err(str::to_owned)
-        .and_then(|fields| (action.run)(&fields));
+    let done = match Fields::read(parts.uri.query(), &parts.headers, &body) {
+        Ok(fields) => (action.run)(fields).await,
+        Err(wrong) => Err(wrong.to_owned()),
+    };
     match done {
         Ok(said) => answer(StatusCode::OK, "application/json", said),
         Err(wrong) => answer(StatusCode::BAD_REQUEST, TEXT, wrong + "\n"),
@@ -333,13 +339,12 @@ mod tests {
 
     /// Says what it was told, and refuses the name `no`.
     fn acting() -> AdminService {
-        AdminService::new(Metrics::new("1")).with_action("/do", |fields| {
+        AdminService::new(Metrics::new("1")).with_action("/do", |fields: Fields| async move {
             let said: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
             if said.iter().any(|field| field.starts_with("no=")) {
-                Err("no".to_owned())
-            } else {
-                Ok(said.join(" "))
+                return Err("no".to_owned());
             }
+            Ok(said.join(" "))
         })
     }
 
