@@ -19,6 +19,7 @@ use crate::{
     body::CacheBody,
     complete::{Plan, content_length, seconds},
     decide::{LookUp, Step},
+    disk::Load,
     flight::{BoxError, Outcome, Seat},
     layer::Core,
     meta::Meta,
@@ -43,6 +44,7 @@ pub(crate) struct Follow<S, B> {
 }
 
 enum Waiting {
+    ForDisk(Load),
     ForOutcome(Seat),
     ToForward(Option<Plan>),
 }
@@ -75,6 +77,25 @@ impl<S, B> Follow<S, B> {
         }
     }
 
+    /// Waits until what may be on disk is in memory, and looks it up then.
+    pub(crate) fn after(
+        core: &Arc<Core>,
+        inner: S,
+        request: Request<B>,
+        look_up: LookUp,
+        load: Load,
+    ) -> Self {
+        Self {
+            core: Arc::clone(core),
+            inner,
+            request: Some(request),
+            look_up,
+            state: Waiting::ForDisk(load),
+            patience: Box::pin(tokio::time::sleep(core.rules.collapse_wait)),
+            tries: 0,
+        }
+    }
+
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
@@ -92,6 +113,13 @@ where
         const ONCE: &str = "the request is taken when the wait ends, and then nothing is polled any more";
         loop {
             let seat = match &mut self.state {
+                Waiting::ForDisk(load) => {
+                    ready!(load.as_mut().poll(cx));
+                    match self.look_up() {
+                        Some(answer) => return Poll::Ready(Ok(Followed::Answer(answer))),
+                        None => continue,
+                    }
+                }
                 Waiting::ForOutcome(seat) => seat,
                 Waiting::ToForward(plan) => {
                     ready!(self.inner.poll_ready(cx))?;
@@ -124,16 +152,28 @@ where
                     self.look_up.alone = self.tries == TRIES;
                 }
             }
-            match self.look_up.decide(&self.core, request) {
-                Step::Answer(answer) => return Poll::Ready(Ok(Followed::Answer(answer))),
-                Step::AnswerAndAsk(answer, ask) => {
-                    background::spawn(self.inner.clone(), &self.core, *ask);
-                    return Poll::Ready(Ok(Followed::Answer(answer)));
-                }
-                Step::Forward(plan) => self.state = Waiting::ToForward(Some(plan)),
-                Step::Follow(seat) => self.state = Waiting::ForOutcome(seat),
+            if let Some(answer) = self.look_up() {
+                return Poll::Ready(Ok(Followed::Answer(answer)));
             }
         }
+    }
+
+    /// Looks again: an answer, or the next state.
+    fn look_up(&mut self) -> Option<Response<CacheBody<R>>> {
+        let request = self.request.as_mut()?;
+        match self.look_up.decide(&self.core, request) {
+            Step::Answer(answer) => return Some(answer),
+            Step::AnswerAndAsk(answer, ask) => {
+                background::spawn(self.inner.clone(), &self.core, *ask);
+                return Some(answer);
+            }
+            Step::Forward(plan) => self.state = Waiting::ToForward(Some(plan)),
+            Step::Follow(seat) => {
+                self.look_up.waited = true;
+                self.state = Waiting::ForOutcome(seat);
+            }
+        }
+        None
     }
 }
 

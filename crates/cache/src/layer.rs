@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use tower_layer::Layer;
 
 use crate::{
+    disk::Disk,
+    disk_options::DiskError,
     key,
     options::CacheOptions,
     purge::{Purge, PurgeError, Reach},
@@ -39,9 +41,17 @@ pub struct CacheLayer {
 }
 
 impl CacheLayer {
-    /// An empty store, with rules as they are by default.
+    /// An empty store in memory alone, with rules as they are by default.
     pub fn new(options: CacheOptions) -> Self {
-        Self::over(Arc::new(Shared::new(options)), CacheRules::default(), Arc::default())
+        Self::over(Arc::new(Shared::new(options, None)), CacheRules::default(), Arc::default())
+    }
+
+    /// An empty store, with the second tier that [`CacheOptions::disk`] asks for: what memory drops for want of room is written there, and moves
+    /// back when it is asked for; bodies of up to 8 MiB, and nothing that a purge marked stale. Blocks while the directory is made ready, and
+    /// starts two threads.
+    pub fn open(options: CacheOptions) -> Result<Self, DiskError> {
+        let disk = options.disk.as_ref().map(Disk::open).transpose()?;
+        Ok(Self::over(Arc::new(Shared::new(options, disk)), CacheRules::default(), Arc::default()))
     }
 
     /// Another layer over the same store, with rules of its own. What was stored by other rules is used by these, as far as the key and the partition are the same, so that rules can be changed

@@ -28,6 +28,8 @@
 //! // Keep `layer.clone()`: its `run_pending` belongs into a timer, its `stats` into the metrics.
 //! ```
 //!
+//! With the feature `disk` (Rust 1.91) what memory drops may go to a second tier on disk: [`CacheOptions::disk`].
+//!
 //! There is no clock task in here: call [`CacheLayer::run_pending`] now and then, or expired entries stay in memory
 //! (never served) while no request comes.
 
@@ -41,6 +43,12 @@ mod conditional;
 mod date;
 mod decide;
 mod directives;
+#[cfg(feature = "disk")]
+mod disk;
+#[cfg(not(feature = "disk"))]
+#[path = "no_disk.rs"]
+mod disk;
+mod disk_options;
 mod flight;
 mod flights;
 mod follow;
@@ -63,6 +71,7 @@ mod targeted;
 mod vary;
 
 pub use body::{CacheBody, CacheBodyError, CacheBodyInner};
+pub use disk_options::{DiskError, DiskOptions};
 pub use layer::CacheLayer;
 pub use options::CacheOptions;
 pub use purge::{Purge, PurgeError};

@@ -348,5 +348,8 @@ impl Meta {
     }
 }
 
+#[cfg(feature = "disk")]
+pub(crate) mod record;
+
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use http::uri::Scheme;
 
+use crate::disk_options::DiskOptions;
+
 /// What a store may hold. Rules say what goes into it: [`crate::CacheRules`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -21,11 +23,13 @@ pub struct CacheOptions {
     /// `ConnInfo`. Default `None`: such requests pass by. Set it only where all requests come by this scheme:
     /// else `http` answers would be given to `https` clients.
     pub scheme: Option<Scheme>,
+    /// A second tier on disk for what memory drops; it takes the feature `disk`, and [`crate::CacheLayer::open`]. Default `None`.
+    pub disk: Option<DiskOptions>,
 }
 
 impl Default for CacheOptions {
     fn default() -> Self {
-        Self { max_bytes: 256 << 20, max_fill_bytes: 64 << 20, max_variants: 16, scheme: None }
+        Self { max_bytes: 256 << 20, max_fill_bytes: 64 << 20, max_variants: 16, scheme: None, disk: None }
     }
 }
 
@@ -55,6 +59,13 @@ impl CacheOptions {
     #[must_use]
     pub fn with_scheme(mut self, scheme: Option<Scheme>) -> Self {
         self.scheme = scheme;
+        self
+    }
+
+    /// Sets [`CacheOptions::disk`].
+    #[must_use]
+    pub fn with_disk(mut self, disk: Option<DiskOptions>) -> Self {
+        self.disk = disk;
         self
     }
 

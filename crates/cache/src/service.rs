@@ -63,6 +63,10 @@ where
         let plan = match classify(&request, &self.core) {
             Class::Lookup { key, directives } => {
                 let look_up = LookUp { key, directives, waited: false, alone: false };
+                if let Some(load) = self.core.load(look_up.key.as_slice()) {
+                    let follow = Follow::after(&self.core, self.inner.clone(), request, look_up, load);
+                    return ResponseFuture { state: State::Follow { follow: Box::new(follow) } };
+                }
                 match look_up.decide(&self.core, &mut request) {
                     Step::Answer(response) => return ResponseFuture::answer(response),
                     Step::AnswerAndAsk(response, ask) => {

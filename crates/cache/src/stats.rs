@@ -15,6 +15,10 @@ macro_rules! counters {
             pub bytes: u64,
             /// Bytes of bodies on their way into the store now.
             pub filling: u64,
+            /// Responses written to the second tier, those that it had no room for among them; 0 without one.
+            pub disk_writes: u64,
+            /// Responses that came back from there.
+            pub disk_hits: u64,
         }
 
         #[derive(Debug, Default)]
@@ -23,12 +27,14 @@ macro_rules! counters {
         }
 
         impl Counters {
-            pub(crate) fn read(&self, entries: u64, bytes: u64, filling: u64) -> CacheStats {
+            pub(crate) fn read(&self, entries: u64, bytes: u64, filling: u64, disk: (u64, u64)) -> CacheStats {
                 CacheStats {
                     $($name: self.$name.load(Ordering::Relaxed),)+
                     entries,
                     bytes,
                     filling,
+                    disk_writes: disk.0,
+                    disk_hits: disk.1,
                 }
             }
         }

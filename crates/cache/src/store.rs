@@ -4,7 +4,7 @@ use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use http::{HeaderMap, Method};
 use moka::{Expiry, notification::RemovalCause, sync::Cache};
 
 use crate::{
+    disk::Disk,
     flights::Flights,
     marks::Marks,
     meta::Meta,
@@ -36,6 +37,8 @@ pub(crate) struct Stored {
     pub(crate) keep_stale: Duration,
     /// A soft purge has marked it: it counts as stale.
     pub(crate) outdated: AtomicBool,
+    /// What it was stored by, for when it leaves memory.
+    pub(crate) ticket: OnceLock<Ticket>,
 }
 
 /// A body in the pieces in which it is given out.
@@ -57,13 +60,15 @@ const OVERHEAD: usize = 512;
 /// What was valid when a request was forwarded. What its response is stored by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
-    generation: u32,
-    epoch: u64,
+    pub(crate) generation: u32,
+    pub(crate) epoch: u64,
 }
 
 /// What all clones of a layer share.
 pub(crate) struct Shared {
     pub(crate) cache: Cache<Key, Variants>,
+    /// Where what memory drops goes.
+    pub(crate) disk: Option<Arc<Disk>>,
     pub(crate) options: CacheOptions,
     pub(crate) counters: Arc<Counters>,
     pub(crate) purges: Purges,
@@ -75,22 +80,28 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(options: CacheOptions) -> Self {
+    pub(crate) fn new(options: CacheOptions, disk: Option<Disk>) -> Self {
         let options = options.bounded();
+        let disk = disk.map(Arc::new);
+        let below = disk.clone();
         let counters = Arc::new(Counters::default());
         let evicted = Arc::clone(&counters);
         let cache = Cache::builder()
             .max_capacity(options.max_bytes)
             .weigher(weight)
             .expire_after(Keep)
-            .eviction_listener(move |_: Arc<Key>, _, cause| {
+            .eviction_listener(move |key: Arc<Key>, variants, cause| {
                 if cause == RemovalCause::Size {
                     count(&evicted.evicted);
+                    if let Some(below) = &below {
+                        below.put(&key, &variants);
+                    }
                 }
             })
             .build();
         Self {
             cache,
+            disk,
             options,
             counters,
             purges: Purges::default(),
@@ -112,6 +123,12 @@ impl Shared {
         let max = self.options.max_variants;
         if !self.is_valid(key, ticket, &stored.meta) {
             return false;
+        }
+        // nobody has it yet: nothing else can have set it
+        let _ = stored.ticket.set(ticket);
+        if let Some(disk) = &self.disk {
+            // what is there is older
+            disk.forget(key);
         }
         let _ = self.cache.entry(Arc::clone(key)).and_upsert_with(|old| {
             let old = old.map(moka::Entry::into_value);
@@ -140,6 +157,9 @@ impl Shared {
     /// Forgets a key, with what is on its way. Whether there was something.
     pub(crate) fn forget(&self, key: &[u8]) -> bool {
         self.outrun(key);
+        if let Some(disk) = &self.disk {
+            disk.forget(key);
+        }
         self.cache.remove(key).is_some()
     }
 
@@ -183,7 +203,8 @@ impl Shared {
 
     pub(crate) fn stats(&self) -> CacheStats {
         let filling = self.filling.load(Ordering::Relaxed);
-        self.counters.read(self.cache.entry_count(), self.cache.weighted_size(), filling)
+        let disk = self.disk.as_ref().map(|disk| disk.counts()).unwrap_or_default();
+        self.counters.read(self.cache.entry_count(), self.cache.weighted_size(), filling, disk)
     }
 
     /// Takes so many bytes out of the budget for bodies on their way.
@@ -212,7 +233,7 @@ impl std::fmt::Debug for Shared {
 
 impl Stored {
     pub(crate) fn new(meta: Meta, body: StoredBody, keep_stale: Duration) -> Self {
-        Self { meta, body, keep_stale, outdated: AtomicBool::new(false) }
+        Self { meta, body, keep_stale, outdated: AtomicBool::new(false), ticket: OnceLock::new() }
     }
 
     pub(crate) fn is_outdated(&self) -> bool {
@@ -220,7 +241,7 @@ impl Stored {
     }
 
     /// For how long it is of use: while fresh, and then while it can be revalidated or given out stale.
-    fn keep_for(&self, now: Instant) -> Duration {
+    pub(crate) fn keep_for(&self, now: Instant) -> Duration {
         self.meta.expires_in(now, self.keep_stale)
     }
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod collapsing;
+#[cfg(feature = "disk")]
+mod disk;
 mod poisoning;
 mod purging;
 mod ranges;

@@ -53,6 +53,13 @@ impl World {
     where
         F: Fn(usize, &request::Parts) -> Response<ScriptBody> + Send + Sync + Clone + 'static,
     {
+        Self::over(CacheLayer::new(options), answer)
+    }
+
+    pub(crate) fn over<F>(layer: CacheLayer, answer: F) -> Self
+    where
+        F: Fn(usize, &request::Parts) -> Response<ScriptBody> + Send + Sync + Clone + 'static,
+    {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let origin = BoxCloneService::new(tower::service_fn({
             let seen = Arc::clone(&seen);
@@ -64,7 +71,6 @@ impl World {
                 async move { Ok(response) }
             }
         }));
-        let layer = CacheLayer::new(options);
         let cache = layer.layer(origin.clone());
         Self { layer, cache, seen, origin }
     }
