@@ -80,10 +80,13 @@ impl Proxy {
     }
 }
 
-/// The cache as it is by default, in front of one cluster.
+/// What the suite takes for granted and is a choice here: see the page that [`super::report::page`] writes.
+pub(crate) const CHOICES: &str = "heuristic = 10\nset_cookie = \"keep\"\nstale_if_error = \"1h\"\n";
+
+/// The cache with these choices, in front of one cluster.
 fn portcullis_toml(port: u16, origin: u16) -> String {
     format!(
-        "threads = 2\n[access_log]\noutput = \"off\"\n[cache]\n\
+        "threads = 2\n[access_log]\noutput = \"off\"\n[cache]\n{CHOICES}\
          [[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"http\"\n\
          [[route]]\ncluster = \"origin\"\n\
          [[cluster]]\nname = \"origin\"\nendpoints = [\"127.0.0.1:{origin}\"]\n"

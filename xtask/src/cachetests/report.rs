@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use comfy_table::{Table, presets};
 
-use super::suite::{Judged, Outcome};
+use super::{
+    proxy::CHOICES,
+    suite::{Judged, Outcome},
+};
 use crate::Result;
 
 const KINDS: [&str; 3] = ["required", "optimal", "check"];
@@ -85,15 +88,17 @@ pub(crate) fn verdict(judged: &Judged) -> Result<()> {
 
 /// docs/cache-tests.md.
 pub(crate) fn page(judged: &Judged) -> Result<String> {
-    let mut text = "# The public cache tests\n\nWhat the suite of github.com/http-tests/cache-tests finds in the binary with \
-                    `[cache]` as it is by default. It is no part of this\nrepository and is not run by `cargo xtask ci`, since \
-                    it has to be fetched; the cache's own tests cover the same ground there. To repeat:\n\n```sh\n\
-                    git clone https://github.com/http-tests/cache-tests ../cache-tests\n(cd ../cache-tests && npm install)\n\
-                    cargo xtask cachetests --suite ../cache-tests --beside nginx,varnish   # --write writes this page\n```\n\n\
-                    It fails where a required test does. The others say what a cache could do better (optimal), or only how it \
-                    behaves (check: neither\nanswer is wrong). Results called published come with the suite; the rest ran in the \
-                    same run on the same machine.\n\n| proxy | required | optimal | check: yes |\n|---|---|---|---|\n"
-        .to_owned();
+    let choices = CHOICES.trim().replace('\n', "`, `");
+    let mut text = format!(
+        "# The public cache tests\n\nWhat the suite of github.com/http-tests/cache-tests finds in the binary. It is no part of this repository and is \
+         not run by\n`cargo xtask ci`, since it has to be fetched; the cache's own tests cover the same ground there. To \
+         repeat:\n\n```sh\ngit clone https://github.com/http-tests/cache-tests ../cache-tests\n(cd ../cache-tests && npm \
+         install)\ncargo xtask cachetests --suite ../cache-tests --beside nginx,varnish   # --write writes this \
+         page\n```\n\nIt fails where a required test does. The others say what a cache could do better (optimal), or only how it \
+         behaves (check: neither\nanswer is wrong). `[cache]` has `{choices}`: the suite asks for what is off by default, since it takes \
+         an origin\nthat means it. Results called published come with the suite; the rest ran in the same run on the same \
+         machine.\n\n| proxy | required | optimal | check: yes |\n|---|---|---|---|\n"
+    );
     for line in lines(judged) {
         writeln!(text, "| {} |", line.join(" | "))?;
     }
