@@ -207,6 +207,9 @@ fn rebase(plan: &mut Plan, directory: &Path) {
         rebase(key);
     }
     plan.quic.keys.iter_mut().for_each(rebase);
+    if let Some(disk) = plan.cache.as_mut().and_then(|cache| cache.disk.as_mut()) {
+        rebase(&mut disk.path);
+    }
     if let Some(qlog) = &mut plan.quic.qlog {
         rebase(&mut qlog.directory);
     }

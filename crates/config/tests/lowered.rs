@@ -13,7 +13,11 @@ mod rates;
 #[path = "lowered/shaping.rs"]
 mod shaping;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use portcullis_config::{Config, LoadError, load, parse};
 use portcullis_edge::{
@@ -403,6 +407,8 @@ fn every_key_of_the_layers() {
     assert_eq!(filter.options.rules.len(), 3);
     let cache = plan.cache.expect("the table is there");
     assert_eq!((cache.max_bytes, cache.max_fill_bytes, cache.max_variants), (512 << 20, 128 << 20, 8));
+    let disk = cache.disk.expect("the table is there");
+    assert_eq!((disk.path.as_path(), disk.max_bytes), (Path::new("/var/cache/portcullis"), 20 << 30));
     cache::rules(plan.chain.cache.own().expect("the table is there"));
 
     let plan = self::plan(&format!(

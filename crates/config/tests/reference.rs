@@ -79,6 +79,8 @@ public_keys = "keys.pem"
 cluster = "app"
 path = "/verify"
 [cache]
+[cache.disk]
+path = "/var/cache/portcullis"
 "#;
 
 /// What of them goes with HTTPS alone.
@@ -169,6 +171,7 @@ fn the_reference_names_every_key_and_no_other() {
             "[listener.tls]" => told.push("host"),
             "[acme]" => told.push("on_demand"),
             "[filter]" => told.push("rule"),
+            "[cache]" => told.push("disk"),
             "[[cluster]]" => told.extend(["health", "file", "dns"]),
             _ => {}
         }

@@ -50,6 +50,8 @@ fn page(cache: Option<&CacheLayer>) -> String {
             "evicted": stats.evicted,
             "purged": stats.purged,
             "invalidated": stats.invalidated,
+            "disk_writes": stats.disk_writes,
+            "disk_hits": stats.disk_hits,
         })
     });
     json!(page).to_string() + "\n"

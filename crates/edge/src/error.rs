@@ -82,6 +82,9 @@ pub enum EdgeError {
     /// The store of the rate limits could not be used.
     #[error("could not use the store of the rate limits")]
     RateStore(#[source] crate::BoxError),
+    /// The cache's second tier could not be made ready.
+    #[error("could not open the cache on disk")]
+    Cache(#[source] portcullis_cache::DiskError),
     /// Two metrics have one name: a defect of this crate.
     #[error("could not register the metrics")]
     Metrics(#[source] portcullis_telemetry::metrics::MetricError),

@@ -56,7 +56,7 @@ impl Live {
         };
         let cache = match same(|a, b| a.cache == b.cache) {
             Some(before) => before.cache.clone(),
-            None => plan.cache.clone().map(CacheLayer::new),
+            None => plan.cache.clone().map(CacheLayer::open).transpose().map_err(EdgeError::Cache)?,
         };
         let parts = Parts::build(&plan, before.map(|before| &before.parts))?;
         let rate_store = match same(|a, b| a.rate_store == b.rate_store) {

@@ -1,9 +1,11 @@
 //! `[cache]`: the store, and the rules that go with it at the top level and with a route.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use http::HeaderName;
-use portcullis_edge::cache::{Bypass, CacheOptions, CacheRules, Heuristic, Query, SetCookie, StatusTtl};
+use portcullis_edge::cache::{
+    Bypass, CacheOptions, CacheRules, DiskOptions, Heuristic, Query, SetCookie, StatusTtl,
+};
 use toml::de::DeValue;
 
 use crate::{
@@ -18,8 +20,28 @@ pub(super) fn read(mut table: Table<'_, '_>) -> (CacheOptions, CacheRules) {
     table.set("max_size", &mut options.max_bytes, size(1 << 20..=1 << 40));
     table.set("max_fill", &mut options.max_fill_bytes, size(1 << 20..=1 << 40));
     table.set("max_variants", &mut options.max_variants, integer(1..=64));
+    if let Some(table) = table.table("disk", "`[cache.disk]`") {
+        options.disk = disk(table);
+    }
     let rules = rules(table, Some(&options));
     (options, rules)
+}
+
+fn disk(mut table: Table<'_, '_>) -> Option<DiskOptions> {
+    let path = table.need("path", "\"/var/cache/portcullis\"", directory);
+    let mut options = DiskOptions::new(PathBuf::new());
+    table.set("max_size", &mut options.max_bytes, size(64 << 20..=1 << 44));
+    table.finish();
+    options.path = path?.into_inner();
+    Some(options)
+}
+
+fn directory(value: &DeValue<'_>) -> Read<PathBuf> {
+    let path = word(value, "the path of a directory", "/var/cache/portcullis")?;
+    if path.is_empty() {
+        return Err(Wrong::new("wants the path of a directory, found \"\""));
+    }
+    Ok(path.into())
 }
 
 /// A route's: rules alone.
