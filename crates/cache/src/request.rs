@@ -34,10 +34,6 @@ const OVERRIDES: [HeaderName; 5] = [
 /// What a request is to the cache.
 #[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and lives for one call")]
 #[derive(Debug, PartialEq, Eq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one is made for each request and kept nowhere; a box would cost more"
-)]
 pub(crate) enum Class {
     /// Nothing to do with it.
     Bypass,

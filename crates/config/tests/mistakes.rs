@@ -2,12 +2,16 @@
 
 #[path = "mistakes/acme.rs"]
 mod acme;
+#[path = "mistakes/admission.rs"]
+mod admission;
 #[path = "mistakes/clusters.rs"]
 mod clusters;
 #[path = "mistakes/connect.rs"]
 mod connect;
 #[path = "mistakes/quic.rs"]
 mod quic;
+#[path = "mistakes/sockets.rs"]
+mod sockets;
 
 use portcullis_config::{Errors, parse};
 
@@ -529,105 +533,4 @@ fn columns_count_characters_and_lines_count_with_either_end() {
     let host = errors.iter().find(|e| e.message.contains("`host`")).unwrap();
     assert_eq!((host.line, host.column), (4, 8));
     assert_eq!(&text[host.span()], "\"ä\"");
-}
-
-#[test]
-fn what_is_wrong_with_a_listeners_sockets() {
-    let rest = "[[cluster]]\nname = \"app\"\nendpoints = [\"app:80\"]\n[[route]]\ncluster = \"app\"\n";
-    for (listener, expected) in [
-        ("address = \"/run/a.sock\"", "for a unix socket write \"unix:/run/a.sock\""),
-        ("address = \"unix:\"", "unix:/run/portcullis/http.sock"),
-        ("address = \"systemd:a:b\"", "FileDescriptorName="),
-        ("address = \"unix:/a\"\nonly_v6 = true", "`only_v6` has no meaning for unix:/a"),
-        ("address = \"0.0.0.0:80\"\nv4_fallback = true", "`v4_fallback` has no meaning for 0.0.0.0:80"),
-        (
-            "address = \"unix:/a\"\n[listener.tcp]\nnodelay = true",
-            "`[listener.tcp]` has no meaning for unix:/a",
-        ),
-        ("address = \"[::]:80\"\n[listener.unix]\nmode = \"0660\"", "`[listener.unix]` has no meaning"),
-        ("address = \"unix:/a\"\n[listener.unix]\nmode = \"0999\"", "three octal digits"),
-        ("address = \"unix:/a\"\n[listener.unix]\nuser = \"a:b\"", "/etc/passwd"),
-        ("address = \"[::]:80\"\n[listener.tcp]\nkeepalive_retries = 3", "goes only with `keepalive`"),
-        ("address = \"[::]:80\"\n[listener.tcp]\ncongestion = \"b b\"", "tcp_available_congestion_control"),
-        ("address = \"[::]:80\"\n[listener.tcp]\ndscp = 64", "must be from 0 to 63"),
-        ("address = \"[::]:80\"\n[listener.proxy_protocol]\ntimeout = \"1s\"", "`trusted` is missing"),
-    ] {
-        let (address, tables) = listener.split_once("\n[").map_or((listener, ""), |(a, b)| (a, b));
-        let tables = if tables.is_empty() { String::new() } else { format!("[{tables}\n") };
-        let text = format!("[[listener]]\n{address}\nprotocol = \"http\"\n{tables}{rest}");
-        let told = told(&errors(&text));
-        assert_eq!(told.len(), 1, "{told:#?}");
-        assert!(told[0].contains(expected), "{expected} is missing in {}", told[0]);
-    }
-    let twice = |address: &str| {
-        format!("[[listener]]\naddress = \"{address}\"\nprotocol = \"http\"\n").repeat(2) + rest
-    };
-    for (address, expected) in [
-        ("unix:/run/a.sock", "the address unix:/run/a.sock is listened on twice"),
-        ("systemd:web", "the sockets called \"web\" are listened on twice"),
-    ] {
-        let told = told(&errors(&twice(address)));
-        assert!(told.len() == 1 && told[0].contains(expected), "{told:#?}");
-    }
-    let limits = format!(
-        "[limits]\nclient_delay = \"1s\"\n[[listener]]\naddress = \"[::]:80\"\nprotocol = \"http\"\n{rest}"
-    );
-    let told = told(&errors(&limits));
-    assert!(
-        told.iter().any(|told| told.contains("goes only with `max_connections_per_client`")),
-        "{told:#?}"
-    );
-}
-
-#[test]
-fn one_mistake_is_one_error_in_who_may_pass() {
-    one_error_each(&[
-        ("[filter]\ndefault = \"alow\"", 2, 11, "found \"alow\"", "did you mean \"allow\"?"),
-        ("[[filter.rule]]\npaths = [\"/x\"]", 1, 1, "`action` is missing in `[[filter.rule]]`", "deny"),
-        ("[[filter.rule]]\naction = \"hide\"\nregexes = [\"(\"]", 1, 1, "`(` is wrong or too large", ""),
-        ("[[filter.rule]]\naction = \"hide\"\nglobs = [\"[\"]", 1, 1, "the glob `[` is wrong", ""),
-        ("[[filter.rule]]\naction = \"hide\"\ncountries = [\"CH\"]", 1, 1, "countries need a database", ""),
-        ("[[filter.rule]]\naction = \"allow\"\nstatus = 404", 3, 10, "goes with `action = \"deny\"`", ""),
-        ("[basic_auth]\nrealm = \"x\"", 1, 1, "`users` is missing in `[basic_auth]`", "users.txt"),
-        ("[jwt]\nalgorithms = [\"RS256\"]", 1, 1, "tokens need a key", "`public_keys`"),
-        ("[jwt]\nalgorithms = [\"none\"]\nsecret = \"s\"", 2, 15, "no algorithm that tokens", "\"EdDSA\""),
-        (
-            "[jwt]\nalgorithms = [\"HS256\"]\nkey_set = \"s\"",
-            1,
-            1,
-            "no key here can be for \"HS256\"",
-            "public",
-        ),
-        (
-            "[jwt]\nalgorithms = [\"RS256\"]\nsecret = \"s\"",
-            1,
-            1,
-            "no key here can be for \"RS256\"",
-            "secret",
-        ),
-        (
-            "[jwt]\nsecret = \"s\"\nkey_set = \"s\"\nalgorithms = [\"HS256\"]",
-            3,
-            1,
-            "does not go with",
-            "one place",
-        ),
-        (
-            "[forward_auth]\npath = \"/\"\ncluster = \"ap\"",
-            3,
-            11,
-            "no cluster \"ap\"",
-            "did you mean \"app\"?",
-        ),
-        ("[forward_auth]\npath = \"x\"\ncluster = \"app\"", 2, 8, "wants a path", "\"/verify\""),
-        (
-            "[cors]\norigins = [\"*\"]\ncredentials = true",
-            3,
-            15,
-            "does not go with `origins",
-            "name the origins",
-        ),
-        ("[cors]\norigins = [\"app.test\"]", 2, 12, "wants an origin", "https://"),
-        ("[csrf]\ntrusted = [\"https://a.test:443\"]", 2, 12, "wants an origin", "leave the port"),
-    ]);
 }
