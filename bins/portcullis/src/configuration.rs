@@ -127,7 +127,7 @@ impl Running {
                 // a file that is gone for a moment is being replaced
                 if now.is_some() && now != seen {
                     seen = now;
-                    self.reload(&edge).await;
+                    Box::pin(self.reload(&edge)).await;
                     continue;
                 }
                 tokio::select! {

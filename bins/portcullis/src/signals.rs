@@ -31,7 +31,7 @@ pub(crate) fn on_hangup(edge: EdgeHandle, config: Option<Running>) -> anyhow::Re
             info!(signal = "SIGHUP", "opening the access log anew");
             edge.reopen_access_log();
             if let Some(config) = &config {
-                config.reload(&edge).await;
+                Box::pin(config.reload(&edge)).await;
             }
         }
     });
