@@ -52,7 +52,15 @@ impl Targets {
     }
 
     pub(crate) fn look_up<B>(&self, request: &Request<B>) -> Lookup<'_, ()> {
-        let mut asked = Asked::of(request);
+        self.find(request, Asked::of(request))
+    }
+
+    /// As if it had this method.
+    pub(crate) fn look_up_as<B>(&self, request: &Request<B>, method: &Method) -> Lookup<'_, ()> {
+        self.find(request, Asked::of(request).with_method(method))
+    }
+
+    fn find<B>(&self, request: &Request<B>, mut asked: Asked<'_>) -> Lookup<'_, ()> {
         if self.router.looks_at_connection() {
             let (client, secure) = connection(request.extensions());
             asked = asked.with_connection(client, secure);

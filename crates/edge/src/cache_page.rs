@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::Uri;
 use portcullis_cache::{CacheLayer, Purge};
+use portcullis_proxy::PathRules;
 use portcullis_telemetry::admin::{AdminService, Fields};
 use serde_json::json;
 
@@ -16,12 +17,13 @@ pub(crate) fn add(service: AdminService, live: &Arc<ArcSwap<Live>>) -> AdminServ
     service.with_page("/cache", "application/json", move || page(shown.load().cache.as_ref())).with_action(
         "/cache/purge",
         move |fields| {
-            let cache = purged.load().cache.clone();
+            let live = purged.load();
+            let (cache, paths) = (live.cache.clone(), live.plan.paths);
             async move {
                 let wanted = Wanted::read(&fields)?;
                 let cache = cache.ok_or("there is no cache")?;
                 // it may look at every key
-                let purged = tokio::task::spawn_blocking(move || wanted.purge(&cache)).await;
+                let purged = tokio::task::spawn_blocking(move || wanted.purge(&cache, paths)).await;
                 let purged = purged.map_err(|_| "the purge was broken off")??;
                 Ok(json!({ "purged": purged }).to_string() + "\n")
             }
@@ -105,16 +107,30 @@ impl Wanted {
         Ok(Self { what, how: how.unwrap_or_default() })
     }
 
-    fn purge(&self, cache: &CacheLayer) -> Result<u64, String> {
+    /// `paths`: what the edge does to paths before it looks anything up.
+    fn purge(&self, cache: &CacheLayer, paths: PathRules) -> Result<u64, String> {
         match &self.what {
-            What::Url(uri) => cache.purge(uri, self.how).map_err(|error| format!("url: {error}")),
+            What::Url(uri) => {
+                cache.purge(&settled(uri, paths)?, self.how).map_err(|error| format!("url: {error}"))
+            }
             What::Prefix(uri) => {
-                cache.purge_prefix(uri, self.how).map_err(|error| format!("prefix: {error}"))
+                let uri = settled(uri, paths)?;
+                cache.purge_prefix(&uri, self.how).map_err(|error| format!("prefix: {error}"))
             }
             What::Tag(tag) => Ok(cache.purge_tag(tag, self.how)),
             What::All => Ok(cache.purge_all(self.how)),
         }
     }
+}
+
+/// With its path in the form that requests have when they are looked up.
+fn settled(uri: &Uri, paths: PathRules) -> Result<Uri, String> {
+    let mut parts = uri.clone().into_parts();
+    if let Some(target) = &parts.path_and_query {
+        let settled = paths.apply(target).map_err(|error| format!("the path is refused: {error}"))?;
+        parts.path_and_query = Some(settled.into_owned());
+    }
+    Uri::from_parts(parts).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

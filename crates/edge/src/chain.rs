@@ -45,7 +45,7 @@ use crate::{
     parts::Parts,
     plan::{ChainPlan, FilterPlan, Plan, RoutePlan, Setting},
     service::EdgeService,
-    shaping::{self, Shaping},
+    shaping::{self, Pages, Shaping},
 };
 
 /// The layers of one chain. What is `None` costs nothing.
@@ -66,6 +66,8 @@ pub(crate) struct Chains {
     pub(crate) default: Arc<Chain>,
     /// By the routes' numbers.
     pub(crate) routes: Vec<Arc<Chain>>,
+    /// Every rate limit once.
+    rates: Vec<RateLimitLayer>,
 }
 
 impl Chains {
@@ -79,46 +81,45 @@ impl Chains {
     ) -> Result<Self, EdgeError> {
         let rates =
             Rates { store, is_same: before.is_some_and(|before| before.plan.rate_store == plan.rate_store) };
+        // all that may fail, before anything that goes on is changed
+        let pages = Pages::read(plan)?;
         let known = before.map(|before| (&before.plan.chain, &*before.chains.default));
         let edge = Chain { cache: cache.cloned(), ..Chain::default() };
-        let mut default = Chain::build(&plan.chain, parts, &edge, known, rates)?;
+        let made = Made { parts, pages: &pages, rates };
+        let mut default = Chain::build(&plan.chain, &made, &edge, known);
         default.cache = cache_layer(&plan.chain.cache, &edge.cache, cache, None);
         let default = Arc::new(default);
         let routes = plan.routes.iter().map(|route| {
             let edits = &route.response_fields;
             if route.chain == ChainPlan::default()
                 && edits.is_empty()
-                && !(cache.is_some() && is_for_some(route))
+                && !(cache.is_some() && partition(route).is_some())
             {
-                return Ok(Arc::clone(&default));
+                return Arc::clone(&default);
             }
             let known = before.and_then(|before| {
                 let number = before.plan.routes.iter().position(|old| old.matches == route.matches)?;
                 Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
             });
-            let mut chain = Chain::build(&route.chain, parts, &default, known, rates)?;
+            let mut chain = Chain::build(&route.chain, &made, &default, known);
             chain.shaping.response_fields = (!edits.is_empty()).then(|| Arc::new(edits.clone()));
             chain.cache = match &route.chain.cache {
                 Setting::Inherit if is_for_some(route) => None,
                 setting => cache_layer(setting, &default.cache, cache, Some(route)),
             };
-            Ok::<_, EdgeError>(Arc::new(chain))
+            Arc::new(chain)
         });
-        Ok(Self { routes: routes.collect::<Result<_, _>>()?, default })
-    }
-
-    /// Every chain once.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Chain> {
-        let own = self.routes.iter().filter(|chain| !Arc::ptr_eq(chain, &self.default));
-        std::iter::once(&self.default).chain(own).map(|chain| &**chain)
+        let routes: Vec<_> = routes.collect();
+        let own = plan.routes.iter().zip(&routes).filter(|(route, _)| route.chain.rate_limit.own().is_some());
+        let rates = std::iter::once(&default).chain(own.map(|(_, chain)| chain));
+        let rates = rates.filter_map(|chain| chain.rate_limit.clone()).collect();
+        Ok(Self { default, routes, rates })
     }
 
     /// What the rules of rate limits have counted, those of the same name together. Rules have names of the plan, so there are as many as it has.
     pub(crate) fn rates(&self) -> BTreeMap<Arc<str>, RuleCounts> {
         let mut sums: BTreeMap<Arc<str>, RuleCounts> = BTreeMap::new();
-        for counts in
-            self.all().filter_map(|chain| chain.rate_limit.as_ref()).flat_map(RateLimitLayer::counts)
-        {
+        for counts in self.rates.iter().flat_map(RateLimitLayer::counts) {
             let sum = sums.entry(Arc::clone(&counts.rule)).or_default();
             sum.allowed += counts.allowed;
             sum.refused += counts.refused;
@@ -131,8 +132,15 @@ impl Chains {
 
     /// Requests that rate limits refused.
     pub(crate) fn rate_limited(&self) -> u64 {
-        self.all().filter_map(|chain| chain.rate_limit.as_ref()).map(RateLimitLayer::rejected).sum()
+        self.rates.iter().map(RateLimitLayer::rejected).sum()
     }
+}
+
+/// What chains are made of beside their plans.
+struct Made<'a> {
+    parts: &'a Parts,
+    pages: &'a Pages,
+    rates: Rates<'a>,
 }
 
 /// What rate limits are made of beside their rules.
@@ -173,7 +181,14 @@ fn cache_layer(
     route: Option<&RoutePlan>,
 ) -> Option<CacheLayer> {
     match setting {
-        Setting::Inherit => default.clone(),
+        Setting::Inherit => default.as_ref().map(|default| match route.and_then(partition) {
+            None => default.clone(),
+            Some(partition) => {
+                let mut rules = default.rules().clone();
+                rules.partition = Some(partition);
+                default.with_rules(rules)
+            }
+        }),
         Setting::Off => None,
         Setting::Own(rules) => store.map(|store| {
             let mut rules = rules.clone();
@@ -196,16 +211,11 @@ fn partition(route: &RoutePlan) -> Option<Arc<str>> {
 
 impl Chain {
     /// Without the cache. `default` is what a layer is that the plan has nothing to say about; `before` the chain in this place until now, with its plan.
-    fn build(
-        plan: &ChainPlan,
-        parts: &Parts,
-        default: &Self,
-        before: Option<(&ChainPlan, &Self)>,
-        rates: Rates<'_>,
-    ) -> Result<Self, EdgeError> {
+    fn build(plan: &ChainPlan, made: &Made<'_>, default: &Self, before: Option<(&ChainPlan, &Self)>) -> Self {
+        let Made { parts, pages, rates } = made;
         let shaping = before.map(|(plan, chain)| (plan, &chain.shaping));
-        Ok(Self {
-            shaping: Shaping::build(plan, &default.shaping, shaping)?,
+        Self {
+            shaping: Shaping::build(plan, &default.shaping, shaping, pages),
             security_headers: layer(&plan.security_headers, &default.security_headers, None, |headers| {
                 Some(SecurityHeadersLayer::new(headers))
             }),
@@ -226,7 +236,7 @@ impl Chain {
             }),
             admission: admission(plan, parts, &default.admission),
             cache: None,
-        })
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -239,9 +249,14 @@ impl Chain {
             && shaping.is_empty()
     }
 
-    /// The same, but anybody may pass.
+    /// The same for what has no route: what routes stored is not given to those who did not come by them.
+    pub(crate) fn without_cache(&self) -> Self {
+        Self { cache: None, ..self.clone() }
+    }
+
+    /// The same for redirects to HTTPS, which anybody may have.
     pub(crate) fn without_admission(&self) -> Self {
-        Self { admission: Admission::default(), ..self.clone() }
+        Self { admission: Admission::default(), ..self.without_cache() }
     }
 
     /// Puts the layers around a service, in their order. `clusters` are those of the worker.
@@ -299,10 +314,13 @@ fn of_cache(body: CacheBody<Body>) -> Body {
 }
 
 /// The same order in words, for a route with this chain of its own.
-pub(crate) fn steps(plan: &Plan, route: &ChainPlan) -> Vec<Step> {
-    let edge = &plan.chain;
+pub(crate) fn steps(plan: &Plan, route: Option<&RoutePlan>) -> Vec<Step> {
+    let inherits = ChainPlan::default();
+    let no_cache = route.is_none_or(|route| route.chain.cache.is_inherit() && is_for_some(route));
+    let (edge, route) = (&plan.chain, route.map_or(&inherits, |route| &route.chain));
     let cache = match (&plan.cache, &edge.cache) {
         (None, _) => Setting::Off,
+        _ if no_cache => Setting::Off,
         (Some(_), Setting::Inherit) => Setting::Own(CacheRules::default()),
         (Some(_), setting) => setting.clone(),
     };

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response, header};
 use portcullis_proxy::Lookup;
 use tower_service::Service;
 
@@ -24,6 +24,8 @@ pub(crate) struct Routes {
     pub(crate) targets: Arc<Targets>,
     /// By the numbers of the routes. `None` where nothing stands between the edge and what the route does.
     pub(crate) chains: Vec<Option<EdgeService>>,
+    /// By the same, whether the chain answers preflights.
+    pub(crate) preflights: Vec<bool>,
     /// The cluster that the edge's own chain asks who may pass.
     pub(crate) asked: Option<ToCluster>,
 }
@@ -48,8 +50,19 @@ impl Dispatch {
         }
         match targets.look_up(request) {
             Lookup::Found(found) => Some(found.number),
-            _ => None,
+            _ => self.preflight(request),
         }
+    }
+
+    /// The route that a preflight asks about, where that is one by its method: no route need be for OPTIONS itself.
+    fn preflight(&self, request: &Request<Body>) -> Option<usize> {
+        let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+        if request.method() != Method::OPTIONS || !request.headers().contains_key(header::ORIGIN) {
+            return None;
+        }
+        let method = Method::from_bytes(asked.as_bytes()).ok()?;
+        let Lookup::Found(found) = self.routes.targets.look_up_as(request, &method) else { return None };
+        (self.routes.preflights.get(found.number) == Some(&true)).then_some(found.number)
     }
 }
 

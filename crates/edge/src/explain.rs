@@ -7,7 +7,7 @@ use portcullis_proxy::{Asked, router::Explanation};
 
 use crate::{
     PlanFault, chain,
-    plan::{ChainPlan, ListenerMode, Plan, RouteAction, Setting},
+    plan::{ListenerMode, Plan, RouteAction, Setting},
     routes::router,
 };
 
@@ -123,8 +123,7 @@ impl Plan {
         let route = router.explain(&asked);
         let own = route.route().and_then(|number| self.routes.get(number));
         let mut steps = self.before_routes();
-        let inherits = ChainPlan::default();
-        steps.extend(chain::steps(self, own.map_or(&inherits, |route| &route.chain)));
+        steps.extend(chain::steps(self, own));
         let action = match own.map(|route| &route.action) {
             _ if !secure && self.redirects_all() => "redirected to HTTPS".to_owned(),
             Some(action) => describe(action),

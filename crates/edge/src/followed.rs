@@ -88,11 +88,13 @@ impl Followed {
 
     /// Whether the content is another one now.
     fn read(&self, seen: &mut Seen) -> Result<bool, BoxError> {
-        // before the content, so that a change in between is seen as one
-        seen.stamp = stamp(&self.path);
+        // before the content, so that a change in between is seen as one; what could not be read is read again, as nothing of it need change for that
+        let stamp = stamp(&self.path);
+        seen.stamp = None;
         let limit = self.content.limit();
         let mut bytes = Vec::new();
         File::open(&self.path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        seen.stamp = stamp;
         if bytes.len() as u64 > limit {
             return Err(format!("it is longer than {} MiB", limit >> 20).into());
         }

@@ -11,7 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request, uri};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request, uri,
+};
 use http_body::{Body as _, Frame, SizeHint};
 use portcullis_conn::{ConnectProtocol, Interim};
 use portcullis_h3::{
@@ -451,11 +453,17 @@ impl AsyncWrite for Held {
     }
 }
 
+/// RFC 9110 sections 7.6.1 and 8.6; fields of a connection are no part of HTTP/3.
+fn crosses(name: &HeaderName) -> bool {
+    ![header::CONTENT_LENGTH, header::TE, header::TRAILER, header::PROXY_AUTHENTICATE].contains(name)
+}
+
 /// Passes interim responses on (RFC 9110 section 15.2). HTTP/3 has no fields of a connection; a `100 Continue` is for who sent the request, which is the edge.
 fn pass_on(to: Interim) -> OnInterim {
     OnInterim::new(move |status: StatusCode, headers: &HeaderMap| {
         if status != StatusCode::CONTINUE {
-            to.send(status.as_u16(), headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+            let fields = headers.iter().filter(|(name, _)| crosses(name));
+            to.send(status.as_u16(), fields.map(|(name, value)| (name.as_str(), value.as_bytes())));
         }
     })
 }

@@ -6,6 +6,8 @@
 //! response <-  the same way back
 //! ```
 //!
+//! Before all of them, fields that the client's `Connection` lists are taken away (RFC 9110 section 7.6.1): what is added from there on can't be listed.
+//!
 //! Why so: the request's id must be there before anything can be told of it, and what comes with it is believed by the peer, not by the client that a peer names. Who the client is, where a trusted proxy tells it, must be known to the log and the rate limit. Metrics and the log see everything, refusals too. A head with too many fields is refused before anything
 //! looks at it. `/health` answers even a client that is over its limit, so that an overloaded edge can still be told
 //! from a dead one. A request
@@ -19,9 +21,10 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{Method, Request, Response, header::CONNECTION};
+use hyper::ext::Protocol;
 use portcullis_acme::Http01Layer;
-use portcullis_conn::ConnInfo;
+use portcullis_conn::{ConnInfo, ConnectProtocol};
 use portcullis_middleware::{
     ClientIp,
     access_log::{self, AccessLogLayer},
@@ -34,7 +37,7 @@ use portcullis_middleware::{
     misdirected::MisdirectedLayer,
     request_id::RequestIdLayer,
 };
-use portcullis_proxy::{Trust, client_ip};
+use portcullis_proxy::{Trust, client_ip, hop::end_nominations};
 use std::convert::Infallible;
 use tower::{
     ServiceBuilder,
@@ -98,6 +101,7 @@ impl Order {
         let access_log =
             self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
         let service = ServiceBuilder::new()
+            .layer(MapRequestLayer::new(settled))
             .layer(option_layer(self.request_id.clone()))
             .layer(option_layer(client))
             .layer(option_layer(metrics))
@@ -114,6 +118,21 @@ impl Order {
             .service(routes);
         EdgeService::new(service)
     }
+}
+
+/// What is to be settled before anybody adds fields to a request or decides by its method: fields that `Connection` lists are gone from here on, so that a client can't list away
+/// what the edge adds, nor select by what the upstream does not see; and an extended CONNECT says so in one way, whichever protocol it came by.
+fn settled(mut request: Request<Body>) -> Request<Body> {
+    if request.headers().contains_key(CONNECTION) {
+        end_nominations(request.headers_mut());
+    }
+    if request.method() == Method::CONNECT
+        && let Some(protocol) = request.extensions().get::<Protocol>()
+    {
+        let protocol = ConnectProtocol::new(protocol.as_str());
+        request.extensions_mut().insert(protocol);
+    }
+    request
 }
 
 /// Who the client is behind proxies that are trusted to tell. Without them it is the connection's peer, and nothing

@@ -108,6 +108,9 @@ impl EdgeHandle {
     async fn try_reload(&self, plan: Plan) -> Result<Reloaded, EdgeError> {
         // one after the other
         let workers = self.shared.workers.lock().await;
+        if self.shared.stop.is_cancelled() || workers.is_empty() {
+            return Err(EdgeError::NotRunning);
+        }
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || read(&shared, plan));
         let (live, certificates, reloaded) = read.await.map_err(|_| EdgeError::WorkerPanicked)??;

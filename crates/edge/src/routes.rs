@@ -223,8 +223,9 @@ pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Resu
         }
     });
     let chains = chains.collect();
+    let preflights = live.chains.routes.iter().map(|chain| chain.admission.cors.is_some()).collect();
     let asked = live.chains.default.admission.forward_auth.as_ref().and_then(|plan| by_name(&plan.cluster));
-    Ok(Routes { chains, targets, asked })
+    Ok(Routes { targets, chains, preflights, asked })
 }
 
 /// The program's own layers around a service. The first one given is the outermost, as in tower's `ServiceBuilder`.

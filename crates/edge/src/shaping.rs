@@ -1,6 +1,6 @@
 //! The layers of a chain that few routes have, each as a step of its own: what has none of them pays for none.
 
-use std::{fs, io::Read, sync::Arc};
+use std::{collections::HashMap, fs, io::Read, path::PathBuf, sync::Arc};
 
 use http::HeaderValue;
 use portcullis_middleware::{
@@ -19,7 +19,7 @@ use crate::{
     Body, EdgeError,
     chain::layer,
     explain::Step,
-    plan::{ChainPlan, MaintenancePlan, Setting},
+    plan::{ChainPlan, MaintenancePlan, Plan, Setting},
     service::EdgeService,
 };
 
@@ -37,18 +37,19 @@ pub(crate) struct Shaping {
 }
 
 impl Shaping {
-    /// As for [`crate::chain::Chain`]. Reads the file of a maintenance page.
+    /// As for [`crate::chain::Chain`].
     pub(crate) fn build(
         plan: &ChainPlan,
         default: &Self,
         before: Option<(&ChainPlan, &Self)>,
-    ) -> Result<Self, EdgeError> {
+        pages: &Pages,
+    ) -> Self {
         let maintenance = match &plan.maintenance {
             Setting::Inherit => default.maintenance.clone(),
             Setting::Off => None,
-            Setting::Own(own) => Some(maintenance(own)?),
+            Setting::Own(own) => Some(pages.maintenance(own)),
         };
-        Ok(Self {
+        Self {
             response_fields: None,
             maintenance,
             body_limit: layer(&plan.body_limit, &default.body_limit, None, |limit| {
@@ -67,7 +68,7 @@ impl Shaping {
                 |options| Some(RequestDecompressionLayer::new(options.clone())),
             ),
             concurrency: concurrency(plan, default, before),
-        })
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -202,24 +203,43 @@ fn concurrency(
 /// The longest page, in bytes: it is kept in memory.
 const LONGEST_PAGE: u64 = 1 << 20;
 
-fn maintenance(plan: &MaintenancePlan) -> Result<MaintenanceLayer, EdgeError> {
-    let mut maintenance = plan.maintenance.clone();
-    if let Some(path) = &plan.file {
-        let unread = |source| EdgeError::MaintenancePage { path: path.clone(), source };
-        let mut body = Vec::new();
-        let file = fs::File::open(path).map_err(unread)?;
-        file.take(LONGEST_PAGE + 1).read_to_end(&mut body).map_err(unread)?;
-        if body.len() as u64 > LONGEST_PAGE {
-            return Err(unread(std::io::Error::other("it is longer than 1 MiB")));
+/// The files of maintenance pages.
+pub(crate) struct Pages(HashMap<PathBuf, Vec<u8>>);
+
+impl Pages {
+    /// Reads all that a plan names. Blocks.
+    pub(crate) fn read(plan: &Plan) -> Result<Self, EdgeError> {
+        let mut pages = HashMap::new();
+        let chains = std::iter::once(&plan.chain).chain(plan.routes.iter().map(|route| &route.chain));
+        for path in chains.filter_map(|chain| chain.maintenance.own()?.file.as_ref()) {
+            let unread = |source| EdgeError::MaintenancePage { path: path.clone(), source };
+            let mut body = Vec::new();
+            let file = fs::File::open(path).map_err(unread)?;
+            file.take(LONGEST_PAGE + 1).read_to_end(&mut body).map_err(unread)?;
+            if body.len() as u64 > LONGEST_PAGE {
+                return Err(unread(std::io::Error::other("it is longer than 1 MiB")));
+            }
+            pages.insert(path.clone(), body);
         }
+        Ok(Self(pages))
+    }
+
+    fn maintenance(&self, plan: &MaintenancePlan) -> MaintenanceLayer {
+        maintenance(plan, plan.file.as_ref().and_then(|path| self.0.get_key_value(path)))
+    }
+}
+
+fn maintenance(plan: &MaintenancePlan, page: Option<(&PathBuf, &Vec<u8>)>) -> MaintenanceLayer {
+    let mut maintenance = plan.maintenance.clone();
+    if let Some((path, body)) = page {
         let kind = match path.extension().and_then(|ending| ending.to_str()) {
             Some("html" | "htm") => "text/html; charset=utf-8",
             Some("json") => "application/json",
             _ => "text/plain; charset=utf-8",
         };
-        maintenance.pages.insert(0, MaintenancePage::new(HeaderValue::from_static(kind), body));
+        maintenance.pages.insert(0, MaintenancePage::new(HeaderValue::from_static(kind), body.clone()));
     }
-    Ok(MaintenanceLayer::new(maintenance))
+    MaintenanceLayer::new(maintenance)
 }
 
 type Steps = [Option<Step>; 3];

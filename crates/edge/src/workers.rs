@@ -430,7 +430,7 @@ pub(crate) fn service(
     };
     let chain = &*live.chains.default;
     let redirecting = unrouted(&chain.without_admission());
-    let unrouted = unrouted(chain);
+    let unrouted = unrouted(&chain.without_cache());
     order.around(Dispatch { routes: Arc::clone(routes), insecure, unrouted, redirecting })
 }
 

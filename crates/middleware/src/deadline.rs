@@ -9,6 +9,8 @@
 //! that has begun fails with [`DeadlinePassed`]; the driver cuts the response, and no client takes it for whole. A tunnel (a 101, or
 //! the 2xx to a CONNECT) is no body, and goes on.
 //!
+//! A driver that waits for a client to take what it has asks this body for nothing, and so sees no deadline: its own bounds on writing end that wait.
+//!
 //! Nothing is armed until something has to be waited for: what answers at once costs a look at the clock.
 
 use std::{

@@ -43,8 +43,9 @@ use std::{
     sync::Arc,
 };
 
-use http::Extensions;
-use portcullis_conn::ConnInfo;
+use http::{Extensions, Method, Request};
+use ipnet::IpNet;
+use portcullis_conn::{ConnInfo, ConnectProtocol};
 
 pub mod access_log;
 pub mod alt_svc;
@@ -97,6 +98,21 @@ fn client_ip(extensions: &Extensions) -> Option<IpAddr> {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, |v4: Ipv4Addr| IpAddr::V4(v4)),
         IpAddr::V4(_) => ip,
     })
+}
+
+/// The method that a request is routed and forwarded by: an extended CONNECT (RFC 8441, RFC 9220), which says so by [`ConnectProtocol`] among its extensions, is
+/// the GET that HTTP/1.1 has in its place.
+fn method_of<B>(request: &Request<B>) -> &Method {
+    let extended =
+        request.method() == Method::CONNECT && request.extensions().get::<ConnectProtocol>().is_some();
+    if extended { &Method::GET } else { request.method() }
+}
+
+/// A network of IPv4 in its own form: as a part of `::ffff:0:0/96` (RFC 4291 section 2.5.5.2) it would meet no address, since those are in theirs.
+fn unmapped(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let v4 = v6.addr().to_ipv4_mapped().filter(|_| v6.prefix_len() >= 96);
+    v4.and_then(|v4| ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).ok()).map_or(network, IpNet::V4)
 }
 
 fn conn_info(extensions: &Extensions) -> Option<&Arc<ConnInfo>> {

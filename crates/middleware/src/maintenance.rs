@@ -121,7 +121,7 @@ impl Maintenance {
     }
 
     fn knows(&self, ip: IpAddr) -> bool {
-        self.allow.iter().any(|network| network.contains(&ip))
+        self.allow.iter().any(|network| crate::unmapped(*network).contains(&ip))
     }
 
     fn answer<B: From<Bytes> + Default>(&self, method: &Method, accept: Option<&HeaderValue>) -> Response<B> {

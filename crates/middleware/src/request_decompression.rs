@@ -191,6 +191,10 @@ where
         };
         parts.headers.remove(CONTENT_ENCODING);
         parts.headers.remove(CONTENT_LENGTH);
+        // RFC 9530 section 2: of the content as it was sent
+        for digest in ["content-digest", "content-md5", "digest"] {
+            parts.headers.remove(digest);
+        }
         let broken = Arc::new(AtomicU16::new(0));
         let bound = Bound {
             max_bytes: self.options.max_bytes,

@@ -60,6 +60,23 @@ pub(crate) fn strip_request_seen(headers: &mut HeaderMap, seen: Seen) {
     }
 }
 
+/// Removes what the client's `Connection` lists, and leaves of it what is about the connection alone: for the outside of everything that adds fields to a request, or
+/// stores what comes of it by them. A field that is added later can't be listed away any more, and one that the upstream will not see selects nothing before it.
+/// What [`strip_request`] removes by name stays for it.
+pub fn end_nominations(headers: &mut HeaderMap) {
+    if !headers.get_all(header::CONNECTION).iter().flat_map(members).any(is_nomination) {
+        return;
+    }
+    strip_nominated(headers);
+    let lines: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    headers.remove(header::CONNECTION);
+    for member in lines.iter().flat_map(members).filter(|member| !is_nomination(member)) {
+        if let Ok(member) = HeaderValue::from_bytes(member) {
+            headers.append(header::CONNECTION, member);
+        }
+    }
+}
+
 /// Removes what must not go back to the client, from a final answer as from a 101.
 ///
 /// An answer with both `Transfer-Encoding` and `Content-Length` loses both: the first ends at this hop and
@@ -166,6 +183,35 @@ mod tests {
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         names
+    }
+
+    #[test]
+    fn nominations_end() {
+        let mut headers = map(&[
+            ("connection", "Upgrade, X-User, close"),
+            ("connection", "x-lang, Host, X-Forwarded-For"),
+            ("upgrade", "websocket"),
+            ("x-user", "root"),
+            ("x-lang", "fr"),
+            ("host", "a"),
+            ("x-forwarded-for", "1.2.3.4"),
+        ]);
+        end_nominations(&mut headers);
+        assert_eq!(
+            names(&headers),
+            ["connection", "connection", "host", "upgrade", "x-forwarded-for"]
+                .as_slice()
+                .iter()
+                .copied()
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+        );
+        let left: Vec<_> = headers.get_all("connection").iter().collect();
+        assert_eq!(left, ["Upgrade", "close"]);
+        headers.insert("x-user", "alice".parse().unwrap());
+        strip_request(&mut headers);
+        assert_eq!(headers["x-user"], "alice", "added later, and there to stay");
     }
 
     #[test]

@@ -23,6 +23,9 @@ use tokio::{
 };
 
 use super::{ClientError, MAX_FIELD_SECTION, SEND_TIMEOUT};
+
+/// Interim responses to one request; with more of them the server has failed.
+const MAX_INTERIM: u32 = 16;
 use crate::{
     BodyError, BoxError, Tunnel,
     body::{Broken, Incoming, Reader},
@@ -221,12 +224,13 @@ impl<Q: Quic> Session<Q> {
         Ok((response.map(|()| ResponseBody { body: Some(Box::new(body)), upload: None }), None))
     }
 
-    /// Waits for the head that is none of an interim response.
+    /// Waits for the head that is none of an interim response, of which there may be a few before it.
     async fn head(
         &self,
         frames: &mut FrameReader<Q::Recv>,
         parts: &http::request::Parts,
     ) -> Result<(Response<()>, Option<u64>), ClientError> {
+        let mut interim = 0;
         loop {
             let section = match poll_fn(|cx| frames.poll_event(cx)).await {
                 Ok(Event::Headers(section)) => section,
@@ -249,6 +253,11 @@ impl<Q: Quic> Session<Q> {
             if !response.status().is_informational() {
                 frames.begin_body();
                 return Ok((response, length));
+            }
+            interim += 1;
+            if interim > MAX_INTERIM {
+                frames.stop(codes::EXCESSIVE_LOAD);
+                return Err(ClientError::Protocol("too many interim responses".into()));
             }
             if let Some(OnInterim(tell)) = parts.extensions.get::<OnInterim>() {
                 tell(response.status(), response.headers());

@@ -153,15 +153,16 @@ impl Recent {
 
     fn get(&mut self, digest: &Digest) -> Option<Arc<str>> {
         let (user, since) = self.known.get(digest)?;
-        if since.elapsed() < self.keep {
-            return Some(Arc::clone(user));
-        }
-        self.known.remove(digest);
-        None
+        // one that is too old keeps its place in the order until it is pushed out or is right once more
+        (since.elapsed() < self.keep).then(|| Arc::clone(user))
     }
 
     fn insert(&mut self, digest: Digest, user: Arc<str>) {
         if self.max == 0 || self.keep.is_zero() {
+            return;
+        }
+        if self.known.insert(digest, (user, Instant::now())).is_some() {
+            // it stands in the order already, once
             return;
         }
         while self.order.len() >= self.max {
@@ -170,6 +171,33 @@ impl Recent {
             }
         }
         self.order.push_back(digest);
-        self.known.insert(digest, (user, Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod recent_tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_back_pushes_nobody_out() {
+        let keep = Duration::from_secs(60);
+        let mut recent = Recent::new(4, keep);
+        let users = [1, 2].map(|n| ([n; 32], Arc::<str>::from(format!("user {n}"))));
+        for _ in 0..20 {
+            for (digest, user) in &users {
+                assert_eq!(recent.get(digest), None, "too old");
+                // two at once had to be computed
+                recent.insert(*digest, Arc::clone(user));
+                recent.insert(*digest, Arc::clone(user));
+            }
+            for (digest, user) in &users {
+                assert_eq!(recent.get(digest).as_ref(), Some(user));
+            }
+            tokio::time::advance(keep).await;
+        }
+        for n in 10..20 {
+            recent.insert([n; 32], "another".into());
+        }
+        assert_eq!((recent.known.len(), recent.order.len()), (4, 4));
     }
 }

@@ -242,7 +242,7 @@ impl Compiled {
 
     /// Whether all conditions hold. The cheap ones are asked first.
     pub(super) fn matches<B>(&self, facts: &Facts<'_, B>) -> bool {
-        (self.methods.is_empty() || self.methods.contains(facts.request.method()))
+        (self.methods.is_empty() || self.methods.contains(crate::method_of(facts.request)))
             && (self.hosts.is_empty() || self.host(facts.request))
             && (self.paths.is_empty() || self.path(facts.path()))
             && self.clients.as_ref().is_none_or(|clients| self.client(facts, |ip| clients.contains(ip)))

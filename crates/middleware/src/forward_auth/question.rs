@@ -100,7 +100,7 @@ pub(super) fn about<B, C: Default>(request: &Request<B>, options: &ForwardAuthOp
             let _ = fields.try_insert(name, value);
         }
     };
-    let method = HeaderValue::from_str(request.method().as_str()).ok();
+    let method = HeaderValue::from_str(crate::method_of(request).as_str()).ok();
     let uri = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let uri = HeaderValue::from_str(uri).ok();
     set(&X_ORIGINAL_METHOD, method.clone());

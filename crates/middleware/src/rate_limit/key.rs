@@ -123,7 +123,7 @@ pub(super) struct Asked<'a> {
 impl<'a> Asked<'a> {
     pub(super) fn of<B>(request: &'a Request<B>) -> Self {
         Self {
-            method: request.method(),
+            method: crate::method_of(request),
             uri: request.uri(),
             headers: request.headers(),
             extensions: request.extensions(),

@@ -16,7 +16,7 @@ impl Networks {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
         for network in networks {
-            match network {
+            match crate::unmapped(*network) {
                 IpNet::V4(net) => v4.push((net.network().to_bits(), net.broadcast().to_bits())),
                 IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
             }

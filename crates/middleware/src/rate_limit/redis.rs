@@ -133,7 +133,8 @@ impl RedisLender {
         let client = Client::open(&*options.url).map_err(|error| RedisError(error.into()))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(options.timeout));
+            // the one who asks gives up first, by a clock of his own: that is an answer that came late, and this a connection that is lost
+            .set_response_timeout(Some(options.timeout.saturating_mul(4)));
         // until the store has told which
         let random = RandomState::new();
         let seed = [random.hash_one(0), random.hash_one(1)];

@@ -231,11 +231,11 @@ impl RuleSet {
         standing: Standing,
     ) -> Option<Judgement<'a>> {
         if wait.is_none() {
-            tracing::warn!(rule = &*rule.name, "a request costs more than the rate limit's burst");
+            tracing::debug!(rule = &*rule.name, "a request costs more than the rate limit's burst");
         }
         let client = asked.client();
         if rule.options.dry_run {
-            tracing::info!(rule = &*rule.name, ?client, ?wait, "the rate limit would refuse a request");
+            tracing::debug!(rule = &*rule.name, ?client, ?wait, "the rate limit would refuse a request");
             rule.counts.dry_run.fetch_add(1, Ordering::Relaxed);
             return None;
         }

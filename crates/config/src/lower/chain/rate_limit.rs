@@ -13,7 +13,7 @@ use toml::de::DeValue;
 
 use crate::{
     net::{network, not},
-    reader::{Read, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong},
     values::{boolean, choice, duration, integer, ms, secs, text, word},
 };
 
@@ -60,14 +60,15 @@ fn rule(mut table: Table<'_, '_>) -> Option<RateRule> {
     if let Some(costs) = table.list("method_costs", "\"POST=5\"", method_cost) {
         rule.method_costs = costs.into_inner().into_iter().map(|cost| cost.into_inner()).collect();
     }
+    let at = cost.as_ref().map_or_else(|| table.span(), Spanned::span);
     if let Some(cost) = cost {
-        let methods = rule.method_costs.iter().map(|(_, cost)| *cost);
-        let most = methods.chain([*cost.get_ref()]).max().unwrap_or_default();
-        if most > rule.burst.get() {
-            let wrong = Wrong::new(format!("a request costs {most}, and `burst` is {}", rule.burst));
-            table.sink().error(cost.span(), wrong.hint("it could never pass"));
-        }
         rule.cost = cost.into_inner();
+    }
+    let methods = rule.method_costs.iter().map(|(_, cost)| *cost);
+    let most = methods.chain([rule.cost]).max().unwrap_or_default();
+    if most > rule.burst.get() {
+        let wrong = Wrong::new(format!("a request costs {most}, and `burst` is {}", rule.burst));
+        table.sink().error(at, wrong.hint("it could never pass"));
     }
     if let Some(allow) = table.list("allow", "\"10.0.0.0/8\"", network) {
         rule.allow = allow.into_inner().into_iter().map(|net| net.into_inner()).collect();
