@@ -25,6 +25,7 @@ use crate::{
     http2::{self, Failure, H2Conn, H2Lease, H2Response},
     pool::{Found, Pool, Speaks},
     state::{EndpointState, Life, Place},
+    trip::Trip,
     upload::Upload,
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct Call<'a> {
     wish: Wish,
     /// The endpoint of the last attempt.
     pub(crate) picked: AtomicUsize,
+    /// Who wants to know how it goes.
+    trip: Option<&'a Trip>,
 }
 
 impl<'a> Call<'a> {
@@ -60,6 +63,7 @@ impl<'a> Call<'a> {
             client,
             wish: wish_of(parts, options),
             picked: AtomicUsize::new(usize::MAX),
+            trip: parts.extensions.get::<Arc<Trip>>().map(|trip| &**trip),
         }
     }
 
@@ -73,6 +77,26 @@ impl<'a> Call<'a> {
             client: call.client,
             wish: call.wish,
             picked: AtomicUsize::new(usize::MAX),
+            trip: call.trip,
+        }
+    }
+
+    /// An attempt begins.
+    fn begin(&self, state: &EndpointState) {
+        if let Some(trip) = self.trip {
+            trip.begin(&state.endpoint.name);
+        }
+    }
+
+    /// Now, where somebody wants to know how long it takes.
+    fn now(&self) -> Option<Instant> {
+        self.trip.map(|_| Instant::now())
+    }
+
+    /// Tells how long it took.
+    fn told(&self, tell: fn(&Trip, Instant), since: Option<Instant>) {
+        if let (Some(trip), Some(since)) = (self.trip, since) {
+            tell(trip, since);
         }
     }
 }
@@ -177,8 +201,12 @@ where
         B::Error: Into<BoxError>,
     {
         let found = match &same {
-            Some(state) => Some((self.pool.find(state, true, call.client), Some(Arc::clone(state)))),
+            Some(state) => {
+                call.begin(state);
+                Some((self.pool.find(state, true, call.client), Some(Arc::clone(state))))
+            }
             None => self.shared.with_pick(&call.wish, tried, |index, state| {
+                call.begin(state);
                 call.picked.store(index, Ordering::Relaxed);
                 let found = self.pool.find(state, false, call.client);
                 // a connection knows its endpoint
@@ -219,7 +247,10 @@ where
                 Found::Connect(gate) => return self.connect(state, gate, call).await,
                 Found::Wait(connecting) => connecting,
             };
-            if tokio::time::timeout_at(until, connecting).await.is_err() {
+            let waits = call.now();
+            let waited = tokio::time::timeout_at(until, connecting).await;
+            call.told(Trip::waited, waits);
+            if waited.is_err() {
                 let endpoint = Arc::clone(&state.endpoint.name);
                 return Err(Miss::new(Error::ConnectTimeout { endpoint }, Why::NotConnected));
             }
@@ -248,15 +279,21 @@ where
         if !state.take_place(options.max_connections) {
             // an idle one of another client's, or of another protocol, stands in the way
             self.pool.evict(state.slot);
-            if !state.take_place(options.max_connections)
-                && let Some(ready) = self.queue(state, call.client).await?
-            {
-                return Ok(ready);
+            if !state.take_place(options.max_connections) {
+                let waits = call.now();
+                let queued = self.queue(state, call.client).await;
+                call.told(Trip::waited, waits);
+                if let Some(ready) = queued? {
+                    return Ok(ready);
+                }
             }
         }
         // from here on the place comes back with the guard, or with the connection that it becomes part of
         let place = Place::taken(Arc::clone(state));
-        let io = self.dial(state, call.client).await?;
+        let connects = call.now();
+        let dialled = self.dial(state, call.client).await;
+        call.told(Trip::connected, connects);
+        let io = dialled?;
         let http2 = match (options.protocol, io.alpn()) {
             (Protocol::Http1, _) => false,
             (Protocol::ByAlpn, alpn) => alpn == Some(b"h2"),
@@ -405,11 +442,12 @@ where
         )
         .map_err(|error| Miss::new(error, Why::Final))?;
         let mut pump = Pump::new(call.framing, call.expects);
-        let began = self.began();
+        let (began, sends) = (self.began(), call.now());
         let exchanged = conn.exchange(&mut pump, upload, call.parts, &self.shared.options).await;
         let error = match exchanged {
             Ok((head, sent)) => {
                 observe(&conn.endpoint, began);
+                call.told(Trip::answered, sends);
                 self.shared.answered(&conn.endpoint, head.parts.status);
                 return Ok(Answer::H1 { conn, head, pump: (!sent).then_some(pump) });
             }
@@ -457,12 +495,13 @@ where
         let authority = state.as_ref().map_or("", |state| authority(state));
         let head = http2::head_of(call.parts, conn.is_secure(), authority)
             .map_err(|error| Miss::new(error, Why::Final))?;
-        let (began, reused) = (self.began(), conn.has_answered());
+        let (began, sends, reused) = (self.began(), call.now(), conn.has_answered());
         let error =
             match http2::exchange(&conn, lease, head, upload, &call.parts.extensions, &self.shared.options)
                 .await
             {
                 Ok(response) => {
+                    call.told(Trip::answered, sends);
                     if let Some(state) = &state {
                         observe(state, began);
                         self.shared.answered(state, response.head.status);

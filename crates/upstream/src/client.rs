@@ -27,6 +27,7 @@ use crate::{
     pool::Pool,
     retry::pause,
     state::EndpointState,
+    trip::Trip,
     upload::Upload,
 };
 
@@ -160,8 +161,12 @@ where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
+        let waits = request.extensions().get::<Arc<Trip>>().is_some().then(Instant::now);
         self.shared.first_list().await?;
         let (parts, body) = request.into_parts();
+        if let (Some(trip), Some(waits)) = (parts.extensions.get::<Arc<Trip>>(), waits) {
+            trip.waited(waits);
+        }
         let framing = framing_of(&parts.headers, &body)?;
         let options = &self.shared.options;
         let call = Call::new(&parts, framing, options);

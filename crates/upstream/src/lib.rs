@@ -44,6 +44,7 @@ mod retry;
 mod state;
 mod stream;
 mod timer;
+mod trip;
 mod turn;
 mod upgraded;
 mod upload;
@@ -63,6 +64,7 @@ pub use health::OutlierOptions;
 pub use options::{ClusterOptions, HedgeOptions, Http2Options, Protocol, RetryOptions};
 pub use state::EndpointStats;
 pub use stream::{Connector, Stream, Transport};
+pub use trip::Trip;
 pub use turn::{Picked, Turn};
 pub use upgraded::{Upgraded, UpgradedSlot};
 

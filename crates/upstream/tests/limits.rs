@@ -19,7 +19,7 @@ use portcullis_testkit::{
 };
 use portcullis_upstream::{
     ClientAddresses, Cluster, ClusterOptions, ConnectError, Connector, Destination, Endpoint, Error,
-    HedgeOptions, OutlierOptions, RetryOptions,
+    HedgeOptions, OutlierOptions, RetryOptions, Trip,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -459,4 +459,65 @@ async fn what_went_wrong_while_connecting_is_told_apart() {
         assert!(is(&error) && error.is_connect(), "{error:?}");
     }
     assert_eq!(cluster.stats().endpoints[0].open, 0);
+}
+
+fn watched(path: &str) -> (Arc<Trip>, Request<Body>) {
+    let trip = Arc::<Trip>::default();
+    let mut request = get(path);
+    request.extensions_mut().insert(Arc::clone(&trip));
+    (trip, request)
+}
+
+#[tokio::test]
+async fn a_trip_is_told_as_it_goes() {
+    let gate = Arc::new(Semaphore::new(2));
+    let origin = gated(Arc::clone(&gate)).await;
+    let client = cluster(&[&origin], ClusterOptions::default()).client();
+    let name = origin.addr().to_string();
+    let known = |trip: &Trip| (trip.attempts(), trip.endpoint().as_deref() == Some(name.as_str()));
+
+    let (first, request) = watched("/");
+    assert_eq!((first.attempts(), first.endpoint(), first.first_byte()), (0, None, None));
+    text(client.send(request).await.unwrap()).await;
+    assert_eq!(known(&first), (1, true));
+    assert!(first.connect().is_some() && first.first_byte().is_some());
+    // on the connection that is there
+    let (second, request) = watched("/");
+    text(client.send(request).await.unwrap()).await;
+    assert_eq!((known(&second), second.connect()), ((1, true), None));
+
+    let client = cluster(&[&origin], ClusterOptions::default().with_max_connections(1)).client();
+    // the third holds the only place until the gate opens, and the fourth waits for it
+    let ((third, one), (fourth, other)) = (watched("/"), watched("/"));
+    let send = async |request| text(client.send(request).await.unwrap()).await;
+    let open = async {
+        sleep(50 * MS).await;
+        assert_eq!((known(&third), third.first_byte()), ((1, true), None));
+        gate.add_permits(2);
+    };
+    tokio::join!(send(one), send(other), open);
+    assert!(third.first_byte().unwrap() >= 40 * MS && third.queue() < 40 * MS);
+    assert!(fourth.queue() >= 40 * MS && fourth.first_byte().is_some());
+
+    // nobody waits for the answer any more
+    let (fifth, request) = watched("/");
+    assert!(timeout(20 * MS, client.send(request)).await.is_err());
+    assert_eq!((known(&fifth), fifth.first_byte()), ((1, true), None));
+}
+
+#[tokio::test]
+async fn a_trip_counts_attempts() {
+    let gate = Arc::new(Semaphore::new(20));
+    let origin = gated(gate).await;
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoints = vec![Endpoint::from(dead), Endpoint::from(origin.addr())];
+    let client = Cluster::new("test", endpoints, ClusterOptions::default()).unwrap().client();
+    let mut attempts = Vec::new();
+    for _ in 0..20 {
+        let (trip, request) = watched("/");
+        text(client.send(request).await.unwrap()).await;
+        assert_eq!(trip.endpoint().as_deref(), Some(origin.addr().to_string().as_str()));
+        attempts.push(trip.attempts());
+    }
+    assert!(attempts.contains(&2) && attempts.iter().all(|count| [1, 2].contains(count)), "{attempts:?}");
 }
