@@ -6,6 +6,7 @@
 //!
 //! Every label's values are from a set that is known beforehand, or cut at [`MAX_SERIES`] where they come from a closure.
 
+mod hosts;
 mod requests;
 mod series;
 
@@ -20,8 +21,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use self::hosts::{HostPlace, HostRequests, MAX_HOSTS};
 pub use self::series::{HistogramReading, MAX_SERIES, Series};
 use self::{
+    hosts::HostsCollector,
     requests::{Requests, RequestsCollector},
     series::{Kind, SeriesCollector},
 };
@@ -158,6 +161,23 @@ impl Metrics {
         read: impl Fn() -> HistogramReading + Send + Sync + 'static,
     ) -> Result<(), MetricError> {
         self.register(name, help, None, Kind::Histogram(Box::new(read)))
+    }
+
+    /// Exposes requests by host as `portcullis_requests_by_host_total`; the closure gives the counters of the moment. Else as
+    /// [`Metrics::register_counter_fn`].
+    ///
+    /// # Errors
+    /// When there is such a metric.
+    pub fn register_hosts(
+        &self,
+        read: impl Fn() -> Arc<HostRequests> + Send + Sync + 'static,
+    ) -> Result<(), MetricError> {
+        let mut registered = self.shared.registered.lock();
+        if !registered.names.insert(hosts::NAME.to_owned()) {
+            return Err(MetricError::Duplicate { name: hosts::NAME.to_owned() });
+        }
+        registered.registry.register_collector(Box::new(HostsCollector(Box::new(read))));
+        Ok(())
     }
 
     fn register(&self, name: &str, help: &str, label: Option<&str>, kind: Kind) -> Result<(), MetricError> {

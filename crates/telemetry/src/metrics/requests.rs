@@ -26,7 +26,7 @@ pub(super) const NAMES: [&str; 4] = [
 ];
 
 /// By their ALPN names, in the order of [`protocol`].
-const PROTOCOLS: [&str; 5] = ["http/1.0", "http/1.1", "h2", "h3", "other"];
+pub(super) const PROTOCOLS: [&str; 5] = ["http/1.0", "http/1.1", "h2", "h3", "other"];
 /// In the order of [`class`].
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 /// Upper bounds of the histogram in microseconds: from what a cached answer takes to what a deadline allows.
@@ -38,7 +38,7 @@ const BUCKETS: usize = BOUNDS.len() + 1;
 /// Copies of the counters, 1 KiB each.
 const STRIPES: usize = 32;
 
-fn protocol(version: Version) -> usize {
+pub(super) fn protocol(version: Version) -> usize {
     match version {
         Version::HTTP_10 => 0,
         Version::HTTP_11 => 1,
