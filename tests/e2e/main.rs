@@ -36,6 +36,7 @@ mod http3_upstream;
 mod idle;
 mod layers;
 mod listeners;
+mod log;
 mod nginx;
 mod proxy;
 mod purges;

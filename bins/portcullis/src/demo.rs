@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use portcullis_edge::{
     EdgeError,
-    plan::{AccessLogFormat, AccessLogPlan, CertificateSource, ClusterPlan, Plan, RouteAction, RoutePlan},
+    plan::{AccessLogPlan, CertificateSource, ClusterPlan, LogOutput, Plan, RouteAction, RoutePlan},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     plan.certificates.push(CertificateSource::SelfSigned { names: names.to_vec() });
     plan.clusters.push(ClusterPlan::new("demo", [origin.to_string()]));
     plan.routes.push(RoutePlan::new(None, RouteAction::Forward { cluster: "demo".to_owned() }));
-    plan.access_log = AccessLogPlan::Stdout(AccessLogFormat::Combined);
+    plan.access_log.push(AccessLogPlan::new(LogOutput::Stdout));
     crate::run(plan, None, &hints(args, port)).map_err(|error| match error.downcast_ref::<EdgeError>() {
         Some(EdgeError::Bind(bind)) if bind.is_in_use() => {
             error.context(format!("port {port} is taken; `--port` chooses another one"))

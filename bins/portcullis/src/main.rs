@@ -111,6 +111,7 @@ fn run(mut plan: Plan, config: Option<configuration::Running>, hints: &[String])
     // whoever reads that we listen may send a signal at once
     let shutdown = runtime.block_on(async {
         signals::on_hangup(edge.handle(), config.clone())?;
+        signals::on_rotation(edge.handle())?;
         let stop = signals::shutdown()?;
         #[cfg(unix)]
         let stop = upgrade::or_upgraded(edge.handle(), config.clone(), stop)?;

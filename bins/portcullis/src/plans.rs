@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, bail};
 use portcullis_edge::plan::{
-    AccessLogFormat, AccessLogPlan, AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan,
+    AccessLogPlan, AdminPlan, CertificateSource, ClusterPlan, ListenerMode, ListenerPlan, LogOutput,
     PlainHttp, Plan, RouteAction, RoutePlan,
 };
 use tracing::info;
@@ -37,7 +37,7 @@ pub(crate) fn proxy(args: &ProxyArgs) -> anyhow::Result<Plan> {
     plan.routes.push(RoutePlan::new(Some(host), RouteAction::Forward { cluster: "app".to_owned() }));
     plan.admin = args.admin.map(AdminPlan::new);
     if !args.quiet {
-        plan.access_log = AccessLogPlan::Stdout(AccessLogFormat::Combined);
+        plan.access_log.push(AccessLogPlan::new(LogOutput::Stdout));
     }
     Ok(plan)
 }

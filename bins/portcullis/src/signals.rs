@@ -1,4 +1,4 @@
-//! SIGTERM, Ctrl-C and SIGHUP.
+//! SIGTERM, Ctrl-C, SIGHUP and SIGUSR1.
 
 use anyhow::Context;
 use portcullis_edge::EdgeHandle;
@@ -35,6 +35,26 @@ pub(crate) fn on_hangup(edge: EdgeHandle, config: Option<Running>) -> anyhow::Re
             }
         }
     });
+    Ok(())
+}
+
+/// At every SIGUSR1: opens the access log anew, and nothing else, as a rotation asks for. Without this the signal would end the process.
+#[cfg(unix)]
+pub(crate) fn on_rotation(edge: EdgeHandle) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut rotated = signal(SignalKind::user_defined1()).context("could not watch for SIGUSR1")?;
+    tokio::spawn(async move {
+        while rotated.recv().await.is_some() {
+            info!(signal = "SIGUSR1", "opening the access log anew");
+            edge.reopen_access_log();
+        }
+    });
+    Ok(())
+}
+
+/// There is no such signal here.
+#[cfg(not(unix))]
+pub(crate) fn on_rotation(_: EdgeHandle) -> anyhow::Result<()> {
     Ok(())
 }
 

@@ -18,8 +18,8 @@ use std::{
 use portcullis_edge::{
     listener::{ListenAddr, UnixName},
     plan::{
-        AccessLogPlan, AcmePlan, AcmeStorage, CertificateSource, ChainPlan, ClientAuthPlan, JwtKeys,
-        ListenOn, MaintenancePlan, Plan, ResumptionPlan, RouteAction, Setting, TlsPlan,
+        AcmePlan, AcmeStorage, CertificateSource, ChainPlan, ClientAuthPlan, JwtKeys, ListenOn, LogOutput,
+        MaintenancePlan, Plan, ResumptionPlan, RouteAction, Setting, TlsPlan,
     },
 };
 use toml::de::DeTable;
@@ -224,8 +224,10 @@ fn rebase(plan: &mut Plan, directory: &Path) {
             rebase(&mut files.root);
         }
     }
-    if let AccessLogPlan::File(path, _) = &mut plan.access_log {
-        rebase(path);
+    for log in &mut plan.access_log {
+        if let LogOutput::File(path) = &mut log.output {
+            rebase(path);
+        }
     }
     for chain in plan.routes.iter_mut().map(|route| &mut route.chain).chain([&mut plan.chain]) {
         rebase_chain(chain, rebase);

@@ -8,6 +8,7 @@ mod cluster;
 mod connect;
 mod http;
 mod listener;
+mod log;
 mod process;
 mod quic;
 mod route;

@@ -300,6 +300,21 @@ impl<'s, 'i> Table<'s, 'i> {
         read(self.tables(key, name)).map_or(Setting::Inherit, Setting::Own)
     }
 
+    /// Whether a key has this word for its value.
+    pub(crate) fn is_word(&self, key: &str, word: &str) -> bool {
+        let value = self.rest.iter().find(|(name, _)| name.get_ref() == key);
+        value.is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::String(text) if text == word))
+    }
+
+    /// One table, `[key]`, or several, `[[key]]`.
+    pub(crate) fn one_or_more(&mut self, key: &'static str, name: &'static str) -> Vec<Table<'s, 'i>> {
+        let value = self.rest.iter().find(|(name, _)| name.get_ref() == key);
+        match value.map(|(_, value)| value.get_ref()) {
+            Some(DeValue::Array(_)) => self.tables(key, name),
+            _ => self.table(key, name).into_iter().collect(),
+        }
+    }
+
     /// The tables of a list below this one: `[[key]]`.
     pub(crate) fn tables(&mut self, key: &'static str, name: &'static str) -> Vec<Table<'s, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };

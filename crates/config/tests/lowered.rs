@@ -6,6 +6,8 @@ mod cache;
 mod clusters;
 #[path = "lowered/connect.rs"]
 mod connect;
+#[path = "lowered/log.rs"]
+mod log;
 #[path = "lowered/quic.rs"]
 mod quic;
 #[path = "lowered/rates.rs"]
@@ -27,9 +29,9 @@ use portcullis_edge::{
     },
     middleware::security_headers::FrameOptions,
     plan::{
-        AccessLogFormat, AccessLogPlan, AcmeStorage, CertificateSource, ClientAuthPlan, DiscoveryPlan,
-        EndpointPlan, ExternalAccountPlan, HostTlsPlan, ListenOn, ListenerMode, MirrorPlan, OnDemandPlan,
-        PlainHttp, Plan, ProxyHeader, ResumptionPlan, RewritePlan, RouteAction, UpstreamHost, UpstreamRoots,
+        AcmeStorage, CertificateSource, ClientAuthPlan, DiscoveryPlan, EndpointPlan, ExternalAccountPlan,
+        HostTlsPlan, ListenOn, ListenerMode, LogOutput, MirrorPlan, OnDemandPlan, PlainHttp, Plan,
+        ProxyHeader, ResumptionPlan, RewritePlan, RouteAction, UpstreamHost, UpstreamRoots,
         WithoutCertificate, Workers,
     },
     proxy::{
@@ -63,6 +65,10 @@ fn warnings(text: &str) -> Vec<String> {
     config(text).warnings().iter().map(ToString::to_string).collect()
 }
 
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
 fn secs(count: u64) -> Duration {
     Duration::from_secs(count)
 }
@@ -90,7 +96,7 @@ fn every_key_of_the_process() {
     assert_eq!(plan.limits.max_tunnels, 2_000);
     assert_eq!((plan.upgrades.http2, plan.upgrades.relay.idle_timeout), (true, secs(1800)));
     assert_eq!(plan.admin.map(|admin| admin.address.to_string()).as_deref(), Some("127.0.0.1:9090"));
-    assert_eq!(plan.access_log, AccessLogPlan::Stdout(AccessLogFormat::Json));
+    log::is_the_full_one(&plan.access_log);
     let trusted: Vec<_> = plan.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(trusted, ["10.0.0.0/8", "fd00::/8", "127.0.0.1/32"]);
     assert_eq!((plan.forwarded.style, plan.forwarded.port), (ForwardedStyle::Both, true));
@@ -440,10 +446,6 @@ fn forms_of_the_process() {
     assert_eq!(workers("workers = \"work-stealing\"\nthreads = 3"), Workers::WorkStealing(3.try_into().ok()));
     assert_eq!(workers("threads = 3"), Workers::PerCore(3.try_into().ok()));
     assert_eq!(plan(&format!("health_path = \"\"\n{LEAST}")).health_path, None);
-    let log = |text: &str| plan(&format!("{LEAST}[access_log]\n{text}")).access_log;
-    assert_eq!(log(""), AccessLogPlan::Stdout(AccessLogFormat::Combined));
-    assert_eq!(log("output = \"off\""), AccessLogPlan::Off);
-    assert_eq!(log("output = \"./a.log\""), AccessLogPlan::File("./a.log".into(), AccessLogFormat::Combined));
     // dotted keys and inline tables are the same file
     let inline = "limits.max_tunnels = 7\nlistener = [{ address = \"[::]:80\", protocol = \"http\" }]\n\
                   route = [{ respond = \"x\" }]\n";
@@ -505,7 +507,7 @@ fn load_takes_paths_from_the_directory_of_the_file() {
 
     fs::write(&file, FULL.replace("output = \"stdout\"", "output = \"log/a.log\"")).unwrap();
     let plan = load(&file).unwrap().lower();
-    assert_eq!(plan.access_log, AccessLogPlan::File(directory.0.join("log/a.log"), AccessLogFormat::Json));
+    assert_eq!(plan.access_log[0].output, LogOutput::File(directory.0.join("log/a.log")));
     let [CertificateSource::Files { cert, .. }, CertificateSource::Directory(absolute), _] =
         &plan.certificates[..]
     else {

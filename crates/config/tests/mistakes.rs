@@ -8,6 +8,8 @@ mod admission;
 mod clusters;
 #[path = "mistakes/connect.rs"]
 mod connect;
+#[path = "mistakes/log.rs"]
+mod log;
 #[path = "mistakes/quic.rs"]
 mod quic;
 #[path = "mistakes/sockets.rs"]
@@ -135,7 +137,6 @@ fn one_mistake_is_one_error_in_tables() {
         ("\"\\u001b[1m\" = 3", 1, 1, "unknown key `\\u{1b}[1m`", "known keys: `threads`"),
         ("[admin]", 1, 1, "`address` is missing in `[admin]`", "add `address = \"127.0.0.1:9090\"`"),
         ("[admin]\naddress = \"[::]:80\"", 4, 11, "in the way of the admin service", "another port"),
-        ("[access_log]\noutput = \"stdot\"", 2, 10, "found \"stdot\"", "slash"),
         ("[forwarded]\ntrusted = \"10.0.0.0/8\"", 2, 11, "wants a list", "trusted = [\"10.0.0.0/8\"]"),
         ("[forwarded]", 1, 1, "`trusted` is missing", "add `trusted = [\"10.0.0.0/8\"]`"),
         ("[forwarded]\nheaders = \"bot\"", 2, 11, "found \"bot\"", "did you mean \"both\"?"),

@@ -206,6 +206,7 @@ fn the_full_example_shows_every_key() {
             "[jwt]" if ["secret", "public_keys", "key_set"].contains(&key) => {
                 (part.as_str(), format!("# {key}"))
             }
+            "[access_log]" if key == "template" => (part.as_str(), format!("# {key}")),
             "[acme.on_demand]" => (FULL.split_once("\n# [acme.on_demand]").unwrap().1, format!("# {key}")),
             _ => (part.as_str(), key.to_owned()),
         };
@@ -240,6 +241,10 @@ fn the_defaults_of_the_reference_are_those_of_the_code() {
                 let more = |text: &str| text.replacen("[[cluster]]\n", &format!("[[cluster]]\n{needs}\n"), 1);
                 (text, without) = (more(&text), more(&without));
             }
+        }
+        if key == "max_wait" {
+            let more = |text: &str| text.replacen("[access_log]\n", "[access_log]\noverflow = \"wait\"\n", 1);
+            (text, without) = (more(&text), more(&without));
         }
         if ["min", "tolerance", "window", "probe_every"].contains(&key) {
             let more = |text: &str| text.replacen("[concurrency]\n", "[concurrency]\nadaptive = true\n", 1);

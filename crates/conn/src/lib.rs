@@ -125,6 +125,25 @@ pub struct ConnInfo {
     /// What a proxy in front said in its PROXY protocol header; [`ConnInfo::peer`] and [`ConnInfo::local`] are then
     /// the addresses of the client's own connection to it. `None` where no header was read.
     pub proxied: Option<Arc<ProxiedInfo>>,
+    /// Counts the connection's requests, for whoever numbers them.
+    pub requests: RequestCount,
+}
+
+/// Counts the requests of a connection. A clone goes on by itself.
+#[derive(Debug, Default)]
+pub struct RequestCount(AtomicU64);
+
+impl RequestCount {
+    /// The number of the next one, from 1.
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl Clone for RequestCount {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl ConnInfo {
@@ -140,6 +159,7 @@ impl ConnInfo {
             first_bytes: None,
             tls: None,
             proxied: None,
+            requests: RequestCount::default(),
         }
     }
 

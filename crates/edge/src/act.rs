@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri};
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::{
-    access_log::UpstreamName,
+    access_log::{FaultReason, UpstreamName},
     files::{FileBody, ServeFiles, ServeFuture},
     redirect::RedirectToHttps,
 };
@@ -281,5 +281,7 @@ fn answer(fault: &Fault, asker: &Asker, errors: &AnswerOptions) -> Response<Body
     } else {
         debug!(status, reason, request, %fault, %cause, "request refused");
     }
-    fault.answer(asker, &id, errors).map(Body::new)
+    let mut response = fault.answer(asker, &id, errors).map(Body::new);
+    response.extensions_mut().insert(FaultReason(reason));
+    response
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use http::{Method, Request, Response, header};
+use portcullis_middleware::access_log::{LogSlot, RouteLog};
 use portcullis_proxy::Lookup;
+use portcullis_telemetry::metrics::{HostPlace, HostRequests};
 use tower_service::Service;
 
 use crate::{
@@ -28,6 +30,31 @@ pub(crate) struct Routes {
     pub(crate) preflights: Vec<bool>,
     /// The cluster that the edge's own chain asks who may pass.
     pub(crate) asked: Option<ToCluster>,
+    /// By the numbers of the routes.
+    pub(crate) told: Vec<Told>,
+    pub(crate) hosts: Arc<HostRequests>,
+}
+
+/// What is told of a route's requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// To the access log, if it asks.
+    pub(crate) log: Option<Arc<RouteLog>>,
+    /// Where they are counted.
+    pub(crate) host: HostPlace,
+}
+
+impl Routes {
+    /// Tells who counts and who logs of a request that is for this route, or for none.
+    fn tell(&self, number: Option<usize>, request: &Request<Body>) {
+        let told = number.and_then(|number| self.told.get(number));
+        self.hosts.count(told.map_or(HostPlace::OTHER, |told| told.host), request.version());
+        if let Some(log) = told.and_then(|told| told.log.as_ref())
+            && let Some(slot) = request.extensions().get::<LogSlot>()
+        {
+            slot.set_route(Arc::clone(log));
+        }
+    }
 }
 
 /// Looks up the route and hands the request to its chain.
@@ -77,9 +104,12 @@ impl Service<Request<Body>> for Dispatch {
 
     fn call(&mut self, request: Request<Body>) -> DispatchFuture {
         if self.insecure.redirects(&request).is_some() {
+            self.routes.tell(None, &request);
             return DispatchFuture::Chain { future: self.redirecting.call(request) };
         }
-        let Some(number) = self.choose(&request) else {
+        let number = self.choose(&request);
+        self.routes.tell(number, &request);
+        let Some(number) = number else {
             return DispatchFuture::Chain { future: self.unrouted.call(request) };
         };
         match self.routes.chains.get(number) {

@@ -101,10 +101,11 @@ pub struct EdgeHandle {
 }
 
 impl EdgeHandle {
-    /// Opens the access log's file anew, after it was renamed to rotate it. Nothing happens without a file.
+    /// Opens the access log's files anew, after they were renamed to rotate them. No line is lost: each goes to the old file or the new one. Nothing
+    /// happens without a file.
     pub fn reopen_access_log(&self) {
         if let Some(sink) = &self.shared.live.load().log_sink {
-            sink.writer().reopen();
+            sink.reopen();
         }
     }
 

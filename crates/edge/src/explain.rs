@@ -7,7 +7,7 @@ use portcullis_proxy::{Asked, router::Explanation};
 
 use crate::{
     PlanFault, chain,
-    plan::{ListenerMode, Plan, RouteAction, Setting},
+    plan::{ListenerMode, Plan, RouteAction, RoutePlan, Setting},
     routes::router,
 };
 
@@ -122,7 +122,7 @@ impl Plan {
             .with_connection(client, secure);
         let route = router.explain(&asked);
         let own = route.route().and_then(|number| self.routes.get(number));
-        let mut steps = self.before_routes();
+        let mut steps = self.before_routes(own);
         steps.extend(chain::steps(self, own));
         let action = match own.map(|route| &route.action) {
             _ if !secure && self.redirects_all() => "redirected to HTTPS".to_owned(),
@@ -141,8 +141,17 @@ impl Plan {
         !self.listeners.is_empty() && !self.listeners.iter().any(|listener| serves(&listener.mode))
     }
 
+    fn log_step(&self, own: Option<&RoutePlan>) -> Option<Step> {
+        let edge = Setting::Own(self.access_log.first()?.sampling.clone());
+        let route = own.map_or(Setting::Inherit, |route| route.access_log.clone());
+        Step::of("access log", &edge, &route, |sampling| match sampling.one_in.get() {
+            1 => String::new(),
+            many => format!("one of {many} requests"),
+        })
+    }
+
     /// What stands before the routes are looked at, in the order of `order.rs`.
-    fn before_routes(&self) -> Vec<Step> {
+    fn before_routes(&self, own: Option<&RoutePlan>) -> Vec<Step> {
         let when = |there: bool, step: Step| there.then_some(step);
         let tls = self.listeners.iter().any(|listener| matches!(listener.mode, ListenerMode::Https { .. }));
         let proxies = format!("told by {} networks of proxies", self.trusted_proxies.len());
@@ -153,7 +162,7 @@ impl Plan {
             ),
             when(!self.trusted_proxies.is_empty(), Step::edge("client address", proxies)),
             when(self.admin.is_some(), Step::edge("metrics", "")),
-            when(self.access_log != crate::plan::AccessLogPlan::Off, Step::edge("access log", "")),
+            self.log_step(own),
             Some(Step::edge("field count", "431 for a request with too many")),
             when(tls, Step::edge("Alt-Svc", "tells of HTTP/3")),
             when(tls, Step::edge("misdirected", "421 for a host that the connection was not made for")),

@@ -19,6 +19,7 @@ use tower_service::Service;
 
 use crate::{
     Body,
+    access_log::watch,
     clusters::ClusterPart,
     connect::{ToEndpoint, UpstreamIo},
     h3_cluster::H3Cluster,
@@ -29,6 +30,8 @@ use crate::{
 pub(crate) struct ToCluster {
     /// One reference, and one that no other worker counts: it is cloned for every request.
     client: Arc<Way>,
+    /// The cluster's name.
+    name: Arc<str>,
     extras: Extras,
 }
 
@@ -90,12 +93,12 @@ impl Extras {
 }
 
 impl ToCluster {
-    pub(crate) fn new(client: Client<ToEndpoint>, extras: Extras) -> Self {
-        Self { client: Arc::new(Way::Streams(client)), extras }
+    pub(crate) fn new(client: Client<ToEndpoint>, name: &str, extras: Extras) -> Self {
+        Self { client: Arc::new(Way::Streams(client)), name: name.into(), extras }
     }
 
-    pub(crate) fn by_http3(client: H3Cluster, extras: Extras) -> Self {
-        Self { client: Arc::new(Way::Http3(client)), extras }
+    pub(crate) fn by_http3(client: H3Cluster, name: &str, extras: Extras) -> Self {
+        Self { client: Arc::new(Way::Http3(client)), name: name.into(), extras }
     }
 }
 
@@ -111,6 +114,7 @@ impl Service<Request<Body>> for ToCluster {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let client = Arc::clone(&self.client);
         let at = self.extras.add(&mut request);
+        watch(&mut request, &self.name);
         let sticky = self.extras.sticky.clone();
         Box::pin(async move {
             let response = client.send(request).await.map_err(to_fault)?;

@@ -23,7 +23,7 @@ use portcullis_h3::{
 use portcullis_proxy::UpstreamTunnel;
 use portcullis_tls::client::ServerName;
 use portcullis_upstream::{
-    Address, BoxError, Cluster, Destination, Endpoint, EndpointName, Error, Picked, Turn,
+    Address, BoxError, Cluster, Destination, Endpoint, EndpointName, Error, Picked, Trip, Turn,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -186,8 +186,19 @@ impl H3Cluster {
         picked: &Picked,
     ) -> Result<Response<Answer>, Miss> {
         let endpoint = picked.endpoint();
+        let trip = parts.extensions.get::<Arc<Trip>>();
+        let began = trip.map(|trip| {
+            trip.begin(picked.name());
+            Instant::now()
+        });
+        let connected = self.connection(endpoint).await;
+        if let (Some(trip), Some(began)) = (trip, began)
+            && !matches!(connected, Ok((_, true)))
+        {
+            trip.connected(began);
+        }
         let (connection, reused) =
-            self.connection(endpoint).await.map_err(|error| Miss { error, untouched: true, stale: false })?;
+            connected.map_err(|error| Miss { error, untouched: true, stale: false })?;
         let request = request_of(parts, endpoint).map_err(|reason| Miss {
             error: Error::InvalidRequest { reason },
             untouched: true,
@@ -214,8 +225,14 @@ impl H3Cluster {
             Ok(connection.send(request.map(|()| sending)).await?.map(Answer::Body))
         };
         let name = || Arc::<str>::from(endpoint.name());
+        let sends = trip.map(|_| Instant::now());
         match sent.await {
-            Ok(response) => Ok(response),
+            Ok(response) => {
+                if let (Some(trip), Some(sends)) = (trip, sends) {
+                    trip.answered(sends);
+                }
+                Ok(response)
+            }
             Err(ClientError::Timeout) => {
                 let error = Error::ResponseTimeout { endpoint: name() };
                 Err(Miss { error, untouched: false, stale: false })

@@ -52,6 +52,7 @@ mod h3_cluster;
 mod hands;
 mod keys;
 mod live;
+mod log_plan;
 mod no_tunnel;
 mod observe;
 mod observe_cache;
@@ -97,6 +98,7 @@ pub use portcullis_listener as listener;
 pub use portcullis_middleware as middleware;
 pub use portcullis_proxy as proxy;
 pub use portcullis_server as server;
+pub use portcullis_telemetry as telemetry;
 pub use portcullis_tls as tls;
 pub use portcullis_upstream as upstream;
 

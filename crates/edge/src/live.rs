@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use portcullis_cache::CacheLayer;
 use portcullis_middleware::rate_limit::RateStore;
 use portcullis_proxy::{ConnectProxy, Router, Trust, Tunnels, mirror::Mirror};
+use portcullis_telemetry::metrics::HostRequests;
 
 use crate::{
     EdgeError,
@@ -29,6 +30,7 @@ pub(crate) struct Live {
     pub(crate) router: Router<()>,
     pub(crate) mirrors: HashMap<usize, Mirror>,
     pub(crate) log_sink: Option<LogSink>,
+    pub(crate) hosts: Arc<HostRequests>,
     /// The store that chains share.
     pub(crate) cache: Option<CacheLayer>,
     /// The store that rate limits share with other instances.
@@ -51,8 +53,8 @@ impl Live {
             None => plan.connect.as_ref().map(|connect| tunnel_to::proxy(connect, &trust, tunnels)),
         };
         let log_sink = match same(|a, b| a.access_log == b.access_log) {
-            Some(before) => before.log_sink.clone(),
-            None => LogSink::open(&plan.access_log).map_err(EdgeError::AccessLog)?,
+            Some(before) => before.log_sink.as_ref().map(|sink| sink.for_plan(&plan)),
+            None => LogSink::open(&plan).map_err(EdgeError::AccessLog)?,
         };
         let cache = match same(|a, b| a.cache == b.cache) {
             Some(before) => before.cache.clone(),
@@ -63,7 +65,10 @@ impl Live {
             Some(before) => before.rate_store.clone(),
             None => plan.rate_store.as_ref().map(rate_store::open).transpose()?,
         };
+        let hosts = plan.routes.iter().filter_map(|route| route.matches.host.as_deref());
+        let hosts = HostRequests::new(hosts, before.map(|before| &*before.hosts));
         Ok(Self {
+            hosts: Arc::new(hosts),
             clusters: clusters::build(&plan, before)?,
             router: routes::router(&plan)?,
             mirrors: routes::mirrors(&plan, before),

@@ -20,6 +20,7 @@ use portcullis_telemetry::{
 use portcullis_tls::{CertSummary, FailureReason, HandshakeStats};
 
 use crate::{
+    access_log::LogSink,
     certificates_page::{page, state},
     edge::Shared,
 };
@@ -433,8 +434,10 @@ impl Telemetry {
         self.metrics.register_counter_fn(
             "portcullis_access_log_dropped_total",
             "Access log lines dropped because their writer was too slow",
-            move || live.load().log_sink.as_ref().map_or(0, |log| log.writer().dropped()),
-        )
+            move || live.load().log_sink.as_ref().map_or(0, LogSink::dropped),
+        )?;
+        let live = Arc::clone(&shared.live);
+        self.metrics.register_hosts(move || Arc::clone(&live.load().hosts))
     }
 
     /// By the rules' names.

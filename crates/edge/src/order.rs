@@ -53,6 +53,7 @@ use crate::{
 
 type Observed = metrics::ResponseBody<Body, Observer>;
 type Logged = access_log::ResponseBody<Body, LogSink>;
+type Counted = access_log::RequestBody<Body>;
 
 /// A layer of the program's own.
 pub(crate) type UserLayer = Arc<dyn Fn(EdgeService) -> EdgeService + Send + Sync>;
@@ -98,8 +99,10 @@ impl Order {
         // layers that wrap the response's body get a `Body` around what they make of it
         let metrics =
             self.metrics.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Observed>), layer));
-        let access_log =
-            self.access_log.clone().map(|layer| (MapResponseBodyLayer::new(Body::new::<Logged>), layer));
+        let access_log = self.access_log.clone().map(|layer| {
+            let plain = MapRequestLayer::new(|request: Request<Counted>| request.map(uncounted));
+            (MapResponseBodyLayer::new(Body::new::<Logged>), layer, plain)
+        });
         let service = ServiceBuilder::new()
             .layer(MapRequestLayer::new(settled))
             .layer(option_layer(self.request_id.clone()))
@@ -133,6 +136,14 @@ fn settled(mut request: Request<Body>) -> Request<Body> {
         request.extensions_mut().insert(protocol);
     }
     request
+}
+
+/// Only a body that is counted needs something around it.
+fn uncounted(body: Counted) -> Body {
+    match body.into_plain() {
+        Ok(plain) => plain,
+        Err(counted) => Body::new(counted),
+    }
 }
 
 /// Who the client is behind proxies that are trusted to tell. Without them it is the connection's peer, and nothing

@@ -3,7 +3,7 @@
 //! A plan is plain data. Making one opens nothing; [`Plan::check`] finds what contradicts itself, and
 //! [`crate::Edge::new`] turns it into sockets and tasks.
 
-use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
@@ -27,6 +27,7 @@ pub use crate::cluster_plan::{
     ClusterPlan, DiscoveryPlan, EndpointPlan, ProxyHeader, StickyPlan, UpstreamRoots, UpstreamTlsPlan,
 };
 pub use crate::connect_plan::ConnectPlan;
+pub use crate::log_plan::{AccessLogPlan, LogOutput, Overflow};
 pub use crate::qlog::QlogPlan;
 pub use crate::quic_plan::{QuicFileError, QuicPlan, RoutableIdsPlan, hex, read_key};
 pub use crate::rate_store::RateStorePlan;
@@ -58,8 +59,8 @@ pub struct Plan {
     pub clusters: Vec<ClusterPlan>,
     /// Where `/metrics` and `/health` are served in plain HTTP. Default `None`: nowhere.
     pub admin: Option<AdminPlan>,
-    /// The access log. Default [`AccessLogPlan::Off`].
-    pub access_log: AccessLogPlan,
+    /// The access log, once for each of its destinations. Default: none.
+    pub access_log: Vec<AccessLogPlan>,
     /// Ids of requests. Default `None`: an error's answer names one, and nothing else does.
     pub request_id: Option<RequestIdPlan>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` fields are believed. Default empty: nobody's.
@@ -111,7 +112,7 @@ impl Default for Plan {
             paths: PathRules::default(),
             clusters: Vec::new(),
             admin: None,
-            access_log: AccessLogPlan::Off,
+            access_log: Vec::new(),
             request_id: None,
             trusted_proxies: Vec::new(),
             forwarded: ForwardedOptions::default(),
@@ -295,30 +296,6 @@ impl AdminPlan {
     pub fn new(address: SocketAddr) -> Self {
         Self { address }
     }
-}
-
-/// Where the access log goes.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum AccessLogPlan {
-    /// Nowhere.
-    #[default]
-    Off,
-    /// To standard output.
-    Stdout(AccessLogFormat),
-    /// Appended to a file.
-    File(PathBuf, AccessLogFormat),
-}
-
-/// The form of an access log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum AccessLogFormat {
-    /// The combined log format, with the duration, the upstream and the protocol appended.
-    #[default]
-    Combined,
-    /// One JSON object per line.
-    Json,
 }
 
 /// WebSockets and other protocols that clients may change to on a connection or stream of theirs.

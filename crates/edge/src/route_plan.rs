@@ -1,7 +1,8 @@
 //! What a plan says of routes.
 
-use crate::chain_plan::ChainPlan;
+use crate::chain_plan::{ChainPlan, Setting};
 use http::{HeaderValue, StatusCode, Uri};
+use portcullis_middleware::access_log::Sampling;
 use portcullis_middleware::files::FileOptions;
 use portcullis_proxy::{FieldEdits, PathMatch, RouteMatch, mirror::MirrorOptions};
 
@@ -9,6 +10,8 @@ use portcullis_proxy::{FieldEdits, PathMatch, RouteMatch, mirror::MirrorOptions}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoutePlan {
+    /// What the access log calls it. Default `None`: its host and path.
+    pub name: Option<String>,
     /// What requests it is for.
     pub matches: RouteMatch,
     /// What to do with the request.
@@ -29,6 +32,8 @@ pub struct RoutePlan {
     pub mirror: Option<MirrorPlan>,
     /// What its requests pass on their way. Default: what [`crate::plan::Plan::chain`] says.
     pub chain: ChainPlan,
+    /// Which of its requests are logged, if not those that are logged anyway: none, or a sample of its own.
+    pub access_log: Setting<Sampling>,
 }
 
 /// What becomes of a target on its way to a cluster; see `portcullis_proxy::rewrite`.
@@ -101,6 +106,7 @@ impl RoutePlan {
     /// The requests that match.
     pub fn matching(matches: RouteMatch, action: RouteAction) -> Self {
         Self {
+            name: None,
             matches,
             action,
             early_data: EarlyPlan::default(),
@@ -111,6 +117,7 @@ impl RoutePlan {
             content_type: None,
             mirror: None,
             chain: ChainPlan::default(),
+            access_log: Setting::Inherit,
         }
     }
 

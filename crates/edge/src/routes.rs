@@ -17,15 +17,17 @@ use portcullis_proxy::{
     rewrite::{RedirectTarget, Rewrite, RewriteError},
     split::Split,
 };
+use portcullis_telemetry::metrics::HostPlace;
 use portcullis_upstream::{Client, discovery::DnsRecords};
 use tokio::task::JoinSet;
 
 use crate::{
     PlanFault,
+    access_log::route_log,
     act::{Act, Action, Actor, Insecure, Target, Targets},
     clusters::ClusterPart,
     connect::ToEndpoint,
-    dispatch::Routes,
+    dispatch::{Routes, Told},
     edge::Shared,
     forward::{Extras, ToCluster},
     h3_cluster::H3Cluster,
@@ -165,10 +167,10 @@ impl ClusterClient {
         });
         upkeep.spawn(make_room(shared.limits.clone(), client.clone()));
         let forward = match &part.http3 {
-            None => ToCluster::new(client.clone(), Extras::of(part)),
+            None => ToCluster::new(client.clone(), part.cluster.name(), Extras::of(part)),
             Some(by) => {
                 let client = H3Cluster::new(part.cluster.clone(), by.clone(), names);
-                ToCluster::by_http3(client, Extras::of(part))
+                ToCluster::by_http3(client, part.cluster.name(), Extras::of(part))
             }
         };
         Self { part: Arc::clone(part), names, client, forward, _upkeep: upkeep }
@@ -225,7 +227,12 @@ pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Resu
     let chains = chains.collect();
     let preflights = live.chains.routes.iter().map(|chain| chain.admission.cors.is_some()).collect();
     let asked = live.chains.default.admission.forward_auth.as_ref().and_then(|plan| by_name(&plan.cluster));
-    Ok(Routes { targets, chains, preflights, asked })
+    let told = live.plan.routes.iter().map(|route| Told {
+        log: live.log_sink.as_ref().filter(|log| log.wants_slot()).map(|_| route_log(route)),
+        host: route.matches.host.as_deref().map_or(HostPlace::OTHER, |host| live.hosts.place(host)),
+    });
+    let (told, hosts) = (told.collect(), Arc::clone(&live.hosts));
+    Ok(Routes { targets, chains, preflights, told, hosts, asked })
 }
 
 /// The program's own layers around a service. The first one given is the outermost, as in tower's `ServiceBuilder`.

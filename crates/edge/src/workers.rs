@@ -410,7 +410,10 @@ pub(crate) fn service(
         request_id: live.plan.request_id.map(|plan| plan.layer(&live.trust)),
         trust: (!live.plan.trusted_proxies.is_empty()).then(|| Arc::clone(&live.trust)),
         metrics: shared.telemetry.as_ref().map(|telemetry| telemetry.layer()),
-        access_log: live.log_sink.clone().map(|sink| AccessLogLayer::new(Arc::new(sink))),
+        access_log: live.log_sink.clone().map(|sink| {
+            let options = sink.options().clone();
+            AccessLogLayer::new(Arc::new(sink)).with_options(options)
+        }),
         header_limits: HeaderLimitsLayer::new(plan.http.max_headers),
         alt_svc: http3.then(|| AltSvcLayer::new(port).with_switch(shared.quic.switch(at))),
         paths: PathsLayer::new(live.plan.paths),

@@ -1,11 +1,11 @@
 //! What belongs to the whole process: the top level, `[limits]`, `[admin]`, `[access_log]`, `[forwarded]`,
 //! `[timeouts]`, `[reload]`, `[upgrade]`.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, time::Duration};
 
 use portcullis_edge::{
     listener::{ClientLimit, OverClient, OverLimit},
-    plan::{AccessLogFormat, AccessLogPlan, AdminPlan, Plan, UpgradePlan, Workers},
+    plan::{AdminPlan, Plan, UpgradePlan, Workers},
     proxy::{Format, ForwardedStyle, ProxyName, UpgradeProtocols, Via},
 };
 use toml::de::DeValue;
@@ -58,9 +58,7 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
         plan.admin = address.map(|address| AdminPlan::new(address.into_inner()));
         admin.finish();
     }
-    if let Some(log) = root.table("access_log", "`[access_log]`") {
-        plan.access_log = access_log(log);
-    }
+    plan.access_log = super::log::read(root);
     if let Some(forwarded) = root.table("forwarded", "`[forwarded]`") {
         forwarded_fields(forwarded, plan);
     }
@@ -177,42 +175,6 @@ fn health_path(value: &DeValue<'_>) -> Read<Option<String>> {
     match value {
         DeValue::String(text) if text.is_empty() => Ok(None),
         _ => net::path(value).map(Some),
-    }
-}
-
-/// Where an access log goes, before its format is known.
-enum Output {
-    Off,
-    Stdout,
-    File(PathBuf),
-}
-
-fn access_log(mut log: Table<'_, '_>) -> AccessLogPlan {
-    let mut output = Output::Stdout;
-    let mut format = AccessLogFormat::default();
-    log.set("output", &mut output, |value| {
-        let text = word(value, "\"stdout\", \"off\" or a path", "/var/log/portcullis/access.log")?;
-        match text {
-            "off" => Ok(Output::Off),
-            "stdout" => Ok(Output::Stdout),
-            // the slash tells a path from a slip of the finger
-            path if path.contains('/') && !path.ends_with('/') => Ok(Output::File(path.into())),
-            other => {
-                Err(Wrong::new(format!("must be \"stdout\", \"off\" or a path, found \"{}\"", escape(other)))
-                    .hint("a path to a file has a slash in it: \"./access.log\""))
-            }
-        }
-    });
-    log.set(
-        "format",
-        &mut format,
-        choice(&[("combined", AccessLogFormat::Combined), ("json", AccessLogFormat::Json)]),
-    );
-    log.finish();
-    match output {
-        Output::Off => AccessLogPlan::Off,
-        Output::Stdout => AccessLogPlan::Stdout(format),
-        Output::File(path) => AccessLogPlan::File(path, format),
     }
 }
 

@@ -95,6 +95,9 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         mirror
     });
     let chain = super::chain::of_route(&mut table, &mut clusters);
+    let access_log = super::log::of_route(&mut table);
+    let mut name = None;
+    table.set("name", &mut name, super::log::route_name);
     table.finish();
 
     let plan = matches.clone().zip(action).map(|(matches, action)| {
@@ -110,6 +113,8 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         plan.content_type = content_type;
         plan.mirror = mirror;
         plan.chain = chain;
+        plan.access_log = access_log;
+        plan.name = name;
         plan
     });
     Route { clusters, span, matches, endpoint_host, plan }

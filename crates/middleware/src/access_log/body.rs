@@ -1,8 +1,12 @@
-//! The response body that counts and, when it is over, lets the record go.
+//! The bodies that count: the response's lets the record go when it is over.
 
 use std::{
     fmt,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -66,6 +70,60 @@ impl<B: Body, K: Sink + ?Sized> Body for ResponseBody<B, K> {
                 *this.pending = None;
             }
             (_, None) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+pin_project! {
+    /// The request's body, counted where somebody wants to know.
+    #[derive(Debug)]
+    pub struct RequestBody<B> {
+        #[pin]
+        inner: B,
+        count: Option<Arc<AtomicU64>>,
+    }
+}
+
+impl<B> RequestBody<B> {
+    pub(super) fn new(inner: B, count: Option<Arc<AtomicU64>>) -> Self {
+        Self { inner, count }
+    }
+
+    /// The inner body where nobody counts: it needs nothing around it.
+    ///
+    /// # Errors
+    /// Itself where it counts.
+    pub fn into_plain(self) -> Result<B, Self> {
+        match self.count {
+            None => Ok(self.inner),
+            Some(_) => Err(self),
+        }
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if let (Some(count), Some(Ok(frame))) = (this.count, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            count.fetch_add(data.remaining() as u64, Ordering::Relaxed);
         }
         Poll::Ready(frame)
     }

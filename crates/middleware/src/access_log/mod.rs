@@ -7,11 +7,16 @@
 //! A record is made for *every* request: when the response body ends, fails or is dropped, when the inner service
 //! fails, and when the response future is dropped before there was a response ([`Outcome`]).
 //!
+//! **Readiness.** `poll_ready` waits while the sink asks for it ([`Sink::wait`]), before the inner service is asked, and so before a request counts
+//! as begun. A sink that never asks costs nothing.
+//!
 //! Memory: the target and four field values are kept until then, by reference count; a protocol driver that hands out
 //! slices of its read buffer can't reuse that buffer before. Without a `ConnInfo` the record has no address.
 
 mod body;
+mod details;
 mod record;
+mod sampling;
 
 use std::{
     fmt,
@@ -27,10 +32,12 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::record::Pending;
+use self::record::{Pending, To};
 pub use self::{
-    body::ResponseBody,
+    body::{RequestBody, ResponseBody},
+    details::{Details, FaultReason, LogSlot, RecordOptions, RouteLog, Upstream, UpstreamDetails, Which},
     record::{AccessRecord, Outcome},
+    sampling::Sampling,
 };
 
 /// The name of whoever made the response, put into the response's extensions for the record.
@@ -44,7 +51,16 @@ pub struct UpstreamName(pub Arc<str>);
 pub trait Sink: Send + Sync + 'static {
     /// Takes a record.
     fn record(&self, record: &AccessRecord);
+
+    /// What a new request has to wait for, as long as there is no room for its record; `None` (the default) where it need not. The future
+    /// should end after a while in any case: whoever waits serves nobody.
+    fn wait(&self) -> Option<Waiting> {
+        None
+    }
 }
+
+/// See [`Sink::wait`].
+pub type Waiting = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl<F: Fn(&AccessRecord) + Send + Sync + 'static> Sink for F {
     fn record(&self, record: &AccessRecord) {
@@ -54,19 +70,25 @@ impl<F: Fn(&AccessRecord) + Send + Sync + 'static> Sink for F {
 
 /// Makes a record of every request for a sink, which may be a trait object: `AccessLogLayer<dyn Sink>`.
 pub struct AccessLogLayer<K: ?Sized> {
-    sink: Arc<K>,
+    to: Arc<To<K>>,
 }
 
 impl<K: Sink + ?Sized> AccessLogLayer<K> {
     /// Records go to this sink.
     pub fn new(sink: Arc<K>) -> Self {
-        Self { sink }
+        Self { to: Arc::new(To { options: RecordOptions::default(), sink }) }
+    }
+
+    /// Sets what records are to know beyond the usual.
+    #[must_use]
+    pub fn with_options(self, options: RecordOptions) -> Self {
+        Self { to: Arc::new(To { options, sink: Arc::clone(&self.to.sink) }) }
     }
 }
 
 impl<K: ?Sized> Clone for AccessLogLayer<K> {
     fn clone(&self) -> Self {
-        Self { sink: Arc::clone(&self.sink) }
+        Self { to: Arc::clone(&self.to) }
     }
 }
 
@@ -80,19 +102,20 @@ impl<S, K: Sink + ?Sized> Layer<S> for AccessLogLayer<K> {
     type Service = AccessLog<S, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLog { inner, sink: Arc::clone(&self.sink) }
+        AccessLog { inner, to: Arc::clone(&self.to), waiting: None }
     }
 }
 
 /// The service of [`AccessLogLayer`].
 pub struct AccessLog<S, K: ?Sized> {
     inner: S,
-    sink: Arc<K>,
+    to: Arc<To<K>>,
+    waiting: Option<Waiting>,
 }
 
 impl<S: Clone, K: ?Sized> Clone for AccessLog<S, K> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), sink: Arc::clone(&self.sink) }
+        Self { inner: self.inner.clone(), to: Arc::clone(&self.to), waiting: None }
     }
 }
 
@@ -104,8 +127,9 @@ impl<S: fmt::Debug, K: ?Sized> fmt::Debug for AccessLog<S, K> {
 
 impl<S, K, ReqBody, ResBody> Service<Request<ReqBody>> for AccessLog<S, K>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S: Service<Request<RequestBody<ReqBody>>, Response = Response<ResBody>>,
     K: Sink + ?Sized,
+    ReqBody: Body,
     ResBody: Body,
 {
     type Response = Response<ResponseBody<ResBody, K>>;
@@ -113,11 +137,21 @@ where
     type Future = ResponseFuture<S::Future, K>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        if self.waiting.is_none() {
+            self.waiting = self.to.sink.wait();
+        }
+        if let Some(waiting) = &mut self.waiting {
+            ready!(waiting.as_mut().poll(cx));
+            self.waiting = None;
+        }
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let pending = Pending::new(AccessRecord::begin(&request), Arc::clone(&self.sink));
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let record = AccessRecord::begin(&mut request, &self.to.options);
+        let count = record.details.as_ref().and_then(|details| details.counter());
+        let request = request.map(|body| RequestBody::new(body, count));
+        let pending = Pending::new(record, Arc::clone(&self.to));
         ResponseFuture { inner: self.inner.call(request), pending: Some(pending) }
     }
 }
@@ -151,8 +185,7 @@ where
         let mut pending = this.pending.take().expect("a future is not polled after it was ready");
         match result {
             Ok(response) => {
-                let upstream = response.extensions().get::<UpstreamName>();
-                pending.head(response.status(), upstream.map(|UpstreamName(name)| Arc::clone(name)));
+                pending.head(&response);
                 Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, pending))))
             }
             Err(error) => {

@@ -7,12 +7,14 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Method, Request, StatusCode, Uri, Version,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{HOST, REFERER, USER_AGENT},
 };
 use portcullis_conn::{ConnId, ConnInfo, TlsVersion};
 
-use super::Sink;
+use crate::identity::Authenticated;
+
+use super::{Details, RecordOptions, Sink, UpstreamName};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +61,12 @@ pub struct AccessRecord {
     pub duration: Duration,
     /// Who made the response: [`super::UpstreamName`].
     pub upstream: Option<Arc<str>>,
+    /// Who the client is, by the name that [`crate::identity::Authenticated`] has among the response's extensions.
+    pub user: Option<Arc<str>>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What [`RecordOptions`] ask for; `None` where they ask for nothing.
+    pub details: Option<Box<Details>>,
 }
 
 impl AccessRecord {
@@ -102,7 +108,8 @@ impl AccessRecord {
         now.checked_sub(self.duration).unwrap_or(now)
     }
 
-    pub(super) fn begin<B>(request: &Request<B>) -> Self {
+    pub(super) fn begin<B: http_body::Body>(request: &mut Request<B>, options: &RecordOptions) -> Self {
+        let details = Details::begin(request, options);
         let headers = request.headers();
         let extensions = request.extensions();
         Self {
@@ -120,7 +127,9 @@ impl AccessRecord {
             time_to_head: None,
             duration: Duration::ZERO,
             upstream: None,
+            user: None,
             outcome: Outcome::Aborted,
+            details,
         }
     }
 }
@@ -128,18 +137,31 @@ impl AccessRecord {
 /// A record on its way; handed over when this is dropped. Until somebody says otherwise the request counts as aborted.
 pub(super) struct Pending<K: Sink + ?Sized> {
     record: AccessRecord,
-    sink: Arc<K>,
+    to: Arc<To<K>>,
+}
+
+/// Where records go, and what they are to know.
+#[derive(Debug)]
+pub(super) struct To<K: ?Sized> {
+    pub(super) options: RecordOptions,
+    pub(super) sink: Arc<K>,
 }
 
 impl<K: Sink + ?Sized> Pending<K> {
-    pub(super) fn new(record: AccessRecord, sink: Arc<K>) -> Self {
-        Self { record, sink }
+    pub(super) fn new(record: AccessRecord, to: Arc<To<K>>) -> Self {
+        Self { record, to }
     }
 
-    pub(super) fn head(&mut self, status: StatusCode, upstream: Option<Arc<str>>) {
+    pub(super) fn head<B>(&mut self, response: &Response<B>) {
+        let (status, extensions) = (response.status(), response.extensions());
         self.record.status = Some(status);
         self.record.time_to_head = Some(self.record.started_at.elapsed());
-        self.record.upstream = upstream;
+        self.record.upstream = extensions.get::<UpstreamName>().map(|UpstreamName(name)| Arc::clone(name));
+        let user = extensions.get::<Authenticated>().filter(|known| !known.user.is_empty());
+        self.record.user = user.map(|known| Arc::clone(&known.user));
+        if let Some(details) = &mut self.record.details {
+            details.head(response, &self.to.options);
+        }
         if self.has_no_content(status) {
             self.complete();
         }
@@ -170,6 +192,6 @@ impl<K: Sink + ?Sized> Pending<K> {
 impl<K: Sink + ?Sized> Drop for Pending<K> {
     fn drop(&mut self) {
         self.record.duration = self.record.started_at.elapsed();
-        self.sink.record(&self.record);
+        self.to.sink.record(&self.record);
     }
 }

@@ -5,6 +5,8 @@
 pub(super) enum Style {
     /// Double quotes in a line of text: `\"`, `\\`, and `\xHH` for every byte outside printable ASCII.
     Quoted,
+    /// The same outside of quotes: a space is `\x20`.
+    Bare,
     /// A JSON string (RFC 8259 section 7): UTF-8 stays, but for control characters and line separators.
     Json,
 }
@@ -16,7 +18,8 @@ const CUT: &[u8] = b"...";
 pub(super) fn escape(out: &mut Vec<u8>, text: &[u8], limit: usize, style: Style) {
     let end = out.len() + limit;
     let fits = match style {
-        Style::Quoted => escape_quoted(out, text, end),
+        Style::Quoted => escape_quoted(out, text, end, is_plain),
+        Style::Bare => escape_quoted(out, text, end, |byte| is_plain(byte) && byte != b' '),
         Style::Json => escape_json(out, text, end),
     };
     if !fits {
@@ -24,9 +27,9 @@ pub(super) fn escape(out: &mut Vec<u8>, text: &[u8], limit: usize, style: Style)
     }
 }
 
-fn escape_quoted(out: &mut Vec<u8>, mut text: &[u8], end: usize) -> bool {
+fn escape_quoted(out: &mut Vec<u8>, mut text: &[u8], end: usize, is_plain: impl Fn(u8) -> bool) -> bool {
     loop {
-        let run = text.iter().position(|byte| !is_plain(*byte)).unwrap_or(text.len());
+        let run = run_of(text, &is_plain);
         if !push_ascii(out, &text[..run], end) {
             return false;
         }
@@ -51,7 +54,7 @@ fn escape_json(out: &mut Vec<u8>, text: &[u8], end: usize) -> bool {
 
 fn escape_json_str(out: &mut Vec<u8>, mut text: &str, end: usize) -> bool {
     loop {
-        let run = text.bytes().position(|byte| !is_plain(byte)).unwrap_or(text.len());
+        let run = run_of(text.as_bytes(), is_plain);
         if !push_ascii(out, &text.as_bytes()[..run], end) {
             return false;
         }
@@ -73,6 +76,14 @@ fn escape_json_str(out: &mut Vec<u8>, mut text: &str, end: usize) -> bool {
         }
         text = rest.as_str();
     }
+}
+
+/// How many bytes of the text are so, from its beginning. Sixteen at a time, as processors like it.
+pub(super) fn run_of(text: &[u8], is: impl Fn(u8) -> bool) -> usize {
+    let (chunks, _) = text.as_chunks::<16>();
+    let whole = chunks.iter().take_while(|chunk| chunk.iter().fold(true, |all, byte| all & is(*byte)));
+    let run = whole.count() * 16;
+    run + text[run..].iter().position(|byte| !is(*byte)).unwrap_or(text.len() - run)
 }
 
 /// Printable ASCII that means nothing inside quotes.
@@ -131,6 +142,7 @@ mod tests {
         ];
         for (text, quoted, json) in table {
             assert_eq!(escaped(text, 100, Style::Quoted), quoted);
+            assert_eq!(escaped(text, 100, Style::Bare), quoted.replace(' ', "\\x20"));
             assert_eq!(escaped(text, 100, Style::Json), json);
         }
     }

@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{push_number, push_padded};
+use super::number::{push_number, push_padded};
 
 /// A second in both forms: `20/Nov/2026:17:04:05 +0000` and `2026-11-20T17:04:05`.
 #[derive(Clone, Copy)]
@@ -32,6 +32,28 @@ pub(super) fn push_rfc3339(out: &mut Vec<u8>, time: SystemTime) {
     out.push(b'.');
     push_padded(out, millis, 3);
     out.push(b'Z');
+}
+
+/// As syslog daemons expect it (RFC 3164 section 4.1.2), in UTC: `Nov 20 17:04:05`.
+#[cfg(unix)]
+pub(super) fn push_syslog(out: &mut Vec<u8>, time: SystemTime) {
+    let (seconds, _) = since_epoch(time);
+    let clf = second(seconds).clf;
+    // 20/Nov/2026:17:04:05: the day with a space in the place of a leading zero
+    out.extend_from_slice(&clf[3..6]);
+    out.push(b' ');
+    out.push(if clf[0] == b'0' { b' ' } else { clf[0] });
+    out.push(clf[1]);
+    out.push(b' ');
+    out.extend_from_slice(&clf[12..20]);
+}
+
+/// Seconds since 1970, with milliseconds.
+pub(super) fn push_unix(out: &mut Vec<u8>, time: SystemTime) {
+    let (seconds, millis) = since_epoch(time);
+    push_number(out, seconds);
+    out.push(b'.');
+    push_padded(out, millis, 3);
 }
 
 /// A time in UTC as RFC 3339 has it, with milliseconds: `2026-11-20T17:04:05.123Z`. Before 1970 and after 9999 it is the nearest of these

@@ -5,38 +5,43 @@
 //! `tracing_appender` has it, this spares an allocation, a free and often a wake-up per line, and bounds bytes
 //! instead of lines.
 
+mod target;
+
 use std::{
     fmt,
-    fs::{File, OpenOptions},
     io::{self, Write},
     mem,
-    path::{Path, PathBuf},
+    path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
-use super::{AccessLine, Format};
+use self::target::{Lost, Target};
+use super::{AccessLine, Format, MAX_LINE, Redaction};
 use crate::stripe::{Padded, thread_number};
 
 const STRIPES: usize = 8;
-/// More than the longest line, so that a buffer never grows; the documentation of [`AccessLine`] says how long one gets.
-const MAX_LINE: usize = 9 * 1024;
+/// Several of the longest lines, so that a buffer never grows.
 const MIN_STRIPE: usize = 64 * 1024;
 /// How long the end of the program waits for a reader that doesn't read.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How lines are kept until they are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WriterOptions {
     /// The form of a line. Default [`Format::Combined`].
     pub format: Format,
+    /// What of URIs is hidden. Default: the values of [`super::SECRET_PARAMETERS`].
+    pub redaction: Redaction,
     /// Bytes of lines that may wait to be written, over eight buffers; past it lines are dropped and counted, since a slow
     /// disk must not slow requests. Default 4 MiB, at least 512 KiB. Memory is nine eighths of it, as it is first
     /// touched.
@@ -51,6 +56,7 @@ impl Default for WriterOptions {
     fn default() -> Self {
         Self {
             format: Format::Combined,
+            redaction: Redaction::default(),
             buffer_bytes: 4 * 1024 * 1024,
             flush_interval: Duration::from_millis(100),
         }
@@ -62,6 +68,13 @@ impl WriterOptions {
     #[must_use]
     pub fn with_format(mut self, format: Format) -> Self {
         self.format = format;
+        self
+    }
+
+    /// Sets [`WriterOptions::redaction`].
+    #[must_use]
+    pub fn with_redaction(mut self, redaction: Redaction) -> Self {
+        self.redaction = redaction;
         self
     }
 
@@ -92,6 +105,14 @@ pub enum WriterError {
         /// Why.
         source: io::Error,
     },
+    /// Nothing listens at the socket of the syslog daemon.
+    #[error("cannot send the access log to syslog at {path:?}")]
+    Syslog {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// There is no thread to write in.
     #[error("cannot start the access log's thread")]
     Thread(#[source] io::Error),
@@ -100,7 +121,8 @@ pub enum WriterError {
 /// Takes lines; every clone writes to the same place.
 #[derive(Clone)]
 pub struct Writer {
-    format: Format,
+    format: Arc<Format>,
+    redaction: Redaction,
     shared: Arc<Shared>,
 }
 
@@ -116,9 +138,23 @@ impl Writer {
         options: &WriterOptions,
     ) -> Result<(Self, WriterGuard), WriterError> {
         let path = path.into();
-        match open(&path) {
-            Ok(file) => Self::start(Target::File { path, file }, options),
+        match Target::file(path.clone()) {
+            Ok(target) => Self::start(target, options),
             Err(source) => Err(WriterError::Open { path, source }),
+        }
+    }
+
+    /// Lines go to a syslog daemon of this machine by its socket, `/dev/log` as a rule: each as a message of its own, from `portcullis`, facility
+    /// `local7`, severity `info`. A daemon that is away for a while loses the lines of that time, which are counted.
+    #[cfg(unix)]
+    pub fn syslog(
+        path: impl Into<PathBuf>,
+        options: &WriterOptions,
+    ) -> Result<(Self, WriterGuard), WriterError> {
+        let path = path.into();
+        match target::Syslog::connect(path.clone()) {
+            Ok(syslog) => Self::start(Target::Syslog(syslog), options),
+            Err(source) => Err(WriterError::Syslog { path, source }),
         }
     }
 
@@ -139,12 +175,37 @@ impl Writer {
         };
         thread::Builder::new().name("access-log".to_owned()).spawn(thread).map_err(WriterError::Thread)?;
         let guard = WriterGuard { shared: Arc::clone(&shared) };
-        Ok((Self { format: options.format, shared }, guard))
+        let (format, redaction) = (Arc::new(options.format.clone()), options.redaction.clone());
+        Ok((Self { format, redaction, shared }, guard))
     }
 
     /// Takes a line, or drops it where there is no room. Never waits for a file or a terminal.
     pub fn write(&self, line: &AccessLine<'_>) {
-        self.shared.push(|buffer| line.write(self.format, buffer));
+        self.shared.push(|buffer| line.write(&self.format, &self.redaction, buffer));
+    }
+
+    /// The form of its lines.
+    pub fn format(&self) -> &Format {
+        &self.format
+    }
+
+    /// Whether a buffer is half full: lines come faster than they are written.
+    pub fn is_pressed(&self) -> bool {
+        self.shared.pressed.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until [`Writer::is_pressed`] is not so. Whoever begins no work before this is ready, and has less under way than half a buffer holds
+    /// lines, loses none of them; whoever doesn't want to wait as long as a disk stands still gives it a deadline.
+    pub async fn room(&self) {
+        loop {
+            // registered before the look, so that nothing is missed in between
+            let mut relieved = pin!(self.shared.relieved.notified());
+            relieved.as_mut().enable();
+            if !self.is_pressed() {
+                return;
+            }
+            relieved.await;
+        }
     }
 
     /// How many lines were dropped so far: for want of room, because they couldn't be written, or because they came after
@@ -203,10 +264,14 @@ struct Shared {
     wake: Condvar,
     closed: Condvar,
     dropped: AtomicU64,
+    /// How many stripes are at least half full.
+    pressed: AtomicUsize,
+    relieved: Notify,
 }
 
 struct Stripe {
     buffer: Vec<u8>,
+    pressed: bool,
     closed: bool,
 }
 
@@ -222,7 +287,9 @@ struct Signal {
 impl Shared {
     fn new(buffer_bytes: usize) -> Self {
         let each = (buffer_bytes / STRIPES).max(MIN_STRIPE);
-        let stripe = |_| Padded(Mutex::new(Stripe { buffer: Vec::with_capacity(each), closed: false }));
+        let stripe = |_| {
+            Padded(Mutex::new(Stripe { buffer: Vec::with_capacity(each), pressed: false, closed: false }))
+        };
         Self {
             stripes: std::array::from_fn(stripe),
             told: AtomicBool::new(false),
@@ -230,20 +297,25 @@ impl Shared {
             wake: Condvar::new(),
             closed: Condvar::new(),
             dropped: AtomicU64::new(0),
+            pressed: AtomicUsize::new(0),
+            relieved: Notify::new(),
         }
     }
 
     fn push(&self, line: impl FnOnce(&mut Vec<u8>)) {
         let mut stripe = self.stripes[thread_number() % STRIPES].0.lock();
-        let Stripe { buffer, closed } = &mut *stripe;
-        let (before, room) = (buffer.len(), buffer.capacity() - buffer.len());
+        let Stripe { buffer, pressed, closed } = &mut *stripe;
+        let room = buffer.capacity() - buffer.len();
         if *closed || room < MAX_LINE {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         line(buffer);
-        let half = buffer.capacity() / 2;
-        let urgent = before < half && buffer.len() >= half;
+        let urgent = !*pressed && buffer.len() >= buffer.capacity() / 2;
+        if urgent {
+            *pressed = true;
+            self.pressed.fetch_add(1, Ordering::AcqRel);
+        }
         drop(stripe);
         // the thread takes the flag back before it looks into the stripes: whoever finds it set after pushing knows that
         // its line will be seen
@@ -278,11 +350,13 @@ impl Shared {
                         continue;
                     }
                     mem::swap(&mut stripe.buffer, &mut spare);
+                    if mem::take(&mut stripe.pressed) && self.pressed.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        self.relieved.notify_waiters();
+                    }
                 }
                 let result = target.write(&spare);
-                if let Err(error) = &result {
-                    let lines = spare.iter().filter(|byte| **byte == b'\n').count();
-                    self.dropped.fetch_add(lines as u64, Ordering::Relaxed);
+                if let Err(Lost { lines, error }) = &result {
+                    self.dropped.fetch_add(*lines, Ordering::Relaxed);
                     if !failing {
                         tracing::warn!(%error, "access log lines cannot be written and are dropped");
                     }
@@ -314,38 +388,6 @@ impl Shared {
         self.told.store(false, Ordering::Release);
         (signal.stop, mem::take(&mut signal.reopen))
     }
-}
-
-enum Target {
-    File { path: PathBuf, file: File },
-    Stream(Box<dyn Write + Send>),
-}
-
-impl Target {
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        match self {
-            Self::File { file, .. } => file.write_all(lines),
-            Self::Stream(stream) => {
-                stream.write_all(lines)?;
-                stream.flush()
-            }
-        }
-    }
-
-    fn reopen(&mut self) {
-        if let Self::File { path, file } = self {
-            match open(path) {
-                Ok(new) => *file = new,
-                Err(error) => {
-                    tracing::warn!(?path, %error, "cannot reopen the access log; the old file is kept");
-                }
-            }
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
 use http::Version;
 
 use super::*;
+use std::path::Path;
 
 /// Hands on what is written; each write waits for a permit, until there can be no more.
 struct Gate {
@@ -105,6 +106,71 @@ fn what_does_not_fit_is_dropped_and_counted() {
     // after the end
     writer.write(&line("/late"));
     assert_eq!(writer.dropped(), dropped + 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_loses_nothing() {
+    const LINES: u64 = 20_000;
+    let (permit, written, gate) = gate(false);
+    let (writer, guard) = Writer::to(gate, &small()).unwrap();
+    let mut waited = 0;
+    let (reader, out) = (permit.clone(), writer.clone());
+    for n in 0..LINES {
+        if out.is_pressed() {
+            let mut room = pin!(out.room());
+            assert!(futures_poll(room.as_mut()).is_pending());
+            waited += 1;
+            // the disk is there again, for one write
+            let _ = reader.send(());
+            tokio::time::timeout(Duration::from_secs(10), room).await.expect("there is room again");
+        }
+        out.write(&line(&format!("/{n}")));
+    }
+    assert!(waited > 2, "{waited}");
+    assert_eq!(writer.dropped(), 0);
+    drop((permit, reader, guard));
+    assert_eq!(targets(&written).len() as u64, LINES);
+}
+
+fn futures_poll(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> std::task::Poll<()> {
+    future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+}
+
+#[cfg(unix)]
+#[test]
+fn each_line_is_a_message_to_syslog() {
+    use std::os::unix::net::UnixDatagram;
+    let folder = std::env::temp_dir().join(format!("portcullis-syslog-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("log");
+    assert!(matches!(Writer::syslog(&path, &small()), Err(WriterError::Syslog { .. })));
+    let daemon = UnixDatagram::bind(&path).unwrap();
+    let (writer, guard) = Writer::syslog(&path, &small()).unwrap();
+    let mut buffer = [0; 4096];
+    let mut next = |daemon: &UnixDatagram| {
+        let len = daemon.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..len].to_vec()).unwrap()
+    };
+    for n in 0..3 {
+        writer.write(&line(&format!("/{n}")));
+        let message = next(&daemon);
+        assert!(
+            message.starts_with("<190>")
+                && message.contains(&format!(" portcullis[{}]: - - - [", std::process::id()))
+        );
+        assert!(message.contains(&format!("GET /{n} ")) && !message.contains('\n'), "{message}");
+    }
+    // one that is started anew
+    drop(daemon);
+    std::fs::remove_file(&path).unwrap();
+    let daemon = UnixDatagram::bind(&path).unwrap();
+    writer.write(&line("/again"));
+    assert!(next(&daemon).contains("/again"));
+    drop(daemon);
+    writer.write(&line("/lost"));
+    drop(guard);
+    assert_eq!(writer.dropped(), 1);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]
