@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = FilterLayer::new(FilterRules::compile(&options, &sets)?);
     let app = Router::new().fallback(|| async { "hello\n" }).layer(filter);
 
-    let incoming = Incoming::bind("127.0.0.1:7001".parse()?, &Limits::new(1000))?;
+    let incoming = Incoming::bind("127.0.0.1:7001".parse()?, Limits::new(1000))?;
     println!("http://{}/admin", incoming.local_addr());
     let shutdown = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     serve(incoming, Plain, app, HttpOptions::default(), Arc::new(ServerCounters::default()), shutdown).await;

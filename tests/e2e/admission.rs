@@ -342,3 +342,50 @@ fn pages_of_other_origins() {
         }
     });
 }
+
+/// RFC 9110 section 7.6.1: what a client lists in `Connection` is gone before the edge says who it is.
+#[test]
+fn nobody_can_list_away_what_the_edge_says() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let dir = Dir::new();
+        dir.write("users.txt", &format!("alice:{}\n", hashed("open sesame")));
+        let config = format!(
+            "[request_id]\n[basic_auth]\nusers = \"users.txt\"\nuser_header = \"x-user\"\n{}",
+            plain(origin.addr())
+        );
+        let edge = Edge::run_in(dir, &config).await;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: a.test\r\nAuthorization: Basic {}\r\nX-Lang: fr\r\n\
+             Connection: X-User, X-Request-Id, x-lang, close\r\n\r\n",
+            base64("alice:open sesame")
+        );
+        assert_eq!(raw::send(edge.http(), &request).await.statuses(), [200]);
+        let (_, fields) = origin.last();
+        assert_eq!(fields["x-user"], "alice");
+        assert_eq!(fields["x-request-id"].len(), 32);
+        assert!(!fields.contains_key("x-lang"));
+    });
+}
+
+/// A preflight is the route's that it asks about, although that is not for OPTIONS.
+#[test]
+fn preflights_for_routes_by_method() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let route = "[[route]]\npath = \"/api\"\nmethods = [\"PUT\"]\ncluster = \"app\"\n\
+                     [route.cors]\norigins = [\"https://page.test\"]\nmethods = [\"PUT\"]\n";
+        let edge = Edge::run(&format!("{route}{}", secure(origin.addr()))).await;
+        let mut client = Client::connect(Protocol::H2, edge.https(), "localhost").await;
+        for (method, allowed) in [("PUT", "https://page.test"), ("DELETE", "")] {
+            let request = client
+                .request(Method::OPTIONS, "/api")
+                .header("origin", "https://page.test")
+                .header("access-control-request-method", method)
+                .body(empty())
+                .unwrap();
+            let reply = client.fetch(request).await;
+            assert_eq!(reply.field("access-control-allow-origin"), allowed, "{method}");
+        }
+    });
+}

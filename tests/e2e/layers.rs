@@ -164,6 +164,28 @@ fn the_cache_answers_for_the_origin() {
     });
 }
 
+/// What routes have stored is for those who come by them.
+#[test]
+fn what_has_no_route_is_not_answered_from_the_cache() {
+    run(async {
+        let origin = Origin::start(|_| async {
+            let mut response = Response::new(full("for GET"));
+            response.headers_mut().insert("cache-control", "max-age=600".parse().unwrap());
+            response
+        })
+        .await;
+        let config = secure(origin.addr()).replace("[[route]]\n", "[[route]]\nmethods = [\"GET\"]\n");
+        let edge = Edge::run(&format!("[cache]\n{config}")).await;
+        let mut client = Client::connect(Protocol::H2, edge.https(), "localhost").await;
+        for _ in 0..2 {
+            assert_eq!(client.get("/x").await.body, "for GET");
+        }
+        assert_eq!(origin.requests(), 1);
+        let head = client.request(Method::HEAD, "/x").body(empty()).unwrap();
+        assert_eq!(client.fetch(head).await.status, 405);
+    });
+}
+
 /// What a client says of itself.
 const CLAIMS: [(&str, &str); 6] = [
     ("x-forwarded-for", "203.0.113.9"),

@@ -9,6 +9,7 @@ use portcullis_edge::{
 
 use super::{LEAST, plan};
 
+#[allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 pub(super) fn is_the_full_one(logs: &[AccessLogPlan]) {
     let [log] = logs else { panic!("{logs:?}") };
     assert_eq!(log.output, LogOutput::Stdout);

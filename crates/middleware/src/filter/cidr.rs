@@ -262,4 +262,12 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn ipv4_in_the_form_of_ipv6_is_ipv4() {
+        let set = CidrSet::parse("::ffff:203.0.113.0/120\n::ffff:192.0.2.7").unwrap();
+        for (address, within) in [("203.0.113.9", true), ("203.0.114.9", false), ("192.0.2.7", true)] {
+            assert_eq!(set.contains(address.parse().unwrap()), within, "{address}");
+        }
+    }
 }

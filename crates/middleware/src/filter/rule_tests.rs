@@ -340,3 +340,14 @@ proptest::proptest! {
         proptest::prop_assert_eq!(plain, odd);
     }
 }
+
+/// RFC 8441, RFC 9220: what is routed and forwarded as a GET is one to a rule, too.
+#[test]
+fn an_extended_connect_is_a_get() {
+    let rules = only(Rule::deny(StatusCode::FORBIDDEN).with_method(http::Method::GET));
+    let mut request = get("/ws");
+    *request.method_mut() = http::Method::CONNECT;
+    assert!(passes(&rules, &request), "a tunnel is none");
+    request.extensions_mut().insert(portcullis_conn::ConnectProtocol::new("websocket"));
+    assert!(!passes(&rules, &request));
+}

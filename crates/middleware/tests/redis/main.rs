@@ -1,6 +1,12 @@
 //! Shared buckets against a real redis-server, as Debian has it. `cargo xtask redis` runs these; without the server
 //! they fail.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it saw")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the full time is asked for from outside, and a server is waited for"
+)]
+
 mod server;
 
 use std::{
