@@ -20,7 +20,7 @@ use crate::{
     flights::Lead,
     key,
     layer::Core,
-    meta::{Asked, Times, judge},
+    meta::{Asked, Meta, Times, judge},
     stats::count,
     status::{Status, Why},
     store::{Key, Stored, Ticket},
@@ -174,7 +174,7 @@ where
         }
         return pass(core, Status::fwd(get.why), response);
     };
-    shared.marks.clear(hash);
+    note_sharing(core, hash, &meta, times.received);
     let expected = content_length(response.headers()).or_else(|| response.body().size_hint().exact());
     let meta = Arc::new(meta);
     let target = Target { meta: Arc::clone(&meta), ticket: get.ticket, expected };
@@ -189,6 +189,15 @@ where
     };
     status.note(&core.rules, response.headers_mut());
     response
+}
+
+/// Whether it is of use to wait for a response to this key, from what the last one was.
+fn note_sharing(core: &Core, hash: u64, meta: &Meta, now: Instant) {
+    if meta.is_never_fresh() {
+        core.shared.marks.set(hash, now);
+    } else {
+        core.shared.marks.clear(hash);
+    }
 }
 
 /// The origin says that what is stored is still right (RFC 9111 section 4.3.3).
@@ -208,7 +217,10 @@ fn refreshed<B>(
     let mut response = if let Some(meta) = meta {
         let fresh = Arc::new(Stored::new(meta, stored.body.clone(), core.rules.keep_stale));
         shared.insert(&key, get.ticket, &fresh);
-        get.lead.tell(Outcome::Again);
+        note_sharing(core, shared.hash(&key), &fresh.meta, times.received);
+        // What is to be validated for each is of no use to the others.
+        let usable = fresh.meta.is_fresh(times.received);
+        get.lead.tell(if usable { Outcome::Again } else { Outcome::Alone });
         answer::stored(&fresh, &get.wanted, times.received)
     } else {
         // Good for this request, and for no other.

@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -107,6 +107,8 @@ pub(crate) struct Flight {
 
 struct State {
     outcome: Outcome,
+    /// There is a body, or was.
+    begun: bool,
     /// `None` once it is stored, or is not to be any more.
     target: Option<Target>,
     chunks: Chunks,
@@ -150,6 +152,7 @@ impl Flight {
             source: Mutex::new(None),
             state: Mutex::new(State {
                 outcome: Outcome::Undecided,
+                begun: false,
                 target: None,
                 chunks: Chunks::default(),
                 reserved: 0,
@@ -177,7 +180,8 @@ impl Flight {
         let mut state = self.state.lock();
         let open = match state.outcome {
             Outcome::Undecided => true,
-            Outcome::Streaming(_) => state.target.is_some(),
+            // It may have become stale on its way.
+            Outcome::Streaming(ref meta) => state.target.is_some() && meta.is_fresh(Instant::now()),
             _ => false,
         };
         open.then(|| Seat { flight: Arc::clone(self), place: state.take_place() })
@@ -194,7 +198,8 @@ impl Flight {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The head is there and is to be stored: lets those that wait read along. The seat is the first's.
+    /// The head is there and is to be stored: lets those that wait read along, if the response may be used again as it is. Else it was made for the
+    /// first alone, and the others ask for themselves. The seat is the first's.
     pub(crate) fn begin<B>(self: &Arc<Self>, body: B, target: Target) -> Seat
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -205,14 +210,20 @@ impl Flight {
         if !ended {
             *self.source.lock() = Some(Box::pin(BodySource { body }));
         }
+        let joinable = target.meta.is_fresh(Instant::now());
         let (seat, wakers) = {
             let mut state = self.state.lock();
-            state.outcome = Outcome::Streaming(Arc::clone(&target.meta));
+            state.begun = true;
+            state.outcome =
+                if joinable { Outcome::Streaming(Arc::clone(&target.meta)) } else { Outcome::Alone };
             state.chunks.expect(target.expected);
             state.target = Some(target);
             let seat = Seat { flight: Arc::clone(self), place: state.take_place() };
             (seat, state.wakers())
         };
+        if !joinable {
+            self.shared.flights.remove(self);
+        }
         if ended {
             self.end(End::Done);
         }
@@ -502,7 +513,7 @@ impl Drop for Seat {
                     wakers = state.wakers();
                 }
             }
-            let streaming = matches!(state.outcome, Outcome::Streaming(_)) && state.end.is_none();
+            let streaming = state.begun && state.end.is_none();
             (streaming && state.free.len() == state.places.len(), wakers)
         };
         wakers.into_iter().for_each(Waker::wake);
@@ -512,9 +523,8 @@ impl Drop for Seat {
         let wanted = self.flight.finish && self.flight.state.lock().target.is_some();
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if wanted => {
-                if let Some(seat) = self.flight.seat() {
-                    runtime.spawn(read_on(seat));
-                }
+                let place = self.flight.state.lock().take_place();
+                runtime.spawn(read_on(Seat { flight: Arc::clone(&self.flight), place }));
             }
             _ => self.flight.abandon(),
         }

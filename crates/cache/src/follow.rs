@@ -22,7 +22,7 @@ use crate::{
     disk::Load,
     flight::{BoxError, Outcome, Seat},
     layer::Core,
-    meta::Meta,
+    meta::{Meta, Use},
     stats::count,
     status::{Status, Why},
     store::Stored,
@@ -135,7 +135,20 @@ where
                 }
             };
             let request = self.request.as_mut().expect(ONCE);
+            let (now, directives) = (Instant::now(), &self.look_up.directives);
             match outcome {
+                // It is stored, or as good as: what a stored response may not be used for it is not either.
+                Outcome::Streaming(meta)
+                    if is_for(&meta, request)
+                        && !matches!(meta.usable(directives, now, false), Use::Fresh(_)) =>
+                {
+                    self.look_up.alone = true;
+                }
+                Outcome::Failed(stored)
+                    if is_for(&stored.meta, request) && !stored.meta.usable_on_error(directives, now) =>
+                {
+                    self.look_up.alone = true;
+                }
                 Outcome::Streaming(meta) if is_for(&meta, request) => {
                     let state = std::mem::replace(&mut self.state, Waiting::ToForward(None));
                     let Waiting::ForOutcome(seat) = state else { continue };

@@ -271,6 +271,16 @@ impl Meta {
         self.lifetime.saturating_sub(self.age(now))
     }
 
+    /// Whether requests without wishes of their own may be answered with it, without asking.
+    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+        !self.always_validate && self.fresh_for(now) > Duration::ZERO
+    }
+
+    /// Whether it never is fresh, for anybody.
+    pub(crate) fn is_never_fresh(&self) -> bool {
+        self.always_validate || self.lifetime == Duration::ZERO
+    }
+
     pub(crate) fn has_validator(&self) -> bool {
         self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED)
     }

@@ -22,19 +22,21 @@ use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 
 use crate::world::{FRESH, get, https};
 
-type Inner = BoxCloneService<Request<Full<Bytes>>, Response<Channel>, Infallible>;
-type Answer = oneshot::Sender<Response<Channel>>;
+pub(crate) type Inner = BoxCloneService<Request<Full<Bytes>>, Response<Channel>, Infallible>;
+pub(crate) type Answer = oneshot::Sender<Response<Channel>>;
 
 /// Polls a future once, with the task's own waker.
 macro_rules! poll {
     ($future:expr) => {{
         let mut future = $future;
-        std::future::poll_fn(|cx| Poll::Ready(Future::poll(Pin::new(&mut future), cx))).await
+        std::future::poll_fn(|cx| Poll::Ready(Future::poll(std::pin::Pin::new(&mut future), cx))).await
     }};
 }
 
+pub(crate) use poll;
+
 /// A body that a test feeds.
-struct Channel {
+pub(crate) struct Channel {
     frames: mpsc::Receiver<Result<Bytes, &'static str>>,
 }
 
@@ -51,14 +53,14 @@ impl Body for Channel {
 }
 
 /// An origin whose answers a test gives one by one.
-struct Origin {
-    layer: CacheLayer,
-    cache: Cache<Inner>,
+pub(crate) struct Origin {
+    pub(crate) layer: CacheLayer,
+    pub(crate) cache: Cache<Inner>,
     requests: mpsc::UnboundedReceiver<(Request<Full<Bytes>>, Answer)>,
 }
 
 impl Origin {
-    fn new(rules: CacheRules) -> Self {
+    pub(crate) fn new(rules: CacheRules) -> Self {
         let (sender, requests) = mpsc::unbounded_channel();
         let inner = tower::service_fn(move |request| {
             let (answer, response) = oneshot::channel();
@@ -75,18 +77,24 @@ impl Origin {
         Self { layer, cache, requests }
     }
 
-    async fn ask(&self, fields: &[(&'static str, &str)]) -> Response<CacheBody<Channel>> {
+    pub(crate) async fn ask(&self, fields: &[(&'static str, &str)]) -> Response<CacheBody<Channel>> {
         let mut cache = self.cache.clone();
         cache.ready().await.unwrap().call(get("/", fields)).await.unwrap()
     }
 
     /// The next request that came to the origin.
-    fn came(&mut self) -> Option<Answer> {
+    pub(crate) fn came(&mut self) -> Option<Answer> {
         self.requests.try_recv().ok().map(|(_, answer)| answer)
+    }
+
+    /// The same, with its cookie.
+    pub(crate) fn came_from(&mut self) -> Option<(String, Answer)> {
+        let (request, answer) = self.requests.try_recv().ok()?;
+        Some((request.headers()["cookie"].to_str().unwrap().to_owned(), answer))
     }
 }
 
-fn reply(
+pub(crate) fn reply(
     status: u16,
     fields: &[(&'static str, &str)],
 ) -> (Response<Channel>, mpsc::Sender<Result<Bytes, &'static str>>) {
@@ -99,11 +107,11 @@ fn reply(
     (response, sender)
 }
 
-fn data(text: &str) -> Result<Bytes, &'static str> {
+pub(crate) fn data(text: &str) -> Result<Bytes, &'static str> {
     Ok(Bytes::from(text.to_owned()))
 }
 
-async fn whole(response: Response<CacheBody<Channel>>) -> Result<String, CacheBodyError> {
+pub(crate) async fn whole(response: Response<CacheBody<Channel>>) -> Result<String, CacheBodyError> {
     let bytes = response.into_body().collect().await?.to_bytes();
     Ok(String::from_utf8(bytes.to_vec()).unwrap())
 }
@@ -113,7 +121,7 @@ async fn next(response: &mut Response<CacheBody<Channel>>) -> String {
     String::from_utf8(data.to_vec()).unwrap()
 }
 
-fn status(response: &Response<CacheBody<Channel>>) -> String {
+pub(crate) fn status(response: &Response<CacheBody<Channel>>) -> String {
     // The time that a test takes may be in it.
     response.headers()["cache-status"].to_str().unwrap().replace("ttl=59", "ttl=60")
 }

@@ -9,6 +9,7 @@ mod purging;
 mod ranges;
 mod rules;
 mod safety;
+mod sharing;
 mod stale;
 mod storing;
 mod validation;
