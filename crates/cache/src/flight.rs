@@ -8,7 +8,6 @@
 
 use std::{
     error::Error,
-    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
@@ -21,12 +20,14 @@ use http_body::{Body, Frame};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
+pub(crate) use seat::Seat;
+
 use crate::{
     chunks::Chunks,
     meta::Meta,
     rules::CacheRules,
     stats::count,
-    store::{Key, Shared, Stored, Ticket},
+    store::{Key, Shared, Stored, StoredBody, Ticket},
 };
 
 /// What is read ahead of the slowest reader of a body that is not to be stored.
@@ -134,6 +135,11 @@ pub(crate) enum Read {
     Cut,
 }
 
+/// There is no body any more, and it never ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the response's body is gone")]
+struct Lost;
+
 /// How far the origin's body was brought.
 enum Drove {
     On,
@@ -184,7 +190,7 @@ impl Flight {
             Outcome::Streaming(ref meta) => state.target.is_some() && meta.is_fresh(Instant::now()),
             _ => false,
         };
-        open.then(|| Seat { flight: Arc::clone(self), place: state.take_place() })
+        open.then(|| Seat::take(self, &mut state))
     }
 
     /// Tells those that wait, and lets nobody in any more.
@@ -211,21 +217,23 @@ impl Flight {
             *self.source.lock() = Some(Box::pin(BodySource { body }));
         }
         let joinable = target.meta.is_fresh(Instant::now());
-        let (seat, wakers) = {
+        let (seat, stored, wakers) = {
             let mut state = self.state.lock();
             state.begun = true;
             state.outcome =
                 if joinable { Outcome::Streaming(Arc::clone(&target.meta)) } else { Outcome::Alone };
             state.chunks.expect(target.expected);
             state.target = Some(target);
-            let seat = Seat { flight: Arc::clone(self), place: state.take_place() };
-            (seat, state.wakers())
+            let seat = Seat::take(self, &mut state);
+            // In one step with the beginning: whoever finds neither a source nor an end takes the body for lost.
+            let stored = ended.then(|| self.finish(&mut state, End::Done));
+            (seat, stored, state.wakers())
         };
         if !joinable {
             self.shared.flights.remove(self);
         }
-        if ended {
-            self.end(End::Done);
+        if let Some(stored) = stored {
+            self.settle(stored);
         }
         wakers.into_iter().for_each(Waker::wake);
         seat
@@ -235,7 +243,14 @@ impl Flight {
     fn drive(self: &Arc<Self>) -> Drove {
         // Who has it now wakes all others when he has something.
         let Some(mut source) = self.source.try_lock() else { return Drove::Pending };
-        let Some(body) = source.as_mut() else { return Drove::On };
+        let Some(body) = source.as_mut() else {
+            let mut state = self.state.lock();
+            // Every way to an end sets it with the source still locked, so nobody will any more.
+            if state.end.is_none() {
+                state.end = Some(End::Broken(Arc::new(Lost)));
+            }
+            return Drove::On;
+        };
         let waker = Waker::from(Arc::clone(self));
         let mut cx = Context::from_waker(&waker);
         let Poll::Ready(frame) = body.as_mut().poll_next(&mut cx) else { return Drove::Pending };
@@ -250,9 +265,14 @@ impl Flight {
             };
         }
         if let Some(end) = end {
+            let (stored, wakers) = {
+                let mut state = self.state.lock();
+                (self.finish(&mut state, end), state.wakers())
+            };
             let body = source.take();
             drop(source);
-            self.end(end);
+            self.settle(stored);
+            wakers.into_iter().for_each(Waker::wake);
             drop(body);
         }
         Drove::On
@@ -302,25 +322,24 @@ impl Flight {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Stores the response, if the body ended as it should (RFC 9111 section 3.3).
-    fn end(self: &Arc<Self>, end: End) {
-        let (stored, wakers) = {
-            let mut state = self.state.lock();
-            let len = state.chunks.len();
-            let target = state.target.take();
-            let whole = matches!(end, End::Done);
-            let target = target.filter(|target| {
-                let complete = whole && target.expected.is_none_or(|expected| expected == len);
-                if !complete {
-                    count(&self.shared.counters.abandoned);
-                }
-                complete
-            });
-            state.end = Some(end);
-            let stored = target.map(|target| (target, state.chunks.whole()));
-            self.shared.release(std::mem::take(&mut state.reserved));
-            (stored, state.wakers())
-        };
+    /// Notes the end; what is to be stored, if the body ended as it should (RFC 9111 section 3.3).
+    fn finish(&self, state: &mut State, end: End) -> Option<(Target, StoredBody)> {
+        let len = state.chunks.len();
+        let whole = matches!(end, End::Done);
+        let target = state.target.take().filter(|target| {
+            let complete = whole && target.expected.is_none_or(|expected| expected == len);
+            if !complete {
+                count(&self.shared.counters.abandoned);
+            }
+            complete
+        });
+        state.end = Some(end);
+        self.shared.release(std::mem::take(&mut state.reserved));
+        target.map(|target| (target, state.chunks.whole()))
+    }
+
+    /// Stores it after the end.
+    fn settle(self: &Arc<Self>, stored: Option<(Target, StoredBody)>) {
         if let Some((Target { meta, ticket, .. }, body)) = stored {
             let stored = Arc::new(Stored::new(Meta::clone(&meta), body, self.keep_stale));
             if self.shared.insert(&self.key, ticket, &stored) {
@@ -329,17 +348,11 @@ impl Flight {
         }
         // After it is stored, so that there is no moment with neither.
         self.shared.flights.remove(self);
-        wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Nobody reads any more.
+    /// Nobody reads any more, and nobody can join: see [`State::close`].
     fn abandon(self: &Arc<Self>) {
         self.shared.flights.remove(self);
-        {
-            let mut state = self.state.lock();
-            state.outcome = Outcome::Again;
-            state.let_go(&self.shared);
-        }
         let body = self.source.lock().take();
         drop(body);
     }
@@ -398,152 +411,22 @@ impl State {
         }
     }
 
+    /// Keeps everybody out, where nobody is in. In one step with the look at the places: who joined in between would wait for a body that is gone.
+    fn close(&mut self, shared: &Shared) -> bool {
+        let empty = self.places.iter().all(Option::is_none);
+        if empty {
+            self.outcome = Outcome::Again;
+            self.let_go(shared);
+        }
+        empty
+    }
+
     fn is_windowed(&self) -> bool {
         self.target.is_none() && self.end.is_none()
     }
 }
 
-/// A place among those who wait for a response and then read it.
-pub(crate) struct Seat {
-    flight: Arc<Flight>,
-    place: usize,
-}
+mod seat;
 
-impl Seat {
-    /// What came of it.
-    pub(crate) fn poll_outcome(&self, cx: &Context<'_>) -> Poll<Outcome> {
-        let mut state = self.flight.state.lock();
-        match (&state.outcome, &state.end) {
-            (Outcome::Undecided, _) => {
-                self.register(&mut state, cx);
-                Poll::Pending
-            }
-            // It came to nothing before anything of it was read.
-            (Outcome::Streaming(_), Some(End::Broken(_) | End::Trailers(_))) => Poll::Ready(Outcome::Again),
-            (outcome, _) => Poll::Ready(outcome.clone()),
-        }
-    }
-
-    /// How long the whole is, where somebody said.
-    pub(crate) fn expected(&self) -> Option<u64> {
-        self.flight.state.lock().chunks.expected()
-    }
-
-    fn register(&self, state: &mut State, cx: &Context<'_>) {
-        if let Some(Some(place)) = state.places.get_mut(self.place)
-            && !place.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            place.waker = Some(cx.waker().clone());
-        }
-    }
-
-    /// The next piece. `blocked` tells whether it is a slower reader that is waited for.
-    pub(crate) fn poll_read(&self, cx: &Context<'_>, blocked: &mut bool) -> Poll<Read> {
-        loop {
-            {
-                let mut state = self.flight.state.lock();
-                let state = &mut *state;
-                *blocked = false;
-                let Some(Some(place)) = state.places.get_mut(self.place) else {
-                    return Poll::Ready(Read::Cut);
-                };
-                if place.cut {
-                    return Poll::Ready(Read::Cut);
-                }
-                if let Some(data) = state.chunks.get(place.next) {
-                    place.next += 1;
-                    let at = place.next - 1;
-                    let freed = state.is_windowed() && state.chunks.was_read(at);
-                    let wakers = if freed { state.wakers() } else { Vec::new() };
-                    wakers.into_iter().for_each(Waker::wake);
-                    return Poll::Ready(Read::Data(data));
-                }
-                if let Some(end) = &state.end {
-                    return Poll::Ready(Read::End(end.clone()));
-                }
-                self.register(state, cx);
-                if state.is_windowed() && state.chunks.kept() >= WINDOW {
-                    *blocked = true;
-                    return Poll::Pending;
-                }
-            }
-            if matches!(self.flight.drive(), Drove::Pending) {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    /// Ends those whom all others wait for.
-    pub(crate) fn cut_slowest(&self) {
-        let wakers = {
-            let mut state = self.flight.state.lock();
-            let state = &mut *state;
-            if !state.is_windowed() {
-                return;
-            }
-            let first = state.chunks.first();
-            for (at, place) in state.places.iter_mut().enumerate() {
-                if let Some(place) = place.as_mut().filter(|place| place.next == first && at != self.place) {
-                    place.cut = true;
-                    state.chunks.left(place.next);
-                }
-            }
-            state.wakers()
-        };
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Whether there is nothing left to read.
-    pub(crate) fn is_at_end(&self) -> bool {
-        let state = self.flight.state.lock();
-        let next = state.places.get(self.place).and_then(Option::as_ref).map_or(0, |place| place.next);
-        matches!(state.end, Some(End::Done)) && state.chunks.get(next).is_none()
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let (last, wakers) = {
-            let mut state = self.flight.state.lock();
-            let state = &mut *state;
-            let mut wakers = Vec::new();
-            if let Some(place) = state.places.get_mut(self.place).and_then(Option::take) {
-                state.free.push(self.place);
-                if state.is_windowed() && !place.cut && state.chunks.left(place.next) {
-                    wakers = state.wakers();
-                }
-            }
-            let streaming = state.begun && state.end.is_none();
-            (streaming && state.free.len() == state.places.len(), wakers)
-        };
-        wakers.into_iter().for_each(Waker::wake);
-        if !last {
-            return;
-        }
-        let wanted = self.flight.finish && self.flight.state.lock().target.is_some();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if wanted => {
-                let place = self.flight.state.lock().take_place();
-                runtime.spawn(read_on(Seat { flight: Arc::clone(&self.flight), place }));
-            }
-            _ => self.flight.abandon(),
-        }
-    }
-}
-
-/// Reads a body to its end for nobody, so that it is stored; ends as soon as it is not to be.
-async fn read_on(seat: Seat) {
-    let mut blocked = false;
-    loop {
-        let read = std::future::poll_fn(|cx| seat.poll_read(cx, &mut blocked)).await;
-        if !matches!(read, Read::Data(_)) || seat.flight.state.lock().target.is_none() {
-            return;
-        }
-    }
-}
-
-impl fmt::Debug for Seat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Seat({})", self.place)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
+};
+
+use http::{HeaderValue, StatusCode, header::CACHE_CONTROL};
+
+use super::*;
+use crate::{
+    meta::{Asked, Times, judge},
+    options::CacheOptions,
+};
+
+/// A body of these frames; then it is pending.
+struct Frames(VecDeque<Bytes>);
+
+impl Frames {
+    fn new(frames: &[&'static str]) -> Self {
+        Self(frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect())
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.0.pop_front().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+    }
+}
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct Sky {
+    shared: Arc<Shared>,
+    rules: CacheRules,
+}
+
+impl Sky {
+    fn new(finish: bool) -> Self {
+        let shared = Arc::new(Shared::new(CacheOptions::default(), None));
+        Self { shared, rules: CacheRules::default().with_finish_fetch(finish) }
+    }
+
+    fn flight(&self) -> Arc<Flight> {
+        Flight::new(&self.shared, b"https://a:443/", b"", &self.rules)
+    }
+
+    fn target(&self) -> Target {
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+        let now = Instant::now();
+        let times = Times { asked: now, received: now, wall: SystemTime::now() };
+        let meta = judge(&Asked::default(), StatusCode::OK, &headers, times, &self.rules).unwrap();
+        Target { meta: Arc::new(meta), ticket: self.shared.ticket(b"https://a:443/"), expected: None }
+    }
+}
+
+fn read(seat: &Seat, waker: &Arc<Woken>) -> Poll<Read> {
+    let waker = Waker::from(Arc::clone(waker));
+    seat.poll_read(&Context::from_waker(&waker), &mut false)
+}
+
+/// Whoever leaves last closes the door behind him; whoever comes before that keeps the body.
+#[test]
+fn the_last_to_leave_lets_nobody_in() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let first = flight.begin(Frames::new(&["x"]), sky.target());
+    let second = flight.seat().unwrap();
+    drop(first);
+    assert!(flight.source.lock().is_some(), "somebody is there");
+    assert!(!flight.state.lock().close(&sky.shared));
+    assert!(matches!(read(&second, &Arc::default()), Poll::Ready(Read::Data(_))));
+    drop(second);
+    assert!(flight.seat().is_none() && flight.source.lock().is_none());
+    assert!(flight.state.lock().target.is_none());
+}
+
+/// It ends, and is not waited for for ever.
+#[test]
+fn a_body_that_is_gone_is_broken() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let seat = flight.begin(Frames::new(&["x"]), sky.target());
+    flight.source.lock().take();
+    assert!(matches!(read(&seat, &Arc::default()), Poll::Ready(Read::End(End::Broken(_)))));
+}
+
+/// What a runtime that shuts down drops does not begin again.
+#[test]
+fn a_fetch_for_nobody_is_not_begun_twice() {
+    let sky = Sky::new(true);
+    let flight = sky.flight();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        drop(flight.begin(Frames::new(&["x"]), sky.target()));
+        assert!(flight.source.lock().is_some());
+    });
+    drop(runtime);
+    assert!(flight.source.lock().is_none() && flight.seat().is_none());
+}
