@@ -9,7 +9,10 @@
 use std::{
     error::Error,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst, fence},
+    },
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
@@ -17,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use pin_project_lite::pin_project;
 
 pub(crate) use seat::Seat;
@@ -43,6 +46,8 @@ pub(crate) trait Source: Send {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>;
     fn is_end(&self) -> bool;
 }
+
+type Pinned = Pin<Box<dyn Source>>;
 
 pin_project! {
     pub(crate) struct BodySource<B> {
@@ -102,7 +107,11 @@ pub(crate) struct Flight {
     max_object: u64,
     keep_stale: Duration,
     finish: bool,
-    source: Mutex<Option<Pin<Box<dyn Source>>>>,
+    source: Mutex<Option<Pinned>>,
+    /// Somebody wanted the source while another had it.
+    missed: AtomicBool,
+    /// The source has woken since it was polled last.
+    fired: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -156,6 +165,8 @@ impl Flight {
             keep_stale: rules.keep_stale,
             finish: rules.finish_fetch,
             source: Mutex::new(None),
+            missed: AtomicBool::new(false),
+            fired: AtomicBool::new(false),
             state: Mutex::new(State {
                 outcome: Outcome::Undecided,
                 begun: false,
@@ -241,19 +252,31 @@ impl Flight {
 
     /// Brings the origin's body on, for all.
     fn drive(self: &Arc<Self>) -> Drove {
-        // Who has it now wakes all others when he has something.
-        let Some(mut source) = self.source.try_lock() else { return Drove::Pending };
+        let Some(mut source) = self.try_source() else { return Drove::Pending };
         let Some(body) = source.as_mut() else {
             let mut state = self.state.lock();
             // Every way to an end sets it with the source still locked, so nobody will any more.
             if state.end.is_none() {
                 state.end = Some(End::Broken(Arc::new(Lost)));
+                let wakers = state.wakers();
+                drop(state);
+                drop(source);
+                wakers.into_iter().for_each(Waker::wake);
             }
             return Drove::On;
         };
         let waker = Waker::from(Arc::clone(self));
         let mut cx = Context::from_waker(&waker);
-        let Poll::Ready(frame) = body.as_mut().poll_next(&mut cx) else { return Drove::Pending };
+        self.fired.store(false, SeqCst);
+        let Poll::Ready(frame) = body.as_mut().poll_next(&mut cx) else {
+            drop(source);
+            // It wakes all that are there when it fires; who came after it did is told here.
+            fence(SeqCst);
+            if self.missed.load(SeqCst) && self.fired.load(SeqCst) {
+                self.wake_missed();
+            }
+            return Drove::Pending;
+        };
         let mut end = self.take_frame(frame);
         if end.is_none() && body.is_end() {
             end = Some(End::Done);
@@ -274,8 +297,29 @@ impl Flight {
             self.settle(stored);
             wakers.into_iter().for_each(Waker::wake);
             drop(body);
+            return Drove::On;
         }
+        drop(source);
+        fence(SeqCst);
+        self.wake_missed();
         Drove::On
+    }
+
+    /// The source, if nobody has it. Else whoever has it wakes this one when he leaves without waiting for more: his own task may not come again.
+    fn try_source(&self) -> Option<MutexGuard<'_, Option<Pinned>>> {
+        self.source.try_lock().or_else(|| {
+            self.missed.store(true, SeqCst);
+            fence(SeqCst);
+            // He may have left before he could see that. With the fences, one of the two sees the other.
+            self.source.try_lock()
+        })
+    }
+
+    fn wake_missed(self: &Arc<Self>) {
+        if self.missed.swap(false, SeqCst) {
+            let wakers = self.state.lock().wakers();
+            wakers.into_iter().for_each(Waker::wake);
+        }
     }
 
     fn take_frame(self: &Arc<Self>, frame: Option<Result<Frame<Bytes>, BoxError>>) -> Option<End> {
@@ -364,6 +408,7 @@ impl Wake for Flight {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.fired.store(true, SeqCst);
         let wakers = self.state.lock().wakers();
         wakers.into_iter().for_each(Waker::wake);
     }

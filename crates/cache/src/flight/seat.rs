@@ -149,7 +149,10 @@ impl Drop for Seat {
             let mut wakers = Vec::new();
             if let Some(place) = state.places.get_mut(self.place).and_then(Option::take) {
                 state.free.push(self.place);
-                if state.is_windowed() && !place.cut && state.chunks.left(place.next) {
+                let freed = state.is_windowed() && !place.cut && state.chunks.left(place.next);
+                // It may have been the one that was woken to bring the body on.
+                let woken = state.begun && state.end.is_none() && place.waker.is_none();
+                if freed || woken {
                     wakers = state.wakers();
                 }
             }

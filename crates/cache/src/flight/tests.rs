@@ -37,6 +37,12 @@ impl Body for Frames {
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
+impl Woken {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
@@ -111,4 +117,63 @@ fn a_fetch_for_nobody_is_not_begun_twice() {
     });
     drop(runtime);
     assert!(flight.source.lock().is_none() && flight.seat().is_none());
+}
+
+/// Reads for another, as often as there is something, from within a waker: a task that is run by another thread at that moment.
+struct Inline {
+    seat: Mutex<Option<Seat>>,
+    woken: Arc<Woken>,
+    read: AtomicUsize,
+}
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        if let Some(seat) = self.seat.lock().as_ref() {
+            while read(seat, &self.woken).is_ready() {
+                self.read.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// One reads what another has just brought and wants more, while that one still has the source and then does not come again.
+#[test]
+fn who_finds_the_source_taken_is_woken() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let first = flight.begin(Frames::new(&["x", "y"]), sky.target());
+    let other = Arc::new(Inline { seat: Mutex::new(None), woken: Arc::default(), read: AtomicUsize::new(0) });
+    let second = flight.seat().unwrap();
+    {
+        let mut state = flight.state.lock();
+        let place = state.places.iter_mut().flatten().last().unwrap();
+        place.waker = Some(Waker::from(Arc::clone(&other)));
+    }
+    *other.seat.lock() = Some(second);
+    assert!(matches!(read(&first, &Arc::default()), Poll::Ready(Read::Data(_))));
+    assert_eq!(other.read.load(Ordering::SeqCst), 1, "it had the piece, and wanted the next");
+    assert_eq!(other.woken.count(), 1, "and is told that it can bring it itself");
+    let seat = other.seat.lock().take().unwrap();
+    assert!(matches!(read(&seat, &other.woken), Poll::Ready(Read::Data(_))));
+}
+
+/// The body woke one reader, who goes away instead of reading.
+#[test]
+fn who_leaves_passes_his_turn_on() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let first = flight.begin(Frames::new(&[]), sky.target());
+    let (one, other) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+    assert!(read(&first, &one).is_pending());
+    flight.wake_by_ref();
+    let second = flight.seat().unwrap();
+    assert!(read(&second, &other).is_pending());
+    assert_eq!((one.count(), other.count()), (1, 0));
+    drop(first);
+    assert_eq!(other.count(), 1);
+    // Who still waits to be woken had no turn.
+    let third = flight.seat().unwrap();
+    assert!(read(&second, &other).is_pending() && read(&third, &one).is_pending());
+    drop(third);
+    assert_eq!(other.count(), 1);
 }
