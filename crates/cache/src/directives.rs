@@ -21,8 +21,9 @@ pub(crate) struct ResponseDirectives {
     /// `private` or `no-cache` came with names of fields: see [`withheld`].
     pub(crate) withholds: bool,
     pub(crate) public: bool,
-    /// `proxy-revalidate` too, which is the same to a shared cache.
     pub(crate) must_revalidate: bool,
+    /// To a shared cache it forbids what `must-revalidate` forbids, but it does not allow what that one allows (sections 3.5 and 5.2.2.8).
+    pub(crate) proxy_revalidate: bool,
     pub(crate) must_understand: bool,
     pub(crate) max_age: Option<Duration>,
     pub(crate) s_maxage: Option<Duration>,
@@ -58,8 +59,10 @@ impl ResponseDirectives {
                 read.stale_if_error = least(read.stale_if_error);
             } else if is("public") {
                 read.public = true;
-            } else if is("must-revalidate") || is("proxy-revalidate") {
+            } else if is("must-revalidate") {
                 read.must_revalidate = true;
+            } else if is("proxy-revalidate") {
+                read.proxy_revalidate = true;
             } else if is("must-understand") {
                 read.must_understand = true;
             }
@@ -223,8 +226,9 @@ mod tests {
             ),
             (
                 &["ext=\"a\\\", no-store\", proxy-revalidate"],
-                ResponseDirectives { must_revalidate: true, ..none },
+                ResponseDirectives { proxy_revalidate: true, ..none },
             ),
+            (&["Must-Revalidate"], ResponseDirectives { must_revalidate: true, ..none }),
             (&["max-age=60; private"], ResponseDirectives { max_age: secs(0), ..none }),
             (&[" , ,=5, NO-STORE"], ResponseDirectives { no_store: true, ..none }),
             (&["x-no-store"], none),

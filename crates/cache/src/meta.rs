@@ -121,7 +121,10 @@ pub(crate) fn judge(
         always_validate: directives.no_cache,
         stale: StaleFor {
             // Section 5.2.2.10: s-maxage has proxy-revalidate in it.
-            forbidden: directives.must_revalidate || directives.no_cache || directives.s_maxage.is_some(),
+            forbidden: directives.must_revalidate
+                || directives.proxy_revalidate
+                || directives.no_cache
+                || directives.s_maxage.is_some(),
             revalidating: directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate),
             failing: directives.stale_if_error.unwrap_or(rules.stale_if_error),
         },

@@ -64,7 +64,8 @@ fn note(read: &mut ResponseDirectives, key: &[u8], value: Value) {
         b"private" => read.private = set,
         b"no-cache" => read.no_cache = set,
         b"public" => read.public = set,
-        b"must-revalidate" | b"proxy-revalidate" => read.must_revalidate = set,
+        b"must-revalidate" => read.must_revalidate = set,
+        b"proxy-revalidate" => read.proxy_revalidate = set,
         b"must-understand" => read.must_understand = set,
         _ => {}
     }
@@ -221,6 +222,10 @@ mod tests {
             (&["max-age"], Some(none)),
             (&["max-age=1.5"], Some(none)),
             (&["no-store"], Some(ResponseDirectives { no_store: true, ..none })),
+            (
+                &["must-revalidate=?0, proxy-revalidate"],
+                Some(ResponseDirectives { proxy_revalidate: true, ..none }),
+            ),
             (&["no-store=?0, private=1"], Some(ResponseDirectives { private: true, ..none })),
             (&[], None),
             (&[""], None),

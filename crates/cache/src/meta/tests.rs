@@ -133,6 +133,8 @@ fn authorization_needs_the_origins_word() {
         ("max-age=60", false),
         ("max-age=60, public", true),
         ("max-age=60, must-revalidate", true),
+        ("max-age=60, proxy-revalidate", false),
+        ("max-age=60, proxy-revalidate, must-revalidate", true),
         ("s-maxage=60", true),
         ("max-age=60, public, private", false),
     ] {
