@@ -47,6 +47,11 @@ impl Chunks {
         self.kept_bytes
     }
 
+    /// How many pieces that is.
+    pub(crate) fn pieces(&self) -> u64 {
+        self.kept.len() as u64
+    }
+
     pub(crate) fn first(&self) -> usize {
         self.first
     }

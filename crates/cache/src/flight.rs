@@ -122,6 +122,7 @@ struct State {
     /// `None` once it is stored, or is not to be any more.
     target: Option<Target>,
     chunks: Chunks,
+    /// Of [`crate::CacheOptions::max_fill_bytes`], for as long as the pieces are in memory: somebody may still have to read them after the end.
     reserved: u64,
     end: Option<End>,
     places: Vec<Option<Place>>,
@@ -378,7 +379,6 @@ impl Flight {
             complete
         });
         state.end = Some(end);
-        self.shared.release(std::mem::take(&mut state.reserved));
         target.map(|target| (target, state.chunks.whole()))
     }
 
@@ -399,6 +399,13 @@ impl Flight {
         self.shared.flights.remove(self);
         let body = self.source.lock().take();
         drop(body);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let reserved = std::mem::take(&mut self.state.get_mut().reserved);
+        self.shared.release(reserved);
     }
 }
 
@@ -449,11 +456,24 @@ impl State {
         if self.target.take().is_some() {
             count(&shared.counters.abandoned);
         }
-        shared.release(std::mem::take(&mut self.reserved));
         if self.end.is_none() {
             let places = self.places.iter().flatten().filter(|place| !place.cut).map(|place| place.next);
             self.chunks.count_readers(places);
         }
+        self.give_back(shared);
+    }
+
+    /// Gives back what was reserved for pieces that are gone.
+    fn give_back(&mut self, shared: &Shared) {
+        let held = if self.places.iter().all(Option::is_none) {
+            // Nobody can come any more where this is called for nobody.
+            0
+        } else {
+            self.chunks.kept() + PIECE * self.chunks.pieces()
+        };
+        let gone = self.reserved.saturating_sub(held);
+        self.reserved -= gone;
+        shared.release(gone);
     }
 
     /// Keeps everybody out, where nobody is in. In one step with the look at the places: who joined in between would wait for a body that is gone.

@@ -13,8 +13,9 @@ pub struct CacheOptions {
     /// many responses are stored at once.
     pub max_bytes: u64,
     /// The bytes of bodies that may be on their way into the store at one time, over all responses. A response past it is
-    /// passed on and not stored. Default 64 MiB; this much memory in the worst case, beside
-    /// [`CacheOptions::max_bytes`].
+    /// passed on and not stored. A body counts until all who read it along have it or are gone, also after it was stored or turned out too large.
+    /// Default 64 MiB; this much memory in the worst case, beside [`CacheOptions::max_bytes`]. What clients hold comes on top: of a body too large to be
+    /// stored up to 256 KiB and a frame ahead of the slowest of its readers, and a stored one that was dropped meanwhile until its readers have it.
     pub max_fill_bytes: u64,
     /// How many responses with different selecting fields (`Vary`, [`crate::CacheRules::key_fields`]) are kept per key, 1 to 64; the oldest goes
     /// first. Default 16.

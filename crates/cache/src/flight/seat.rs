@@ -67,6 +67,9 @@ impl Seat {
                     let at = place.next - 1;
                     let freed = state.is_windowed() && state.chunks.was_read(at);
                     let wakers = if freed { state.wakers() } else { Vec::new() };
+                    if freed {
+                        state.give_back(&self.flight.shared);
+                    }
                     wakers.into_iter().for_each(Waker::wake);
                     return Poll::Ready(Read::Data(data));
                 }
@@ -100,6 +103,7 @@ impl Seat {
                     state.chunks.left(place.next);
                 }
             }
+            state.give_back(&self.flight.shared);
             state.wakers()
         };
         wakers.into_iter().for_each(Waker::wake);
@@ -156,7 +160,11 @@ impl Drop for Seat {
                     wakers = state.wakers();
                 }
             }
-            (self.after(state), wakers)
+            let after = self.after(state);
+            if state.begun && state.target.is_none() {
+                state.give_back(&self.flight.shared);
+            }
+            (after, wakers)
         };
         wakers.into_iter().for_each(Waker::wake);
         match after {

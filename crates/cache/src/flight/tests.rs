@@ -177,3 +177,36 @@ fn who_leaves_passes_his_turn_on() {
     drop(third);
     assert_eq!(other.count(), 1);
 }
+
+/// What is still in memory counts: after the body was let go of until the slowest has read it, after the end until all are gone.
+#[test]
+fn what_a_slow_reader_holds_stays_reserved() {
+    let mut sky = Sky::new(false);
+    sky.rules = sky.rules.with_max_object_bytes(25);
+    let filling = || sky.shared.stats().filling;
+    let waker = Arc::default();
+    let piece = "0123456789";
+    let flight = sky.flight();
+    let fast = flight.begin(Frames::new(&[piece, piece, piece, piece]), sky.target());
+    let slow = flight.seat().unwrap();
+    assert!(read(&fast, &waker).is_ready() && read(&fast, &waker).is_ready());
+    assert_eq!(filling(), 2 * (10 + PIECE));
+    assert!(read(&fast, &waker).is_ready() && flight.seat().is_none(), "it is too large");
+    assert_eq!(filling(), 2 * (10 + PIECE), "the slow one has still to read that");
+    for left in [2, 1, 0] {
+        assert!(read(&slow, &waker).is_ready());
+        assert_eq!(filling(), left.min(2) * (10 + PIECE));
+    }
+    drop((slow, fast));
+    assert_eq!(filling(), 0);
+
+    let flight = sky.flight();
+    let fast = flight.begin(Frames::new(&[piece]), Target { expected: Some(10), ..sky.target() });
+    let slow = flight.seat().unwrap();
+    assert!(read(&fast, &waker).is_ready());
+    assert!(flight.state.lock().end.is_some() && sky.shared.stats().stored == 1);
+    drop(fast);
+    assert_eq!(filling(), 10 + PIECE);
+    drop(slow);
+    assert_eq!(filling(), 0);
+}
