@@ -119,6 +119,8 @@ struct State {
     outcome: Outcome,
     /// There is a body, or was.
     begun: bool,
+    /// All of it is there and goes into the store. Until it is found there, this is where it is.
+    storing: bool,
     /// `None` once it is stored, or is not to be any more.
     target: Option<Target>,
     chunks: Chunks,
@@ -171,6 +173,7 @@ impl Flight {
             state: Mutex::new(State {
                 outcome: Outcome::Undecided,
                 begun: false,
+                storing: false,
                 target: None,
                 chunks: Chunks::default(),
                 reserved: 0,
@@ -199,7 +202,9 @@ impl Flight {
         let open = match state.outcome {
             Outcome::Undecided => true,
             // It may have become stale on its way.
-            Outcome::Streaming(ref meta) => state.target.is_some() && meta.is_fresh(Instant::now()),
+            Outcome::Streaming(ref meta) => {
+                (state.target.is_some() || state.storing) && meta.is_fresh(Instant::now())
+            }
             _ => false,
         };
         open.then(|| Seat::take(self, &mut state))
@@ -379,6 +384,7 @@ impl Flight {
             complete
         });
         state.end = Some(end);
+        state.storing = target.is_some();
         target.map(|target| (target, state.chunks.whole()))
     }
 

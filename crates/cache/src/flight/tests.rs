@@ -210,3 +210,17 @@ fn what_a_slow_reader_holds_stays_reserved() {
     drop(slow);
     assert_eq!(filling(), 0);
 }
+
+/// Between the end and the store there is no moment with neither.
+#[test]
+fn who_comes_while_it_is_stored_joins() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let _first = flight.begin(Frames::new(&[]), sky.target());
+    let stored = flight.finish(&mut flight.state.lock(), End::Done);
+    assert!(stored.is_some() && flight.seat().is_some());
+    // What is not stored is not joined.
+    let flight = sky.flight();
+    let _first = flight.begin(Frames::new(&[]), Target { expected: Some(1), ..sky.target() });
+    assert!(flight.finish(&mut flight.state.lock(), End::Done).is_none() && flight.seat().is_none());
+}
