@@ -176,3 +176,35 @@ fn routes_have_rules_of_their_own() {
         assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
     });
 }
+
+/// Nobody asks it anything any more, and what has expired goes all the same.
+#[test]
+fn an_idle_cache_gives_its_memory_back() {
+    run(async {
+        let origin = Origin::start(|_| async {
+            let mut response = Response::new(full("for a second"));
+            response.headers_mut().insert("cache-control", "max-age=1".parse().unwrap());
+            response
+        })
+        .await;
+        let config = format!(
+            "[admin]\naddress = \"127.0.0.1:0\"\n[cache]\nkeep_stale = \"0s\"\n{}",
+            plain(origin.addr())
+        );
+        let edge = Edge::run(&config).await;
+        let mut client = Client::plain(edge.http(), "a.test").await;
+        for n in 0..20 {
+            assert_eq!(client.get(&format!("/{n}")).await.status, 200);
+        }
+        // the counters follow at the store's own pace
+        let mut seen = 0.0_f64;
+        while seen < 20.0 {
+            seen = seen.max(edge.metric("portcullis_cache_entries").await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        while edge.metric("portcullis_cache_entries").await > 0.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(edge.metric("portcullis_cache_bytes").await < 1.0);
+    });
+}

@@ -75,16 +75,21 @@ impl Dispatch {
         if targets.is_tunnel(request) {
             return None;
         }
+        if *request.method() == Method::OPTIONS
+            && let Some(number) = self.preflight(request)
+        {
+            return Some(number);
+        }
         match targets.look_up(request) {
             Lookup::Found(found) => Some(found.number),
-            _ => self.preflight(request),
+            _ => None,
         }
     }
 
-    /// The route that a preflight asks about, where that is one by its method: no route need be for OPTIONS itself.
+    /// The route that a preflight asks about, if that answers some: none need be for OPTIONS itself, and a less specific one knows nothing of it.
     fn preflight(&self, request: &Request<Body>) -> Option<usize> {
         let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
-        if request.method() != Method::OPTIONS || !request.headers().contains_key(header::ORIGIN) {
+        if !request.headers().contains_key(header::ORIGIN) {
             return None;
         }
         let method = Method::from_bytes(asked.as_bytes()).ok()?;
