@@ -16,7 +16,7 @@ impl Disk {
         Err(DiskError::NotBuilt)
     }
 
-    pub(crate) fn put(&self, _: &[u8], _: &Variants) {
+    pub(crate) fn put(&self, _: &[u8], _: &Variants, _: u32) {
         match *self {}
     }
 

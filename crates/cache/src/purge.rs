@@ -95,7 +95,9 @@ impl Shared {
             Purge::Hard => self.forget(key),
             Purge::Soft => {
                 self.outrun(key);
-                self.get(key).inspect(mark).is_some()
+                let found = self.get(key).inspect(mark).is_some();
+                self.outrun_disk(key);
+                found
             }
         };
         self.counters.purged.fetch_add(u64::from(found), Ordering::Relaxed);

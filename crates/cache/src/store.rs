@@ -54,6 +54,9 @@ pub(crate) type Variants = Arc<[Arc<Stored>]>;
 /// Keys share these counters by hash; a collision only keeps one response from being stored.
 const GENERATIONS: usize = 1024;
 
+/// With a disk a collision also loses what is there, so there are more (256 KiB).
+const GENERATIONS_OF_DISK: usize = 64 << 10;
+
 /// Beside keys, fields and bodies: the tables' entries, timers and allocations of one variant.
 const OVERHEAD: usize = 512;
 
@@ -75,8 +78,32 @@ pub(crate) struct Shared {
     pub(crate) flights: Flights,
     pub(crate) marks: Marks,
     filling: AtomicU64,
+    pub(crate) generations: Arc<Generations>,
+}
+
+/// How often each key was invalidated, or one that shares its counter.
+pub(crate) struct Generations {
     hasher: RandomState,
-    generations: Box<[AtomicU32]>,
+    counters: Box<[AtomicU32]>,
+}
+
+impl Generations {
+    fn new(len: usize) -> Self {
+        Self { hasher: RandomState::new(), counters: (0..len).map(|_| AtomicU32::new(0)).collect() }
+    }
+
+    fn of(&self, key: &[u8]) -> &AtomicU32 {
+        let hash = self.hasher.hash_one(key) % self.counters.len() as u64;
+        &self.counters[usize::try_from(hash).unwrap_or(0)]
+    }
+
+    pub(crate) fn now(&self, key: &[u8]) -> u32 {
+        self.of(key).load(Ordering::Acquire)
+    }
+
+    pub(crate) fn pass(&self, key: &[u8]) {
+        self.of(key).fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 impl Shared {
@@ -84,6 +111,9 @@ impl Shared {
         let options = options.bounded();
         let disk = disk.map(Arc::new);
         let below = disk.clone();
+        let len = if disk.is_some() { GENERATIONS_OF_DISK } else { GENERATIONS };
+        let generations = Arc::new(Generations::new(len));
+        let dropped = Arc::clone(&generations);
         let counters = Arc::new(Counters::default());
         let evicted = Arc::clone(&counters);
         let cache = Cache::builder()
@@ -94,7 +124,8 @@ impl Shared {
                 if cause == RemovalCause::Size {
                     count(&evicted.evicted);
                     if let Some(below) = &below {
-                        below.put(&key, &variants);
+                        // What is dropped is valid now: what was invalidated before is not there.
+                        below.put(&key, &variants, dropped.now(&key));
                     }
                 }
             })
@@ -108,8 +139,7 @@ impl Shared {
             flights: Flights::default(),
             marks: Marks::default(),
             filling: AtomicU64::new(0),
-            hasher: RandomState::new(),
-            generations: (0..GENERATIONS).map(|_| AtomicU32::new(0)).collect(),
+            generations,
         }
     }
 
@@ -143,24 +173,38 @@ impl Shared {
         // may have removed before it.
         let valid = self.is_valid(key, ticket, &stored.meta);
         if !valid {
-            self.cache.invalidate(key);
+            self.forget_invalid(key);
         }
         valid
     }
 
     /// Keeps responses that were asked for before from being stored under a key, or given to who asks from now on.
     pub(crate) fn outrun(&self, key: &[u8]) {
-        self.generation_of(key).fetch_add(1, Ordering::AcqRel);
+        self.generations.pass(key);
         self.flights.forget(key);
     }
 
     /// Forgets a key, with what is on its way. Whether there was something.
     pub(crate) fn forget(&self, key: &[u8]) -> bool {
         self.outrun(key);
+        let found = self.cache.remove(key).is_some();
+        self.outrun_disk(key);
+        found
+    }
+
+    /// Forgets what was stored though it is not valid any more.
+    pub(crate) fn forget_invalid(&self, key: &[u8]) {
+        self.cache.invalidate(key);
+        self.outrun_disk(key);
+    }
+
+    /// Memory may have been dropping the key while it was invalidated: it is let finish, and what it wrote is of before.
+    pub(crate) fn outrun_disk(&self, key: &[u8]) {
         if let Some(disk) = &self.disk {
+            self.cache.run_pending_tasks();
+            self.generations.pass(key);
             disk.forget(key);
         }
-        self.cache.remove(key).is_some()
     }
 
     /// Forgets one of the responses of a key, as far as it is still there.
@@ -179,22 +223,16 @@ impl Shared {
 
     /// To be taken before a request is forwarded.
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
-        let generation = self.generation_of(key).load(Ordering::Acquire);
+        let generation = self.generations.now(key);
         Ticket { generation, epoch: self.purges.epoch() }
     }
 
     pub(crate) fn is_valid(&self, key: &[u8], ticket: Ticket, meta: &Meta) -> bool {
-        self.generation_of(key).load(Ordering::Acquire) == ticket.generation
-            && !self.purges.reached(ticket.epoch, key, &meta.tags)
-    }
-
-    fn generation_of(&self, key: &[u8]) -> &AtomicU32 {
-        let hash = self.hash(key) % GENERATIONS as u64;
-        &self.generations[usize::try_from(hash).unwrap_or(0)]
+        self.generations.now(key) == ticket.generation && !self.purges.reached(ticket.epoch, key, &meta.tags)
     }
 
     pub(crate) fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
+        self.generations.hasher.hash_one(key)
     }
 
     pub(crate) fn run_pending(&self) {

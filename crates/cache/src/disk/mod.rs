@@ -84,9 +84,10 @@ impl Disk {
         })
     }
 
-    /// Writes what memory drops, behind the caller's back, if there is room to wait for it.
-    pub(crate) fn put(&self, key: &[u8], variants: &Variants) {
-        if let Some(record) = self.record(variants) {
+    /// Writes what memory drops, behind the caller's back, if there is room to wait for it. `generation` is the key's: what is dropped was valid until now,
+    /// whatever happened to others with the same counter since it was stored.
+    pub(crate) fn put(&self, key: &[u8], variants: &Variants, generation: u32) {
+        if let Some(record) = self.record(variants, generation) {
             self.written.fetch_add(1, Ordering::Relaxed);
             self.records.storage_writer(key.to_vec()).insert(record.into());
         }
@@ -134,14 +135,14 @@ fn take_slot(path: &Path) -> Result<(PathBuf, File), DiskError> {
 /// Records: for each response its ticket, what is known of it and its body.
 impl Disk {
     /// `None` where nothing of it is worth a write.
-    fn record(&self, variants: &Variants) -> Option<Vec<u8>> {
+    fn record(&self, variants: &Variants, generation: u32) -> Option<Vec<u8>> {
         let kept = variants.iter().filter_map(|stored| Some((stored, stored.ticket.get()?)));
         let kept: Vec<_> = kept.filter(|(stored, _)| !stored.is_outdated()).collect();
         let bodies: u64 = kept.iter().map(|(stored, _)| stored.body.len).sum();
         let length = usize::try_from(bodies).ok().filter(|bodies| *bodies < LONGEST && !kept.is_empty())?;
         let mut record = Vec::with_capacity(length + 1024 * kept.len());
         for (stored, ticket) in kept {
-            put_u64(&mut record, ticket.generation.into());
+            put_u64(&mut record, generation.into());
             put_u64(&mut record, ticket.epoch);
             stored.meta.write(self.start, &mut record);
             put_u64(&mut record, stored.keep_stale.as_secs());
@@ -207,7 +208,7 @@ impl Shared {
         let fresh = entry.is_fresh();
         // as at an insertion: a purge that came in between may have looked before
         if fresh && !entry.value().iter().all(|stored| is_valid(stored)) {
-            self.cache.invalidate(key);
+            self.forget_invalid(key);
             return false;
         }
         fresh
@@ -224,5 +225,52 @@ impl Shared {
         }
         // it is in memory now, or of no use
         disk.records.remove(&**key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use http::{HeaderMap, HeaderValue, StatusCode, header::CACHE_CONTROL};
+
+    use super::*;
+    use crate::{
+        meta::{Asked, Times, judge},
+        options::CacheOptions,
+        rules::CacheRules,
+    };
+
+    fn stored(ticket: Ticket) -> Arc<Stored> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+        let now = Instant::now();
+        let times = Times { asked: now, received: now, wall: SystemTime::now() };
+        let meta = judge(&Asked::default(), StatusCode::OK, &headers, times, &CacheRules::default()).unwrap();
+        let stored = Stored::new(meta, StoredBody::default(), Duration::ZERO);
+        stored.ticket.set(ticket).unwrap();
+        Arc::new(stored)
+    }
+
+    /// What was stored before another key with the same counter was invalidated, and dropped after that, is of use; what was dropped before its own was is not.
+    #[tokio::test]
+    async fn a_record_is_as_old_as_its_writing() {
+        let dir = std::env::temp_dir().join(format!("portcullis-cache-{}-record", std::process::id()));
+        let disk = Disk::open(&DiskOptions::new(&dir).with_max_bytes(64 << 20)).unwrap();
+        let shared = Shared::new(CacheOptions::default(), Some(disk));
+        let disk = shared.disk.as_ref().unwrap();
+        let key: Key = b"https://a:443/"[..].into();
+        let variants: Variants = [stored(shared.ticket(&key))].into();
+        shared.generations.pass(&key);
+        let record = |generation| disk.read(disk.record(&variants, generation).unwrap().into()).unwrap();
+        let (now, before) = (shared.generations.now(&key), shared.generations.now(&key) - 1);
+        assert!(!shared.put_back(&key, record(before)));
+        assert!(shared.put_back(&key, record(now)) && shared.get(&key).is_some());
+        // What is being dropped while its key is forgotten has the generation of before or of in between.
+        shared.outrun(&key);
+        let between = shared.generations.now(&key);
+        shared.forget(&key);
+        assert!(!shared.put_back(&key, record(between)) && shared.get(&key).is_none());
+        let _ = std::fs::remove_dir_all(&dir);
     }
 }
