@@ -66,11 +66,14 @@ fn field(name: &HeaderName, request: &HeaderMap, values: &mut Buf) {
     }
     values.push(1);
     if [ACCEPT, ACCEPT_LANGUAGE, ACCEPT_ENCODING, ACCEPT_CHARSET].contains(name) {
-        // Lists whose order and case mean nothing (RFC 9110 section 12.5).
+        // Lists whose case means nothing (RFC 9110 section 12.5).
         let mut all: Vec<Vec<u8>> =
             lines.iter().flat_map(|line| members(line.as_bytes())).map(preference).collect();
-        all.sort_unstable();
-        all.dedup();
+        // The order of languages may be their priority (section 12.5.4).
+        if *name != ACCEPT_LANGUAGE {
+            all.sort_unstable();
+            all.dedup();
+        }
         for member in all {
             values.extend(&member);
             values.push(b',');
@@ -154,9 +157,10 @@ mod tests {
             (
                 "accept-language",
                 &[("accept-language", "en, de")],
-                &[("accept-language", "DE,en;q=1.0")],
+                &[("accept-language", "EN,de;q=1.0")],
                 true,
             ),
+            ("accept-language", &[("accept-language", "en, de")], &[("accept-language", "de, en")], false),
             (
                 "accept-language",
                 &[("accept-language", "en, de;q=0.5")],
