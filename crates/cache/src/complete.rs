@@ -21,6 +21,7 @@ use crate::{
     key,
     layer::Core,
     meta::{Asked, Meta, Times, judge},
+    request::NotForStore,
     stats::count,
     status::{Status, Why},
     store::{Key, Stored, Ticket},
@@ -157,6 +158,10 @@ where
     if !get.background {
         count(&shared.counters.misses);
     }
+    if response.extensions().get::<NotForStore>().is_some() {
+        get.lead.tell(Outcome::Alone);
+        return pass(core, Status::fwd(get.why), response);
+    }
     let hash = shared.hash(get.lead.flight().key());
     let meta = judge(&get.asked, response.status(), response.headers(), times, &core.rules)
         .filter(|_| !is_too_large(&response, core.rules.max_object_bytes));
@@ -290,6 +295,9 @@ fn complete_look<B>(core: &Core, look: &Look, response: Response<B>) -> Response
         return stale;
     }
     count(&core.shared.counters.misses);
+    if response.extensions().get::<NotForStore>().is_some() {
+        return pass(core, Status { key: Some(&look.key), ..Status::fwd(look.why) }, response);
+    }
     let same = look.stored.meta.is_same_as(response.headers());
     if response.status() == look.stored.meta.status && same {
         let headers = look.stored.meta.updated(response.headers());

@@ -60,6 +60,12 @@ pub struct BypassCache;
 #[derive(Clone, Copy, Debug)]
 pub struct Authorized;
 
+/// Among a response's extensions: it says nothing of what was asked for, as the refusal of somebody between the cache and the origin. It is not stored,
+/// whatever it or [`crate::CacheRules::ttl`] says, is given to nobody else, and leaves what is stored as it is. In place of a 500, 502, 503 or 504 what is stale may be given
+/// out as ever (RFC 5861 section 4). A 304 counts as any other.
+#[derive(Clone, Copy, Debug)]
+pub struct NotForStore;
+
 pub(crate) fn classify<B: Body>(request: &Request<B>, core: &Core) -> Class {
     let method = request.method();
     if *method != Method::GET && *method != Method::HEAD {

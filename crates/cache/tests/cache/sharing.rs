@@ -1,10 +1,10 @@
 //! Who may have a response that was made for another, while it is on its way.
 
-use std::task::Poll;
+use std::{task::Poll, time::Duration};
 
 use futures_util::future::join_all;
 use http::Response;
-use portcullis_cache::{CacheBody, CacheRules};
+use portcullis_cache::{CacheBody, CacheRules, NotForStore, StatusTtl};
 use tower::ServiceExt;
 
 use crate::{
@@ -121,4 +121,31 @@ async fn nobody_joins_what_became_stale() {
     }
     let mut late = Box::pin(cache.clone().oneshot(get("/", &[])));
     assert!(poll!(&mut late).is_pending() && origin.came().is_some());
+}
+
+/// A refusal on the way to the origin, that rules would store: it is for one request, and the next goes on.
+#[tokio::test]
+async fn what_is_not_for_the_store_is_for_one() {
+    let ttl = StatusTtl { statuses: 503..=503, ttl: Duration::from_secs(60), overrides: true };
+    for refused in [false, true] {
+        let mut origin = Origin::new(CacheRules::default().with_ttl([ttl.clone()]));
+        let cache = origin.cache.clone();
+        let ask = || Box::pin(cache.clone().oneshot(get("/", &[])));
+        let (mut first, mut second) = (ask(), ask());
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        let (mut response, body) = reply(503, &[]);
+        if refused {
+            response.extensions_mut().insert(NotForStore);
+        }
+        origin.came().unwrap().send(response).ok().unwrap();
+        drop(body);
+        whole(first.await.unwrap()).await.unwrap();
+        assert_eq!((poll!(&mut second).is_pending(), origin.came().is_some()), (refused, refused));
+        assert_eq!(origin.layer.stats().stored, u64::from(!refused));
+        drop(second);
+        // It says nothing of whether waiting is of use.
+        let (mut third, mut fourth) = (ask(), ask());
+        assert_eq!((poll!(&mut third).is_pending(), poll!(&mut fourth).is_pending()), (refused, refused));
+        assert_eq!((origin.came().is_some(), origin.came().is_some()), (refused, false));
+    }
 }
