@@ -21,7 +21,7 @@ use crate::{
     key,
     layer::Core,
     meta::{Asked, Meta, Times, judge},
-    request::NotForStore,
+    request::{Changed, NotForStore},
     stats::count,
     status::{Status, Why},
     store::{Key, Stored, Ticket},
@@ -32,8 +32,8 @@ use crate::{
 pub(crate) enum Plan {
     /// Pass it on.
     Pass(Why),
-    /// Forget what is stored for these keys, of the layers that have them, if the response is no error.
-    Unsafe(Vec<(Key, Arc<Core>)>),
+    /// Forget what is stored for this, in all layers, if the response is no error.
+    Unsafe(Option<Box<Changed>>),
     /// It is for HEAD: see what it says of what is stored.
     Look(Box<Look>),
     /// Store it, or refresh what is stored.
@@ -93,9 +93,13 @@ where
 {
     match plan {
         Plan::Pass(why) => pass(core, Status::fwd(why), response),
-        Plan::Unsafe(keys) => {
-            for (key, layer) in keys {
-                invalidate(&layer, &key, &response);
+        Plan::Unsafe(changed) => {
+            // RFC 9111 section 4.4: what is refused changes nothing, and costs nothing here.
+            let done = response.status().is_success() || response.status().is_redirection();
+            for (key, layer) in
+                changed.filter(|_| done).map(|changed| changed.keys(core)).into_iter().flatten()
+            {
+                invalidate(&layer, key.as_slice(), &response);
             }
             pass(core, Status::fwd(Why::Method), response)
         }
@@ -112,9 +116,6 @@ fn pass<B>(core: &Core, status: Status<'_>, response: Response<B>) -> Response<C
 
 /// RFC 9111 section 4.4.
 fn invalidate<B>(core: &Core, key: &[u8], response: &Response<B>) {
-    if !response.status().is_success() && !response.status().is_redirection() {
-        return;
-    }
     let forget = |key: &[u8]| {
         if core.shared.forget(key) {
             count(&core.shared.counters.invalidated);

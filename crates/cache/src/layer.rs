@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use http::{HeaderMap, Uri};
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use tower_layer::Layer;
 
 use crate::{
@@ -24,13 +24,13 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rules: CacheRules,
     /// Of all layers over this store, since a URI is another key in each.
-    siblings: Arc<Mutex<Vec<Weak<Core>>>>,
+    siblings: Arc<RwLock<Vec<Weak<Core>>>>,
 }
 
 impl Core {
     /// This layer and all others over the store.
     pub(crate) fn family(&self) -> Vec<Arc<Self>> {
-        self.siblings.lock().iter().filter_map(Weak::upgrade).collect()
+        self.siblings.read().iter().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -61,9 +61,9 @@ impl CacheLayer {
         Self::over(Arc::clone(&self.core.shared), rules, Arc::clone(&self.core.siblings))
     }
 
-    fn over(shared: Arc<Shared>, rules: CacheRules, siblings: Arc<Mutex<Vec<Weak<Core>>>>) -> Self {
+    fn over(shared: Arc<Shared>, rules: CacheRules, siblings: Arc<RwLock<Vec<Weak<Core>>>>) -> Self {
         let core = Arc::new(Core { shared, rules: rules.bounded(), siblings });
-        let mut all = core.siblings.lock();
+        let mut all = core.siblings.write();
         all.retain(|core| core.strong_count() > 0);
         all.push(Arc::downgrade(&core));
         drop(all);

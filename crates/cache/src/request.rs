@@ -3,23 +3,17 @@
 use std::sync::Arc;
 
 use http::{
-    HeaderName, Method, Request,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
     header::{
-        AUTHORIZATION, CONTENT_LENGTH, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TRANSFER_ENCODING,
-        UPGRADE,
+        AUTHORIZATION, CONTENT_LENGTH, HOST, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 use http_body::Body;
 use portcullis_conn::{ConnInfo, Interim};
 
 use crate::{
-    buf::Buf,
-    directives::RequestDirectives,
-    key,
-    layer::Core,
-    meta::Asked,
-    rules::CacheRules,
-    store::{Key, is_safe},
+    buf::Buf, directives::RequestDirectives, key, layer::Core, meta::Asked, rules::CacheRules, store::is_safe,
 };
 
 /// Fields with which a client can make some origins answer for another method or another path than the key says.
@@ -105,23 +99,46 @@ fn passes_by<B>(request: &Request<B>, rules: &CacheRules) -> bool {
     rules.bypass.iter().any(|bypass| bypass.matches(request.uri().path(), request.headers()))
 }
 
-/// The keys that the request's URI has in all layers over the store, each with one that has it.
-pub(crate) fn keys_of<B>(request: &Request<B>, core: &Core) -> Vec<(Key, Arc<Core>)> {
-    let mut keys: Vec<(Key, Arc<Core>)> = Vec::new();
-    for layer in core.family() {
-        if let Some(key) = key_of(request, &layer)
-            && !keys.iter().any(|(known, _)| **known == *key.as_slice())
-        {
-            keys.push((key.as_slice().into(), layer));
-        }
+/// What the keys of an unsafe request are made of, for when it turns out to be needed: most of it is shared with the request.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    uri: Uri,
+    host: Option<HeaderValue>,
+    secure: Option<bool>,
+}
+
+impl Changed {
+    /// `None` where there is no key: there is more than one `Host`.
+    pub(crate) fn by<B>(request: &Request<B>) -> Option<Box<Self>> {
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let host = hosts.next().cloned();
+        let one = hosts.next().is_none();
+        one.then(|| Box::new(Self { uri: request.uri().clone(), host, secure: secure(request) }))
     }
-    keys
+
+    /// The keys that the URI has in all layers over the store, each with one that has it.
+    pub(crate) fn keys(self, core: &Core) -> Vec<(Buf, Arc<Core>)> {
+        let headers: HeaderMap = self.host.map(|host| (HOST, host)).into_iter().collect();
+        let mut keys: Vec<(Buf, Arc<Core>)> = Vec::new();
+        for layer in core.family() {
+            let scheme = core.shared.options.scheme.as_ref();
+            if let Some(key) = key::of(self.secure, scheme, &self.uri, &headers, &layer.rules)
+                && !keys.iter().any(|(known, _)| *known == key)
+            {
+                keys.push((key, layer));
+            }
+        }
+        keys
+    }
+}
+
+fn secure<B>(request: &Request<B>) -> Option<bool> {
+    request.extensions().get::<Arc<ConnInfo>>().map(|info| info.is_secure())
 }
 
 fn key_of<B>(request: &Request<B>, core: &Core) -> Option<Buf> {
-    let secure = request.extensions().get::<Arc<ConnInfo>>().map(|info| info.is_secure());
     let scheme = core.shared.options.scheme.as_ref();
-    key::of(secure, scheme, request.uri(), request.headers(), &core.rules)
+    key::of(secure(request), scheme, request.uri(), request.headers(), &core.rules)
 }
 
 /// Keeps what the response's `Vary` may ask for, while the request goes away.

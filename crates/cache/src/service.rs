@@ -22,7 +22,7 @@ use crate::{
     flight::BoxError,
     follow::{Follow, Followed},
     layer::Core,
-    request::{Class, classify, keys_of},
+    request::{Changed, Class, classify},
     stats::count,
     status::Why,
 };
@@ -83,7 +83,7 @@ where
             class => {
                 count(&self.core.shared.counters.bypassed);
                 match class {
-                    Class::Unsafe => Plan::Unsafe(keys_of(&request, &self.core)),
+                    Class::Unsafe => Plan::Unsafe(Changed::by(&request)),
                     Class::Method => Plan::Pass(Why::Method),
                     _ => Plan::Pass(Why::Bypass),
                 }
