@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri};
+use portcullis_cache::NotForStore;
 use portcullis_conn::ConnInfo;
 use portcullis_middleware::{
     access_log::{FaultReason, UpstreamName},
@@ -283,5 +284,7 @@ fn answer(fault: &Fault, asker: &Asker, errors: &AnswerOptions) -> Response<Body
     }
     let mut response = fault.answer(asker, &id, errors).map(Body::new);
     response.extensions_mut().insert(FaultReason(reason));
+    // no origin said it: no rule of the cache for what origins leave open is meant
+    response.extensions_mut().insert(NotForStore);
     response
 }
