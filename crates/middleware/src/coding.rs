@@ -38,6 +38,7 @@ impl Coding {
 
 /// Those of `codings` that the client takes, the one with the most weight first, as they stand between equals. What it likes less than the content as it is
 /// is not among them. A client that says nothing gets the content as it is.
+#[cfg(feature = "files")]
 pub(crate) fn liked(headers: &HeaderMap, codings: &[Coding]) -> Vec<Coding> {
     if !headers.contains_key(ACCEPT_ENCODING) {
         return Vec::new();
