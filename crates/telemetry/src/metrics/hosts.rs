@@ -20,7 +20,7 @@ use super::requests::{PROTOCOLS, protocol};
 use crate::stripe::{Padded, thread_number};
 
 pub(super) const NAME: &str = "portcullis_requests_by_host";
-/// How many hosts are told apart; those beyond are counted as [`OTHER`].
+/// How many hosts are told apart; those beyond are counted as `other`.
 pub const MAX_HOSTS: usize = 1000;
 /// What is none of them.
 const OTHER: &str = "other";
