@@ -164,9 +164,34 @@ fn the_cache_answers_for_the_origin() {
     });
 }
 
-/// What routes have stored is for those who come by them.
+/// What routes have stored is for those who come by them: a listener that redirects gives none of it, though the URI is the same.
 #[test]
 fn what_has_no_route_is_not_answered_from_the_cache() {
+    run(async {
+        let origin = Origin::start(|_| async {
+            let mut response = Response::new(full("for some"));
+            response.headers_mut().insert("cache-control", "max-age=600".parse().unwrap());
+            response
+        })
+        .await;
+        let redirect = "[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"redirect\"\nredirect_port = 443\n[[route]]\n";
+        let config = plain(origin.addr()).replace("[[route]]\n", redirect);
+        let edge = Edge::run(&format!("[cache]\n{config}")).await;
+        let mut client = Client::plain(edge.http(), "a.test").await;
+        for _ in 0..2 {
+            assert_eq!(client.get("/x").await.body, "for some");
+        }
+        assert_eq!(origin.requests(), 1, "the second came from the cache");
+        let mut client = Client::plain(edge.redirect(), "a.test").await;
+        let reply = client.get("/x").await;
+        assert_eq!((reply.status.as_u16(), reply.field("location")), (308, "https://a.test/x"), "{reply:?}");
+        assert_eq!(reply.field("cache-status"), "");
+    });
+}
+
+/// Nor is who comes by another route that is chosen by more than the URI, though the cache keeps nothing of the query.
+#[test]
+fn what_a_route_for_some_stored_is_not_for_others() {
     run(async {
         let origin = Origin::start(|_| async {
             let mut response = Response::new(full("for some"));
