@@ -75,8 +75,9 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         let result = match &outcome {
             Outcome::Passed => "ok".to_owned(),
             Outcome::Failed(why) => {
+                // once more below, where whoever reads only the end of a long log finds it
                 eprintln!("{}: {why}", step.name);
-                failed.push(step.name);
+                failed.push(format!("{}: {why}", step.name));
                 "FAILED".to_owned()
             }
             Outcome::Skipped(why) => {
@@ -87,7 +88,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         table.add_row([step.name.to_owned(), result, shown(begin.elapsed())]);
     }
     println!("\n{table}");
-    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", ")).into()) }
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed:\n{}", failed.join("\n")).into()) }
 }
 
 fn shown(time: Duration) -> String {

@@ -3,7 +3,12 @@
 //! The instrumentation that libFuzzer needs is made by code generation options that the stable compiler has, so neither a
 //! nightly one nor another tool is needed; only a C++ compiler, for libFuzzer itself.
 
-use std::{ffi::OsString, fs, path::PathBuf, process::Command};
+use std::{
+    ffi::OsString,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use crate::{Result, sh};
 
@@ -91,9 +96,23 @@ fn one(root: &std::path::Path, name: &str, seconds: u32) -> Result<()> {
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(format!("-max_total_time={seconds}"))
         .args(["-rss_limit_mb=1024", "-timeout=5", "-max_len=5000", "-print_final_stats=1", "-verbosity=0"]);
-    sh::run(&mut fuzz).map_err(|error| {
-        format!("{name} found something: {error}; what it was given is in {}", artifacts.display()).into()
-    })
+    // what it prints fills pages: of a run that found nothing, the figures are enough
+    let output =
+        fuzz.stdin(Stdio::null()).output().map_err(|error| format!("{name} did not start: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        eprintln!("{said}");
+        let (status, artifacts) = (output.status, artifacts.display());
+        return Err(format!("{name} found something: {status}; what it was given is in {artifacts}").into());
+    }
+    println!("{name}: {}", figures(&said));
+    Ok(())
+}
+
+/// What a run says of itself at its end: lines of `stat::name: value`.
+fn figures(said: &str) -> String {
+    let stats = said.lines().filter_map(|line| line.strip_prefix("stat::"));
+    stats.map(|stat| stat.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
 }
 
 /// The target of this machine, by the compiler's own word.
