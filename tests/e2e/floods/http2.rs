@@ -113,22 +113,24 @@ fn windows_that_open_by_a_byte() {
     withstands(Flood {
         keys: "send_timeout = \"500ms\"\n",
         connections: 4,
-        pace: Duration::from_millis(100),
+        pace: Duration::from_millis(20),
         reason: "client_stopped_reading",
         closed: 4,
         ..flood("windows of a byte", |number, n| {
-            if n == 0 {
-                let narrow = frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 1]);
-                return turn(
-                    0,
-                    [narrow].into_iter().chain(streams(0, 99).map(|stream| get(stream, "/bytes/4000"))),
-                );
-            }
-            let next = 199 + n * 2;
+            let narrow = (n == 0).then(|| frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 1]));
             let more = |stream, by| frame(WINDOW_UPDATE, 0, stream, [0, 0, 0, by]);
-            // half of them open it by another byte, again and again
-            let held = streams(0, 99).filter(|_| number % 2 == 0).map(|stream| more(stream, 1));
-            turn(n, [get(next, "/"), more(next, 9)].into_iter().chain(held))
+            let next = 199 + n * 2;
+            // opened bit by bit here, too; half of the connections open the windows by another byte, again and again
+            let then: Vec<_> = match (n, number % 2) {
+                (0..9, _) => streams(n, 11).map(|stream| get(stream, "/bytes/4000")).collect(),
+                (_, _) if n % 5 != 0 => Vec::new(),
+                (_, 0) => streams(0, 99)
+                    .map(|stream| more(stream, 1))
+                    .chain([get(next, "/"), more(next, 9)])
+                    .collect(),
+                _ => vec![get(next, "/"), more(next, 9)],
+            };
+            turn(n, narrow.into_iter().chain(then))
         })
     });
 }
