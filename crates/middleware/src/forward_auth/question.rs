@@ -6,9 +6,10 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{
         ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
-        CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-        IF_UNMODIFIED_SINCE, RANGE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+        IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING,
+        UPGRADE,
     },
     uri::Scheme,
 };
@@ -152,5 +153,21 @@ fn kept(headers: &HeaderMap) -> HeaderMap {
             let _ = kept.try_append(name, value.clone());
         }
     }
+    join_cookies(&mut kept);
     kept
+}
+
+/// A client of HTTP/2 or HTTP/3 may send its cookies as several lines. The question is one of HTTP/1.1, where they are one (RFC 9113 section
+/// 8.2.3, RFC 9114 section 4.2.1), or a service may look at the first alone.
+fn join_cookies(fields: &mut HeaderMap) {
+    let lines = fields.get_all(COOKIE);
+    if lines.iter().nth(1).is_none() {
+        return;
+    }
+    let joined = lines.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    let sensitive = lines.iter().any(HeaderValue::is_sensitive);
+    let mut joined =
+        HeaderValue::from_bytes(&joined).expect("field values and separators make a field value");
+    joined.set_sensitive(sensitive);
+    fields.insert(COOKIE, joined);
 }

@@ -142,8 +142,7 @@ async fn the_question() {
     let expected = [
         "accept: text/html",
         "authorization: Bearer x",
-        "cookie: b=2",
-        "cookie: session=1",
+        "cookie: session=1; b=2",
         "host: a.test:8443",
         "x-forwarded-for: 198.51.100.7",
         "x-forwarded-host: a.test:8443",
