@@ -16,7 +16,7 @@
 //! | answer | then |
 //! |---|---|
 //! | 2xx | the request passes, with the fields of the answer that were asked for in the place of the client's |
-//! | 401, 403, a redirect (301, 302, 303, 307, 308) | goes to the client as it is |
+//! | 401, 403, 425, a redirect (301, 302, 303, 307, 308) | goes to the client as it is |
 //! | 5xx, an error, none in time | 503: it fails closed |
 //! | anything else | 500: the service doesn't speak about this |
 //!
@@ -204,7 +204,8 @@ fn judge<ResBody: Default>(answer: Response<ResBody>) -> After<ResBody> {
     let status = answer.status();
     match status.as_u16() {
         200..=299 => After::Pass(answer.into_parts().0.headers),
-        401 | 403 | 301 | 302 | 303 | 307 | 308 => After::Answer(answer),
+        // 425: the question keeps `Early-Data`, and the client is to ask again (RFC 8470 section 5.2)
+        401 | 403 | 425 | 301 | 302 | 303 | 307 | 308 => After::Answer(answer),
         500..=599 => {
             tracing::warn!(status = status.as_u16(), "the service that says who may pass is unwell");
             After::Answer(unavailable())

@@ -60,7 +60,7 @@ async fn what_an_answer_does() {
         let request = request.unwrap();
         assert_eq!(request.extensions().get(), Some(&Authenticated::new("", Scheme::Forward)));
     }
-    for status in [401, 403, 302, 303, 307] {
+    for status in [401, 403, 425, 302, 303, 307] {
         let (response, request) = ask(options(), get("/"), |_| Some(answer(status))).await;
         assert_eq!(response.status(), status);
         assert_eq!(response.headers()["x-told"], "1");
