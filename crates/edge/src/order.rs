@@ -26,7 +26,7 @@ use hyper::ext::Protocol;
 use portcullis_acme::Http01Layer;
 use portcullis_conn::{ConnInfo, ConnectProtocol};
 use portcullis_middleware::{
-    ClientIp,
+    ClientIp, ClientSecure,
     access_log::{self, AccessLogLayer},
     alt_svc::AltSvcLayer,
     early_data::EarlyDataLayer,
@@ -37,7 +37,7 @@ use portcullis_middleware::{
     misdirected::MisdirectedLayer,
     request_id::RequestIdLayer,
 };
-use portcullis_proxy::{Trust, client_ip, hop::end_nominations};
+use portcullis_proxy::{Trust, client_ip, client_secure, hop::end_nominations};
 use std::convert::Infallible;
 use tower::{
     ServiceBuilder,
@@ -146,14 +146,41 @@ fn uncounted(body: Counted) -> Body {
     }
 }
 
-/// Who the client is behind proxies that are trusted to tell. Without them it is the connection's peer, and nothing
-/// is added to the request.
+/// Who the client is behind proxies that are trusted to tell, and whether its connection is encrypted. Without them it is the
+/// connection's peer, and nothing is added to the request.
 fn with_client_address(mut request: Request<Body>, trust: &Trust) -> Request<Body> {
     if let Some(peer) = request.extensions().get::<Arc<ConnInfo>>().map(|info| info.client_ip()) {
         let client = client_ip(request.headers(), peer, trust);
         if client != peer {
             request.extensions_mut().insert(ClientIp(client));
         }
+        if let Some(secure) = client_secure(request.headers(), peer, trust) {
+            request.extensions_mut().insert(ClientSecure(secure));
+        }
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_conn::Transport;
+
+    #[test]
+    fn what_a_trusted_proxy_tells_of_the_client() {
+        let trust: Trust = ["10.0.0.0/8".parse().unwrap()].into_iter().collect();
+        for (peer, believed) in [("10.0.0.1:4000", true), ("203.0.113.9:4000", false)] {
+            let mut request = Request::new(Body::default());
+            for (name, value) in [("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "https")] {
+                request.headers_mut().insert(name, value.parse().unwrap());
+            }
+            let conn = ConnInfo::new(Transport::Tcp, peer.parse().unwrap(), "192.0.2.1:80".parse().unwrap());
+            request.extensions_mut().insert(Arc::new(conn));
+            let request = with_client_address(request, &trust);
+            let told = request.extensions();
+            let client = ClientIp("198.51.100.7".parse().unwrap());
+            assert_eq!(told.get(), believed.then_some(&client), "{peer}");
+            assert_eq!(told.get(), believed.then_some(&ClientSecure(true)), "{peer}");
+        }
+    }
 }

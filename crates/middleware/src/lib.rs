@@ -88,6 +88,11 @@ mod test_support;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientIp(pub IpAddr);
 
+/// Whether the client's own connection is encrypted where this one need not be: put into a request's extensions by whoever believes what a
+/// proxy tells of it, after checking that the peer is trusted to. [`forward_auth`] prefers it to [`ConnInfo::is_secure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientSecure(pub bool);
+
 /// The client's address, if anything is known about it.
 fn client_ip(extensions: &Extensions) -> Option<IpAddr> {
     let ip = match extensions.get::<ClientIp>() {
@@ -117,6 +122,14 @@ fn unmapped(network: IpNet) -> IpNet {
 
 fn conn_info(extensions: &Extensions) -> Option<&Arc<ConnInfo>> {
     extensions.get::<Arc<ConnInfo>>()
+}
+
+/// Whether the client's own connection is encrypted, if anything is known about it.
+fn client_secure(extensions: &Extensions) -> Option<bool> {
+    match extensions.get::<ClientSecure>() {
+        Some(ClientSecure(secure)) => Some(*secure),
+        None => Some(conn_info(extensions)?.is_secure()),
+    }
 }
 
 fn is_secure(extensions: &Extensions) -> bool {

@@ -140,6 +140,17 @@ pub fn client_ip(headers: &HeaderMap, peer: IpAddr, trust: &Trust) -> IpAddr {
     client
 }
 
+/// Whether the client's own connection is encrypted, as a trusted peer tells it by `X-Forwarded-Proto`. `None` where the peer is not trusted, or
+/// there is not one line with one scheme.
+pub fn client_secure(headers: &HeaderMap, peer: IpAddr, trust: &Trust) -> Option<bool> {
+    let line = headers.get(&X_FORWARDED_PROTO).filter(|_| has_one(headers, &X_FORWARDED_PROTO))?;
+    let scheme = line.as_bytes().trim_ascii();
+    let is = |names: [&str; 2]| names.iter().any(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
+    // some proxies call a WebSocket's so
+    let secure = is(["https", "wss"]);
+    ((secure || is(["http", "ws"])) && trust.trusts(peer)).then_some(secure)
+}
+
 /// An address as proxies write it: bare, `v4:port`, `[v6]` or `[v6]:port`.
 fn address(member: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(member).ok()?;

@@ -76,7 +76,7 @@ pub use edits::{EditError, FieldEdits};
 pub use fault::{
     AnswerOptions, Asker, ClientFault, Fault, Format, InternalFault, Kind, ProxyName, UpstreamFault,
 };
-pub use forwarded::{Downstream, ForwardedOptions, ForwardedStyle, Trust, Via, client_ip};
+pub use forwarded::{Downstream, ForwardedOptions, ForwardedStyle, Trust, Via, client_ip, client_secure};
 pub use framing::{AnswerError, Dots, FramingError, FramingLimits};
 pub use matcher::{Asked, PathMatch, RouteMatch, ValueMatch};
 pub use path::{EncodedSlash, PathRules};

@@ -7,7 +7,7 @@
 //! | `X-Original-Method`, `X-Forwarded-Method` | the request's method |
 //! | `X-Original-URI`, `X-Forwarded-Uri` | its path and query |
 //! | `X-Forwarded-Host` | its host |
-//! | `X-Forwarded-Proto` | `https` or `http` |
+//! | `X-Forwarded-Proto` | `https` or `http`, by [`crate::ClientSecure`] or else the connection |
 //! | `X-Forwarded-For` | the client's address |
 //!
 //! What clients send under these names, or under names much like them, is taken out of the question. So are fields of the connection and

@@ -90,9 +90,11 @@ pub(super) fn about<B, C: Default>(request: &Request<B>, options: &ForwardAuthOp
     if let Some(client) = extensions.get::<crate::ClientIp>() {
         question.extensions_mut().insert(*client);
     }
-    let secure = info.map(|info| info.is_secure());
+    if let Some(told) = extensions.get::<crate::ClientSecure>() {
+        question.extensions_mut().insert(*told);
+    }
     let host = host(request);
-    *question.uri_mut() = target(options, host.as_ref(), secure == Some(true));
+    *question.uri_mut() = target(options, host.as_ref(), info.is_some_and(|info| info.is_secure()));
     let fields = question.headers_mut();
     *fields = kept(request.headers());
     let mut set = |name: &HeaderName, value: Option<HeaderValue>| {
@@ -108,7 +110,8 @@ pub(super) fn about<B, C: Default>(request: &Request<B>, options: &ForwardAuthOp
     set(&X_FORWARDED_METHOD, method);
     set(&X_ORIGINAL_URI, uri.clone());
     set(&X_FORWARDED_URI, uri);
-    set(&X_FORWARDED_PROTO, secure.map(|is| HeaderValue::from_static(if is { "https" } else { "http" })));
+    let proto = crate::client_secure(extensions).map(|is| if is { "https" } else { "http" });
+    set(&X_FORWARDED_PROTO, proto.map(HeaderValue::from_static));
     let client = crate::client_ip(extensions);
     set(&X_FORWARDED_FOR, client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()));
     set(&HOST, options.host.clone().or_else(|| host.clone()));

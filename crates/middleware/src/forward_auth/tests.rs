@@ -156,6 +156,30 @@ async fn the_question() {
 }
 
 #[tokio::test]
+async fn a_scheme_that_is_told_by_who_is_trusted() {
+    for (conn, told, expected) in [
+        (plain(), None, "http"),
+        (plain(), Some(true), "https"),
+        (secure(), Some(false), "http"),
+        (secure(), None, "https"),
+    ] {
+        let mut request = with_conn(get("/"), conn);
+        if let Some(told) = told {
+            request.extensions_mut().insert(crate::ClientSecure(told));
+        }
+        let mut asked = None;
+        ask(options(), request, |question| {
+            asked = Some(question);
+            Some(answer(200))
+        })
+        .await;
+        let question = asked.unwrap();
+        assert_eq!(question.headers()["x-forwarded-proto"], expected);
+        assert_eq!(question.extensions().get(), told.map(crate::ClientSecure).as_ref());
+    }
+}
+
+#[tokio::test]
 async fn a_host_of_its_own() {
     let options = options().with_host(Some(HeaderValue::from_static("auth.test")));
     let mut asked = None;

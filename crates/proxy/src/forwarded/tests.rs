@@ -47,6 +47,25 @@ fn the_client_is_found_from_right_to_left() {
 }
 
 #[test]
+fn a_trusted_peer_tells_the_clients_scheme() {
+    let scheme = "x-forwarded-proto";
+    for (fields, peer, expected) in [
+        (&[(scheme, "https")][..], "10.0.0.1", Some(true)),
+        (&[(scheme, " HTTPS")], "::ffff:10.0.0.1", Some(true)),
+        (&[(scheme, "wss")], "10.0.0.1", Some(true)),
+        (&[(scheme, "http")], "10.0.0.1", Some(false)),
+        (&[(scheme, "https")], "203.0.113.9", None),
+        (&[(scheme, "https, http")], "10.0.0.1", None),
+        (&[(scheme, "https"), (scheme, "http")], "10.0.0.1", None),
+        (&[(scheme, "ftp")], "10.0.0.1", None),
+        (&[], "10.0.0.1", None),
+    ] {
+        let told = client_secure(&map(fields), ip(peer), &trust(&["10.0.0.0/8"]));
+        assert_eq!(told, expected, "{fields:?} {peer}");
+    }
+}
+
+#[test]
 fn a_stranger_says_nothing_about_itself() {
     let headers = applied(
         &[
