@@ -99,6 +99,20 @@ where
     }
 }
 
+/// A frame of a body that passes as it is. Data that are bytes already are not copied.
+pub(crate) fn poll_plain<B>(
+    body: Pin<&mut B>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    body.poll_frame(cx)
+        .map_ok(|frame| frame.map_data(|mut d| d.copy_to_bytes(d.remaining())))
+        .map_err(Into::into)
+}
+
 enum Coder<R> {
     ToGzip(Pin<Box<GzipEncoder<R>>>),
     ToBrotli(Pin<Box<BrotliEncoder<R>>>),

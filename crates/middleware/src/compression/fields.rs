@@ -8,7 +8,7 @@ use http::{
     },
 };
 
-use super::{Coding, CompressionOptions};
+use super::{Coding, options::Compiled};
 
 /// Digests are of the content in its coding (RFC 9530 section 2), and would be wrong afterwards.
 const DIGESTS: [HeaderName; 4] = [
@@ -20,7 +20,7 @@ const DIGESTS: [HeaderName; 4] = [
 
 /// Whether a response may be compressed, for whoever accepts that. `size` is that of its content, where it is known.
 pub(super) fn may_be_coded(
-    options: &CompressionOptions,
+    compiled: &Compiled,
     status: StatusCode,
     headers: &HeaderMap,
     size: Option<u64>,
@@ -35,8 +35,8 @@ pub(super) fn may_be_coded(
         );
     let said = || content_length(headers);
     has_content
-        && size.or_else(said).is_none_or(|size| size >= options.min_size)
-        && headers.get(CONTENT_TYPE).is_some_and(|kind| options.has_type(kind))
+        && size.or_else(said).is_none_or(|size| size >= compiled.options.min_size)
+        && headers.get(CONTENT_TYPE).is_some_and(|kind| compiled.types.have(kind))
         && !headers.contains_key(CONTENT_ENCODING)
         && !headers.contains_key(CONTENT_RANGE)
         && !DIGESTS.iter().any(|digest| headers.contains_key(digest))

@@ -37,28 +37,37 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::IF_NONE_MATCH};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub(crate) use self::coded::{BoxError, Coded, CodedError};
+use self::options::Compiled;
 pub use self::options::CompressionOptions;
+pub(crate) use self::{
+    coded::{BoxError, Coded, CodedError, poll_plain},
+};
 use crate::coding;
 pub use crate::coding::Coding;
 
 /// Compresses responses.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CompressionLayer {
-    options: Arc<CompressionOptions>,
+    compiled: Arc<Compiled>,
 }
 
 impl CompressionLayer {
     /// As the options say.
     pub fn new(options: CompressionOptions) -> Self {
-        Self { options: Arc::new(options) }
+        Self { compiled: Arc::new(Compiled::new(options)) }
+    }
+}
+
+impl Default for CompressionLayer {
+    fn default() -> Self {
+        Self::new(CompressionOptions::default())
     }
 }
 
@@ -66,7 +75,7 @@ impl<S> Layer<S> for CompressionLayer {
     type Service = Compression<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Compression { inner, options: Arc::clone(&self.options) }
+        Compression { inner, compiled: Arc::clone(&self.compiled) }
     }
 }
 
@@ -74,7 +83,7 @@ impl<S> Layer<S> for CompressionLayer {
 #[derive(Clone, Debug)]
 pub struct Compression<S> {
     inner: S,
-    options: Arc<CompressionOptions>,
+    compiled: Arc<Compiled>,
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Compression<S>
@@ -95,11 +104,11 @@ where
         let headers = request.headers();
         let weak = |line: &http::HeaderValue| line.as_bytes().windows(2).any(|two| two == b"W/");
         ResponseFuture {
-            coding: coding::choose(headers, &self.options.codings),
+            coding: coding::choose(headers, &self.compiled.options.codings),
             is_head: *request.method() == Method::HEAD,
             is_connect: *request.method() == Method::CONNECT,
             asked_weakly: headers.get_all(IF_NONE_MATCH).iter().any(weak),
-            options: Arc::clone(&self.options),
+            compiled: Arc::clone(&self.compiled),
             inner: self.inner.call(request),
         }
     }
@@ -111,7 +120,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        options: Arc<CompressionOptions>,
+        compiled: Arc<Compiled>,
         coding: Option<Coding>,
         is_head: bool,
         is_connect: bool,
@@ -136,7 +145,7 @@ where
         // the body of an answer to HEAD says nothing of its size
         let size = (!*this.is_head).then(|| body.size_hint().exact()).flatten();
         let may_be =
-            !*this.is_connect && fields::may_be_coded(this.options, parts.status, &parts.headers, size);
+            !*this.is_connect && fields::may_be_coded(this.compiled, parts.status, &parts.headers, size);
         if may_be {
             fields::vary(&mut parts.headers);
         }
@@ -147,7 +156,7 @@ where
                 if *this.is_head {
                     Kind::Plain { body }
                 } else {
-                    Kind::Coded { coded: Coded::encode(body, coding, this.options.level(coding)) }
+                    Kind::Coded { coded: Coded::encode(body, coding, this.compiled.options.level(coding)) }
                 }
             }
         };
@@ -207,13 +216,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
-            KindProj::Plain { body } => {
-                let frame = ready!(body.poll_frame(cx));
-                // data that are bytes already are not copied
-                let frame = frame
-                    .map(|frame| frame.map(|frame| frame.map_data(|mut d| d.copy_to_bytes(d.remaining()))));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+            KindProj::Plain { body } => poll_plain(body, cx),
             KindProj::Coded { coded } => coded.poll_frame(cx).map(|frame| {
                 frame.map(|frame| {
                     frame.map_err(|error| match error {

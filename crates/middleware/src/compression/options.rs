@@ -92,26 +92,69 @@ impl CompressionOptions {
             Coding::Zstd => self.zstd_level.clamp(1, 19).into(),
         }
     }
+}
 
-    pub(super) fn has_type(&self, content_type: &HeaderValue) -> bool {
+/// Options in the form in which they are looked at for every response.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) options: CompressionOptions,
+    pub(super) types: Types,
+}
+
+impl Compiled {
+    pub(super) fn new(options: CompressionOptions) -> Self {
+        let types = Types(options.types.iter().map(|pattern| Pattern::new(pattern)).collect());
+        Self { options, types }
+    }
+}
+
+/// [`CompressionOptions::types`].
+#[derive(Debug)]
+pub(super) struct Types(Box<[Pattern]>);
+
+#[derive(Debug)]
+enum Pattern {
+    Exact(Box<[u8]>),
+    /// A star between two parts, either of which may be empty: what begins and ends so.
+    Around(Box<[u8]>, Box<[u8]>),
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Self {
+        match pattern.split_once('*') {
+            None => Self::Exact(pattern.as_bytes().into()),
+            Some((start, end)) => Self::Around(start.as_bytes().into(), end.as_bytes().into()),
+        }
+    }
+
+    fn is(&self, essence: &[u8]) -> bool {
+        match self {
+            Self::Exact(pattern) => essence.eq_ignore_ascii_case(pattern),
+            Self::Around(start, end) => {
+                essence.len() >= start.len() + end.len() && starts(essence, start) && ends(essence, end)
+            }
+        }
+    }
+}
+
+impl Types {
+    pub(super) fn have(&self, content_type: &HeaderValue) -> bool {
         let Ok(content_type) = content_type.to_str() else { return false };
         let essence = content_type.split(';').next().unwrap_or_default().trim().as_bytes();
         if starts(essence, b"text/event-stream") || starts(essence, b"application/grpc") {
             return false;
         }
-        self.types.iter().any(|pattern| match pattern.split_once('*') {
-            None => essence.eq_ignore_ascii_case(pattern.as_bytes()),
-            Some((start, end)) => {
-                essence.len() >= start.len() + end.len()
-                    && starts(essence, start.as_bytes())
-                    && essence[essence.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes())
-            }
-        })
+        self.0.iter().any(|pattern| pattern.is(essence))
     }
 }
 
 fn starts(text: &[u8], with: &[u8]) -> bool {
     text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with))
+}
+
+fn ends(text: &[u8], with: &[u8]) -> bool {
+    let from = text.len().checked_sub(with.len());
+    from.is_some_and(|from| text[from..].eq_ignore_ascii_case(with))
 }
 
 #[cfg(test)]
@@ -120,7 +163,8 @@ mod tests {
 
     #[test]
     fn types() {
-        let options = CompressionOptions::default();
+        let types = |options| Compiled::new(options).types;
+        let usual = types(CompressionOptions::default());
         for (kind, expected) in [
             ("text/html", true),
             ("Text/HTML; charset=utf-8", true),
@@ -139,11 +183,15 @@ mod tests {
             ("json", false),
             ("", false),
         ] {
-            assert_eq!(options.has_type(&HeaderValue::from_static(kind)), expected, "{kind}");
+            assert_eq!(usual.have(&HeaderValue::from_static(kind)), expected, "{kind}");
         }
-        let all = CompressionOptions::default().with_types(["*"]);
-        assert!(all.has_type(&HeaderValue::from_static("image/png")));
-        assert!(!all.has_type(&HeaderValue::from_static("text/event-stream")));
+        let all = types(CompressionOptions::default().with_types(["*"]));
+        assert!(all.have(&HeaderValue::from_static("image/png")));
+        assert!(!all.have(&HeaderValue::from_static("text/event-stream")));
+        let around = types(CompressionOptions::default().with_types(["a*a"]));
+        assert!(
+            !around.have(&HeaderValue::from_static("a")) && around.have(&HeaderValue::from_static("AxA"))
+        );
     }
 
     #[test]
