@@ -13,7 +13,7 @@
 //!
 //! **Entity tags.** A compressed response is another sequence of bytes, so its strong tag becomes weak: `"a"` is `W/"a"`. Conditions go on as they are.
 //! `If-None-Match: W/"a"` is compared weakly (RFC 9110 section 13.1.2), so the service that knows `"a"` says 304; the tag of that 304 is
-//! made weak again for a client that asked weakly, since a cache finds what it has by it (RFC 9111 section 4.3.4). `If-Match` and `If-Range` are compared strongly and fail with a weak
+//! made weak again for a client that asked weakly, and `Vary` is completed, since a cache finds what it has by them (RFC 9111 section 4.3.4). `If-Match` and `If-Range` are compared strongly and fail with a weak
 //! tag, which is right: nobody may put together bytes of two representations.
 //!
 //! **Flushing.** When the service's body has nothing more for the moment, what was encoded goes out.
@@ -141,6 +141,8 @@ where
         let (mut parts, body) = ready!(this.inner.poll(cx))?.into_parts();
         if parts.status == StatusCode::NOT_MODIFIED && *this.asked_weakly {
             fields::weaken(&mut parts.headers);
+            // RFC 9110 section 15.4.5: what the 200 would say
+            fields::vary(&mut parts.headers);
         }
         // the body of an answer to HEAD says nothing of its size
         let size = (!*this.is_head).then(|| body.size_hint().exact()).flatten();

@@ -120,12 +120,14 @@ async fn small_ones_and_those_without_a_length() {
 
 #[tokio::test]
 async fn rfc9111_4_3_4_a_304_has_the_tag_that_was_asked_for() {
-    for (asks, tag) in
-        [(&[("if-none-match", "\"x\", W/\"a\"")], "W/\"a\""), (&[("if-none-match", "\"a\"")], "\"a\"")]
+    for (condition, tag, vary) in
+        [("\"x\", W/\"a\"", "W/\"a\"", "origin, accept-encoding"), ("\"a\"", "\"a\"", "origin")]
     {
-        let not_modified = answer(&[(":status", "304")]);
-        let response = through(&CompressionLayer::default(), not_modified, asked(asks)).await;
+        let not_modified = answer(&[(":status", "304"), ("vary", "origin")]);
+        let asks = asked(&[("if-none-match", condition)]);
+        let response = through(&CompressionLayer::default(), not_modified, asks).await;
         assert_eq!(response.headers()["etag"], tag);
+        assert_eq!(response.headers()["vary"], vary);
     }
 }
 
