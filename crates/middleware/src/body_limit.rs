@@ -17,12 +17,7 @@
 use std::{
     error::Error,
     fmt,
-    future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll, ready},
 };
 
@@ -32,6 +27,11 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
+
+use crate::{
+    early::{self, EarlyFuture},
+    overruled::{Broken, Overruled},
+};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -80,7 +80,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -90,18 +90,16 @@ where
         let hint = request.body().size_hint();
         let told = content_length(request.headers()).unwrap_or(0);
         if told > self.limit || hint.lower() > self.limit {
-            return ResponseFuture { state: State::Refused };
+            return EarlyFuture::answered(early::empty(StatusCode::PAYLOAD_TOO_LARGE));
         }
         if hint.upper().is_some_and(|most| most <= self.limit) {
             let request = request.map(|inner| LimitedBody { inner, count: None });
-            return ResponseFuture {
-                state: State::Called { future: self.inner.call(request), broken: None },
-            };
+            return EarlyFuture::inner(Overruled::new(self.inner.call(request), None));
         }
-        let broken = Arc::new(AtomicBool::new(false));
-        let count = Count { limit: self.limit, left: self.limit, broken: Arc::clone(&broken) };
+        let broken = Broken::default();
+        let count = Count { limit: self.limit, left: self.limit, broken: broken.clone() };
         let request = request.map(|inner| LimitedBody { inner, count: Some(count) });
-        ResponseFuture { state: State::Called { future: self.inner.call(request), broken: Some(broken) } }
+        EarlyFuture::inner(Overruled::new(self.inner.call(request), Some(broken)))
     }
 }
 
@@ -111,54 +109,13 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     lines.filter_map(|value| value.to_str().ok()?.trim().parse().ok()).max()
 }
 
-pub(crate) fn too_large<B: Default>() -> Response<B> {
-    let mut response = Response::new(B::default());
-    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-    response
-}
-
-pin_project! {
-    /// The future of [`BodyLimit`].
-    #[derive(Debug)]
-    pub struct ResponseFuture<F> {
-        #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    #[derive(Debug)]
-    enum State<F> {
-        Called { #[pin] future: F, broken: Option<Arc<AtomicBool>> },
-        Refused,
-    }
-}
-
-impl<F, B, E> Future for ResponseFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Default,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Refused => Poll::Ready(Ok(too_large())),
-            StateProj::Called { future, broken } => {
-                let result = future.poll(cx);
-                // whether the service has an answer of its own or still waits for one
-                let broken = broken.as_ref().is_some_and(|broken| broken.load(Ordering::Relaxed));
-                if broken { Poll::Ready(Ok(too_large())) } else { result }
-            }
-        }
-    }
-}
+/// The future of [`BodyLimit`].
+pub type ResponseFuture<F, B> = EarlyFuture<Overruled<F>, B>;
 
 struct Count {
     limit: u64,
     left: u64,
-    broken: Arc<AtomicBool>,
+    broken: Broken,
 }
 
 pin_project! {
@@ -207,7 +164,7 @@ where
                 None => {
                     // nothing more fits, however small
                     count.left = 0;
-                    count.broken.store(true, Ordering::Relaxed);
+                    count.broken.set(StatusCode::PAYLOAD_TOO_LARGE);
                     return Poll::Ready(Some(Err(TooLong { limit: count.limit }.into())));
                 }
             }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::Response;
+use http::{HeaderValue, Response, StatusCode, header::RETRY_AFTER};
 use pin_project_lite::pin_project;
 
 pin_project! {
@@ -35,6 +35,20 @@ impl<F, B> EarlyFuture<F, B> {
     pub(crate) fn inner(future: F) -> Self {
         Self { state: State::Inner { future } }
     }
+}
+
+/// An answer of this status, without a body.
+pub(crate) fn empty<B: Default>(status: StatusCode) -> Response<B> {
+    let mut response = Response::new(B::default());
+    *response.status_mut() = status;
+    response
+}
+
+/// 503 for what will soon be over (RFC 9110 section 10.2.3).
+pub(crate) fn come_again<B: Default>() -> Response<B> {
+    let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 impl<F, B, E> Future for EarlyFuture<F, B>

@@ -72,6 +72,7 @@ pub mod jwt;
 pub mod maintenance;
 pub mod metrics;
 pub mod misdirected;
+mod overruled;
 pub mod rate_limit;
 pub mod redirect;
 #[cfg(feature = "compression")]

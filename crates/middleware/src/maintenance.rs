@@ -7,9 +7,7 @@
 
 use std::{
     fmt,
-    future::Future,
     net::IpAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +19,6 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use ipnet::IpNet;
-use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -237,52 +234,15 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let maintenance = &self.layer.maintenance;
         if !self.layer.switch.is_closed() || maintenance.lets_in(&request) {
-            return ResponseFuture { state: State::Called { future: self.inner.call(request) } };
+            return ResponseFuture::inner(self.inner.call(request));
         }
         let response = maintenance.answer(request.method(), request.headers().get(header::ACCEPT));
-        ResponseFuture { state: State::Closed { response: Some(response) } }
+        ResponseFuture::answered(response)
     }
 }
 
-pin_project! {
-    /// The future of [`UnderMaintenance`].
-    pub struct ResponseFuture<F, B> {
-        #[pin]
-        state: State<F, B>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<F, B> {
-        Called { #[pin] future: F },
-        Closed { response: Option<Response<B>> },
-    }
-}
-
-impl<F, B> fmt::Debug for ResponseFuture<F, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-impl<F, B, E> Future for ResponseFuture<F, B>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Called { future } => future.poll(cx),
-            StateProj::Closed { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response)),
-                // it was ready before: nobody may ask again
-                None => Poll::Pending,
-            },
-        }
-    }
-}
+/// The future of [`UnderMaintenance`].
+pub type ResponseFuture<F, B> = crate::early::EarlyFuture<F, B>;
 
 #[cfg(test)]
 mod tests {

@@ -8,22 +8,19 @@
 //! `Accept-Encoding` (RFC 9110 section 15.5.16) for a coding that it doesn't know or several on top of one another. A response
 //! whose head is already on its way stays as it is, but the body fails in any case.
 //!
-//! The service behind gets neither `Content-Encoding` nor `Content-Length`. What has no `Content-Encoding` passes as it is.
+//! For what is decompressed, the service behind gets neither `Content-Encoding` and `Content-Length` nor digests of the coded content. What has no
+//! `Content-Encoding`, or no body, passes as it is.
 //!
 //! **Memory**, for each body that is being decompressed: its window, up to 8 MiB for Zstandard, 16 MiB for Brotli, and 32 KiB for gzip, and 16 KiB of output.
 
 use std::{
     fmt,
-    future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH},
@@ -33,7 +30,11 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::compression::{BoxError, Coded, CodedError, Coding};
+use crate::{
+    compression::{self, BoxError, Coded, CodedError, Coding},
+    early::{self, EarlyFuture},
+    overruled::{Broken, Overruled},
+};
 
 /// What is decompressed, and how much.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +168,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -178,16 +179,13 @@ where
         let coding = match told(&parts.headers, &self.options.codings) {
             Told::One(coding) if !body.is_end_stream() => Some(coding),
             Told::Other if !self.options.pass_others => {
-                let accept = self.options.codings.iter().map(|coding| coding.name()).collect::<Vec<_>>();
-                return ResponseFuture { state: State::Unsupported { accept: accept.join(", ") } };
+                return EarlyFuture::answered(unsupported(&self.options.codings));
             }
             _ => None,
         };
         let Some(coding) = coding else {
             let request = Request::from_parts(parts, DecompressedBody { kind: Kind::Plain { body } });
-            return ResponseFuture {
-                state: State::Called { future: self.inner.call(request), broken: None },
-            };
+            return EarlyFuture::inner(Overruled::new(self.inner.call(request), None));
         };
         parts.headers.remove(CONTENT_ENCODING);
         parts.headers.remove(CONTENT_LENGTH);
@@ -195,72 +193,36 @@ where
         for digest in ["content-digest", "content-md5", "digest"] {
             parts.headers.remove(digest);
         }
-        let broken = Arc::new(AtomicU16::new(0));
+        let broken = Broken::default();
         let bound = Bound {
             max_bytes: self.options.max_bytes,
             max_ratio: self.options.max_ratio.into(),
             made: 0,
-            broken: Arc::clone(&broken),
+            broken: broken.clone(),
         };
         let kind = Kind::Coded { coded: Coded::decode(body, coding), bound };
         let request = Request::from_parts(parts, DecompressedBody { kind });
-        ResponseFuture { state: State::Called { future: self.inner.call(request), broken: Some(broken) } }
+        EarlyFuture::inner(Overruled::new(self.inner.call(request), Some(broken)))
     }
 }
 
-pin_project! {
-    /// The future of [`RequestDecompression`].
-    #[derive(Debug)]
-    pub struct ResponseFuture<F> {
-        #[pin]
-        state: State<F>,
+fn unsupported<B: Default>(codings: &[Coding]) -> Response<B> {
+    let mut response = early::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let accept = codings.iter().map(|coding| coding.name()).collect::<Vec<_>>().join(", ");
+    if let Ok(accept) = HeaderValue::try_from(accept) {
+        response.headers_mut().insert(ACCEPT_ENCODING, accept);
     }
+    response
 }
 
-pin_project! {
-    #[project = StateProj]
-    #[derive(Debug)]
-    enum State<F> {
-        // the status of the body's own mistake, once there is one
-        Called { #[pin] future: F, broken: Option<Arc<AtomicU16>> },
-        Unsupported { accept: String },
-    }
-}
-
-impl<F, B, E> Future for ResponseFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Default,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut response = Response::new(B::default());
-        match self.project().state.project() {
-            StateProj::Called { future, broken } => {
-                let result = future.poll(cx);
-                let broken = broken.as_ref().map_or(0, |broken| broken.load(Ordering::Relaxed));
-                match StatusCode::from_u16(broken) {
-                    Ok(status) => *response.status_mut() = status,
-                    Err(_) => return result,
-                }
-            }
-            StateProj::Unsupported { accept } => {
-                *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                if let Ok(accept) = HeaderValue::from_str(accept) {
-                    response.headers_mut().insert(ACCEPT_ENCODING, accept);
-                }
-            }
-        }
-        Poll::Ready(Ok(response))
-    }
-}
+/// The future of [`RequestDecompression`].
+pub type ResponseFuture<F, B> = EarlyFuture<Overruled<F>, B>;
 
 struct Bound {
     max_bytes: u64,
     max_ratio: u64,
     made: u64,
-    broken: Arc<AtomicU16>,
+    broken: Broken,
 }
 
 impl Bound {
@@ -269,10 +231,6 @@ impl Bound {
         self.made += made as u64;
         let by_ratio = of.saturating_mul(self.max_ratio).max(RATIO_FROM);
         self.made <= self.max_bytes.min(by_ratio)
-    }
-
-    fn breaks(&self, status: StatusCode) {
-        self.broken.store(status.as_u16(), Ordering::Relaxed);
     }
 }
 
@@ -325,13 +283,7 @@ where
         let mut kind = self.project().kind;
         let error: BoxError = match kind.as_mut().project() {
             KindProj::Broken => return Poll::Ready(None),
-            KindProj::Plain { body } => {
-                let frame = ready!(body.poll_frame(cx));
-                // data that are bytes already are not copied
-                let frame = frame
-                    .map(|frame| frame.map(|frame| frame.map_data(|mut d| d.copy_to_bytes(d.remaining()))));
-                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-            }
+            KindProj::Plain { body } => return compression::poll_plain(body, cx),
             KindProj::Coded { coded, bound } => match ready!(coded.poll_frame(cx)) {
                 None => return Poll::Ready(None),
                 Some(Ok(frame)) => {
@@ -339,12 +291,12 @@ where
                     if bound.holds(made, coded.taken()) {
                         return Poll::Ready(Some(Ok(frame)));
                     }
-                    bound.breaks(StatusCode::PAYLOAD_TOO_LARGE);
+                    bound.broken.set(StatusCode::PAYLOAD_TOO_LARGE);
                     DecompressError::TooLarge.into()
                 }
                 Some(Err(CodedError::Body(error))) => error,
                 Some(Err(CodedError::Coding(error))) => {
-                    bound.breaks(StatusCode::BAD_REQUEST);
+                    bound.broken.set(StatusCode::BAD_REQUEST);
                     DecompressError::Malformed(error).into()
                 }
             },

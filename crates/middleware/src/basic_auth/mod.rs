@@ -26,13 +26,16 @@ use std::{
 use base64::{Engine as _, alphabet, engine::general_purpose};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
-    header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
 };
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::identity::{Authenticated, Identified, IdentityFields, Scheme, field_value, quoted};
+use crate::{
+    early,
+    identity::{Authenticated, Identified, IdentityFields, Scheme, field_value, quoted},
+};
 
 use self::check::{Checker, Verdict};
 pub use self::users::{HashError, InvalidUser, UserStore, Users, hash_password};
@@ -244,18 +247,10 @@ where
 
 impl Shared {
     fn unauthorized<B: Default>(&self) -> Response<B> {
-        let mut response = Response::new(B::default());
-        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        let mut response = early::empty(StatusCode::UNAUTHORIZED);
         response.headers_mut().insert(WWW_AUTHENTICATE, self.challenge.clone());
         response
     }
-}
-
-fn busy<B: Default>() -> Response<B> {
-    let mut response = Response::new(B::default());
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }
 
 /// RFC 7617 section 2: the name ends at the first colon. Padding may be there or not. With several lines nobody knows whose it is.
@@ -334,7 +329,7 @@ where
                             tracing::debug!("a name and password are wrong");
                             State::Answered { response: Some(shared.unauthorized()) }
                         }
-                        Verdict::Busy => State::Answered { response: Some(busy()) },
+                        Verdict::Busy => State::Answered { response: Some(early::come_again()) },
                     }
                 }
             };

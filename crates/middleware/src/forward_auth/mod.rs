@@ -33,15 +33,16 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, uri::PathAndQuery,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, uri::PathAndQuery};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::identity::{Authenticated, IdentityFields, Scheme};
+use crate::{
+    early,
+    identity::{Authenticated, IdentityFields, Scheme},
+};
 
 /// What is asked, and what becomes of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,28 +209,16 @@ fn judge<ResBody: Default>(answer: Response<ResBody>) -> After<ResBody> {
         401 | 403 | 425 | 301 | 302 | 303 | 307 | 308 => After::Answer(answer),
         500..=599 => {
             tracing::warn!(status = status.as_u16(), "the service that says who may pass is unwell");
-            After::Answer(unavailable())
+            After::Answer(early::come_again())
         }
         _ => {
             tracing::warn!(
                 status = status.as_u16(),
                 "the service that says who may pass gives no answer to that"
             );
-            After::Answer(empty(StatusCode::INTERNAL_SERVER_ERROR))
+            After::Answer(early::empty(StatusCode::INTERNAL_SERVER_ERROR))
         }
     }
-}
-
-fn empty<B: Default>(status: StatusCode) -> Response<B> {
-    let mut response = Response::new(B::default());
-    *response.status_mut() = status;
-    response
-}
-
-fn unavailable<B: Default>() -> Response<B> {
-    let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }
 
 impl<S, ReqBody> Rest<S, ReqBody> {
@@ -338,12 +327,12 @@ where
                 Poll::Ready(Ok(answer)) => judge(answer),
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(%error, "the service that says who may pass can't be asked");
-                    After::Answer(unavailable())
+                    After::Answer(early::come_again())
                 }
                 Poll::Pending => {
                     ready!(this.sleep.poll(cx));
                     tracing::warn!("the service that says who may pass gave no answer in time");
-                    After::Answer(unavailable())
+                    After::Answer(early::come_again())
                 }
             };
             match after {

@@ -22,13 +22,16 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
-    header::{AUTHORIZATION, COOKIE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, COOKIE, WWW_AUTHENTICATE},
 };
 use serde_json::{Map, Value};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::identity::{Authenticated, Identified, IdentityFields, Scheme, field_value, quoted};
+use crate::{
+    early,
+    identity::{Authenticated, Identified, IdentityFields, Scheme, field_value, quoted},
+};
 
 pub use self::{
     keys::{KeyError, KeySet, Keys},
@@ -169,14 +172,9 @@ impl Shared {
     }
 
     fn refuse<B: Default>(&self, refusal: Refusal) -> Response<B> {
-        let mut response = Response::new(B::default());
         let realm = &self.realm;
         let (status, detail) = match refusal {
-            Refusal::NoKeys => {
-                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-                return response;
-            }
+            Refusal::NoKeys => return early::come_again(),
             // section 3.1: without any token nothing is told
             Refusal::Missing => (StatusCode::UNAUTHORIZED, String::new()),
             Refusal::Several => (StatusCode::BAD_REQUEST, ", error=\"invalid_request\"".to_owned()),
@@ -189,7 +187,7 @@ impl Shared {
                 (StatusCode::FORBIDDEN, detail)
             }
         };
-        *response.status_mut() = status;
+        let mut response = early::empty(status);
         if let Ok(challenge) = HeaderValue::try_from(format!("Bearer realm={realm}{detail}")) {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
