@@ -10,8 +10,8 @@ use http::{
 
 use super::{Coding, options::Compiled};
 
-/// Digests are of the content in its coding (RFC 9530 section 2), and would be wrong afterwards.
-const DIGESTS: [HeaderName; 4] = [
+/// Digests are of the content in its coding (RFC 9530 sections 2 and 3), and would be wrong afterwards.
+pub(crate) const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
     HeaderName::from_static("digest"),

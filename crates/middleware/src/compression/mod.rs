@@ -48,6 +48,7 @@ use self::options::Compiled;
 pub use self::options::CompressionOptions;
 pub(crate) use self::{
     coded::{BoxError, Coded, CodedError, poll_plain},
+    fields::DIGESTS,
 };
 use crate::coding;
 pub use crate::coding::Coding;
