@@ -38,8 +38,7 @@ pub(super) struct Checker {
     max_waiting: usize,
 }
 
-/// A name and a password, with what they are remembered by.
-#[derive(Debug)]
+/// A name and a password, with what they are remembered by. Without `Debug`, which would show the password.
 pub(super) struct Credentials {
     name: Box<str>,
     password: Box<[u8]>,
@@ -139,6 +138,7 @@ fn digest(key: &hmac::Key, generation: u64, name: &str, password: &[u8]) -> Dige
 /// What was right a while ago, at most so many.
 #[derive(Debug)]
 struct Recent {
+    /// With when it was used last.
     known: HashMap<Digest, (Arc<str>, Instant)>,
     /// Oldest first; never longer than `max`.
     order: VecDeque<Digest>,
@@ -152,9 +152,15 @@ impl Recent {
     }
 
     fn get(&mut self, digest: &Digest) -> Option<Arc<str>> {
-        let (user, since) = self.known.get(digest)?;
+        let (user, since) = self.known.get_mut(digest)?;
+        let now = Instant::now();
         // one that is too old keeps its place in the order until it is pushed out or is right once more
-        (since.elapsed() < self.keep).then(|| Arc::clone(user))
+        if now.duration_since(*since) >= self.keep {
+            return None;
+        }
+        // who is active need not be hashed for again, however many others wait for that; another password is another generation of users
+        *since = now;
+        Some(Arc::clone(user))
     }
 
     fn insert(&mut self, digest: Digest, user: Arc<str>) {

@@ -6,7 +6,7 @@
 //! - Hashing takes some 20 ms of a core and 19 MiB. It happens on threads of its own, at most [`BasicAuthOptions::max_hashing`] at a time, and
 //!   at most [`BasicAuthOptions::max_waiting`] requests wait for it; beyond that a request is answered 503 with `Retry-After`. Who floods with
 //!   wrong passwords keeps out only those who log in anew, and a rate limit in front keeps him from that.
-//! - What was right is remembered for a while, by a digest under a key that nobody has, and costs a microsecond from then on.
+//! - What was right is remembered for a while, which begins anew with each use, by a digest under a key that nobody has, and costs a microsecond from then on.
 //! - A name that is not known costs as much as one that is.
 //!
 //! Passwords travel in the clear: a request over a connection that is not encrypted is best redirected before it gets here.
@@ -62,7 +62,7 @@ pub struct BasicAuthOptions {
     /// How many pairs of name and password that were right are remembered, each in some 150 bytes. Default 4096; past it the oldest is forgotten.
     /// 0 remembers none, and every request is hashed for.
     pub remember: usize,
-    /// For how long. Default 5 min. Replacing the users forgets at once.
+    /// For how long since they were used last. Default 5 min. Replacing the users forgets at once.
     pub remember_for: Duration,
 }
 
