@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
 };
 use jsonwebtoken::{
     DecodingKey,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse},
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 use tokio::sync::Notify;
@@ -133,6 +133,10 @@ fn public_key(der: &SubjectPublicKeyInfoDer<'_>) -> Option<Key> {
 
 fn of_jwk(jwk: &Jwk) -> Option<Key> {
     if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
+        return None;
+    }
+    // RFC 7517 section 4.3: what alone it is for, if it says so
+    if jwk.common.key_operations.as_ref().is_some_and(|all| !all.contains(&KeyOperations::Verify)) {
         return None;
     }
     let kinds: &[Algorithm] = match &jwk.algorithm {

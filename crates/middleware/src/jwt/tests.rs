@@ -87,7 +87,10 @@ async fn claims_decide() {
     assert_eq!(status(&strict, late.clone()).await.0, 200);
     assert_eq!(status(&strict.with_leeway(Duration::from_secs(5)), late).await.0, 401);
     // for somebody, and nobody says that it is for us
-    assert_eq!(status(&hs256(), json!({ "aud": "api" })).await.0, 401);
+    for audience in [json!("api"), json!(["api"]), json!([]), json!(5), json!({ "api": true }), json!(true)] {
+        assert_eq!(status(&hs256(), json!({ "aud": audience })).await.0, 401, "{audience}");
+    }
+    assert_eq!(status(&hs256(), json!({ "aud": null })).await.0, 200);
     assert_eq!(status(&hs256(), json!({})).await.0, 200);
 }
 
@@ -217,16 +220,20 @@ async fn a_set_of_keys_in_json_that_is_replaced() {
     use jsonwebtoken::jwk::Jwk;
     let mut for_encryption = jwk(0, "es");
     for_encryption["use"] = json!("enc");
+    let mut for_signing = jwk(0, "es");
+    for_signing["key_ops"] = json!(["sign"]);
     let odd = [
         json!({ "kty": "oct", "k": base64url("a secret that everybody can read.") }),
         json!({ "kty": "X" }),
         json!(1),
     ];
     let set = |keys: &[Value]| {
-        let all: Vec<_> = keys.iter().chain(&odd).chain([&for_encryption]).collect();
+        let all: Vec<_> = keys.iter().chain(&odd).chain([&for_encryption, &for_signing]).collect();
         Keys::from_jwks(&json!({ "keys": all }).to_string())
     };
-    let keys = KeySet::new(set(&[jwk(0, "es")]).unwrap());
+    let mut for_verifying = jwk(0, "es");
+    for_verifying["key_ops"] = json!(["verify"]);
+    let keys = KeySet::new(set(&[for_verifying]).unwrap());
     let options = JwtOptions::new([Algorithm::Es256, Algorithm::Rs256, Algorithm::Hs256]);
     let layer = JwtLayer::new(&options, keys.clone()).unwrap();
     let signed = |at: usize, id: Option<&str>| {

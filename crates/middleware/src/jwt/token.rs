@@ -24,11 +24,15 @@ pub(super) enum Refusal {
     NoKeys,
 }
 
+const INVALID: Refusal = Refusal::Invalid("the token is not valid");
+
 /// Checks tokens.
 pub(super) struct Tokens {
     keys: KeySet,
     /// What is asked of claims, by each algorithm.
     validations: Vec<(Algorithm, Validation)>,
+    /// Whether tokens may be for an audience at all.
+    audience: bool,
     required: Vec<String>,
     scopes: Vec<String>,
 }
@@ -54,6 +58,7 @@ impl Tokens {
         Self {
             keys,
             validations: options.algorithms.iter().map(validation).collect(),
+            audience: !options.audiences.is_empty(),
             required: options.required.clone(),
             scopes: options.scopes.clone(),
         }
@@ -61,7 +66,6 @@ impl Tokens {
 
     /// The claims of a token that is valid.
     pub(super) fn check(&self, token: &[u8]) -> Result<Map<String, Value>, Refusal> {
-        const INVALID: Refusal = Refusal::Invalid("the token is not valid");
         if token.len() > MAX_TOKEN {
             return Err(INVALID);
         }
@@ -99,6 +103,10 @@ impl Tokens {
     }
 
     fn claims(&self, claims: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+        // RFC 7519 section 4.1.3: it is for somebody, whatever form that has
+        if !self.audience && claims.get("aud").is_some_and(|audience| !audience.is_null()) {
+            return Err(INVALID);
+        }
         if !self.required.iter().all(|name| claims.get(name).is_some_and(|claim| !claim.is_null())) {
             return Err(Refusal::Invalid("the token lacks a claim"));
         }
