@@ -258,7 +258,7 @@ impl Future for ActFuture {
                 .poll(cx)
                 .map(|result| Ok(result.unwrap_or_else(|fault| answer(&fault, asker, errors)))),
             ActProj::Files { future, asker, errors } => {
-                let response = ready!(future.as_mut().poll(cx));
+                let Ok(response) = ready!(Pin::new(future).poll(cx));
                 Poll::Ready(Ok(match response.status() {
                     StatusCode::NOT_FOUND => answer(&Fault::client(ClientFault::NotFound), asker, errors),
                     // most files are short, and come whole

@@ -28,16 +28,17 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{
-        ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-        ETAG, LAST_MODIFIED, LOCATION, VARY,
+        ACCEPT_ENCODING, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH,
+        CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+        IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION, RANGE, VARY,
     },
 };
 use http_body::{Body, Frame, SizeHint};
@@ -50,7 +51,10 @@ use self::{
     open::{Found, Outcome},
     path::Below,
 };
-use crate::coding::{self, Coding};
+use crate::{
+    coding::{self, Coding},
+    early::{EarlyFuture, empty},
+};
 
 /// What is served, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,62 +158,92 @@ impl ServeFiles {
 
     /// The answer to this request, whose body is not looked at.
     pub fn serve<B>(&self, request: &Request<B>) -> ServeFuture {
+        let answered = |response| ServeFuture(EarlyFuture::answered(response));
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         if !is_get {
             let mut response = empty(StatusCode::METHOD_NOT_ALLOWED);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Box::pin(std::future::ready(response));
+            return answered(response);
         }
         let Some(below) = self.options.below(request.uri().path()) else {
-            return Box::pin(std::future::ready(empty(StatusCode::NOT_FOUND)));
+            return answered(empty(StatusCode::NOT_FOUND));
         };
         let asked = Asked {
             options: Arc::clone(&self.options),
             below,
             method: request.method().clone(),
             uri: request.uri().clone(),
-            headers: request.headers().clone(),
+            headers: looked_at(request.headers()),
         };
-        Box::pin(async move {
-            let options = Arc::clone(&asked.options);
-            match spawn_blocking(move || asked.answer()).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(error)) => {
-                    warn!(root = %options.root.display(), %error, "a file could not be served");
-                    empty(StatusCode::INTERNAL_SERVER_ERROR)
-                }
-                // the runtime ends, or it panicked
-                Err(error) => {
-                    warn!(%error, "a file could not be served");
-                    empty(StatusCode::INTERNAL_SERVER_ERROR)
-                }
-            }
-        })
+        let options = Arc::clone(&self.options);
+        let task = spawn_blocking(move || asked.answer());
+        ServeFuture(EarlyFuture::inner(Looking { task, options }))
     }
 }
 
+/// The fields of a request that decide what is served.
+fn looked_at(headers: &HeaderMap) -> HeaderMap {
+    const NAMES: [HeaderName; 7] =
+        [ACCEPT_ENCODING, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
+    let mut kept = HeaderMap::new();
+    for name in &NAMES {
+        for value in headers.get_all(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
+}
+
 /// The future of [`ServeFiles`].
-pub type ServeFuture = Pin<Box<dyn Future<Output = Response<FileBody>> + Send>>;
+#[derive(Debug)]
+pub struct ServeFuture(EarlyFuture<Looking, FileBody>);
+
+impl Future for ServeFuture {
+    type Output = Result<Response<FileBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// The look at the file system.
+#[derive(Debug)]
+struct Looking {
+    task: JoinHandle<io::Result<Response<FileBody>>>,
+    options: Arc<FileOptions>,
+}
+
+impl Future for Looking {
+    type Output = Result<Response<FileBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(match ready!(Pin::new(&mut self.task).poll(cx)) {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                warn!(root = %self.options.root.display(), %error, "a file could not be served");
+                empty(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            // the runtime ends, or it panicked
+            Err(error) => {
+                warn!(%error, "a file could not be served");
+                empty(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }))
+    }
+}
 
 impl<B> Service<Request<B>> for ServeFiles {
     type Response = Response<FileBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<FileBody>, Infallible>> + Send>>;
+    type Future = ServeFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let future = self.serve(&request);
-        Box::pin(async move { Ok(future.await) })
+        self.serve(&request)
     }
-}
-
-fn empty(status: StatusCode) -> Response<FileBody> {
-    let mut response = Response::new(FileBody::default());
-    *response.status_mut() = status;
-    response
 }
 
 /// What a request wants, taken along to where it may block.
