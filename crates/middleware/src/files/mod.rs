@@ -136,7 +136,8 @@ impl FileOptions {
         let path = match &self.strip_prefix {
             None => path,
             Some(prefix) => match path.strip_prefix(prefix.strip_suffix('/').unwrap_or(prefix))? {
-                "" => "/",
+                // the root, without the slash that links of its index file are relative to
+                "" => return Some(Below { path: String::new(), directory: false }),
                 rest => rest,
             },
         };

@@ -99,9 +99,13 @@ async fn directories_are_redirected_on_this_host() {
         assert_eq!((status, headers[LOCATION].to_str().unwrap()), (301, location));
     }
     assert_eq!(ask(site.options(), "GET", "//dir", &[]).await.0, 404);
-    let stripped = site.options().with_strip_prefix(Some("/static/".into()));
-    let (status, headers, _) = ask(stripped, "GET", "/static/dir", &[]).await;
-    assert_eq!((status, headers[LOCATION].to_str().unwrap()), (301, "/static/dir/"));
+    for prefix in ["/static", "/static/"] {
+        let stripped = site.options().with_strip_prefix(Some(prefix.into()));
+        for (path, location) in [("/static/dir", "/static/dir/"), ("/static?a=b", "/static/?a=b")] {
+            let (status, headers, _) = ask(stripped.clone(), "GET", path, &[]).await;
+            assert_eq!((status, headers[LOCATION].to_str().unwrap()), (301, location));
+        }
+    }
 }
 
 #[tokio::test]
@@ -111,7 +115,7 @@ async fn a_prefix_and_a_fallback() {
     for (path, status) in [
         ("/static/a.txt", 200),
         ("/static/", 200),
-        ("/static", 200),
+        ("/static", 301),
         ("/a.txt", 404),
         ("/staticx/a.txt", 404),
     ] {
