@@ -6,7 +6,7 @@
 use super::SecurityHeadersError;
 
 /// Keywords that stand in quotes (Content Security Policy Level 3, section 2.3.1, and those of Trusted Types).
-const KEYWORDS: [&str; 11] = [
+const KEYWORDS: [&str; 13] = [
     "self",
     "none",
     "unsafe-inline",
@@ -18,6 +18,8 @@ const KEYWORDS: [&str; 11] = [
     "inline-speculation-rules",
     "trusted-types-eval",
     "report-sha256",
+    "report-sha384",
+    "report-sha512",
 ];
 
 /// Directives that take something other than sources.
@@ -43,8 +45,14 @@ pub(super) fn check(policy: &str) -> Result<(), SecurityHeadersError> {
             return Err(wrong(format!("`{name}` stands there twice: only the first counts")));
         }
         let sources: Vec<_> = words.collect();
-        if !OTHERS.contains(&&*name) {
-            check_sources(&name, &sources)?;
+        match &*name {
+            // section 6.4.1: one of two words, which mean nothing elsewhere
+            "webrtc" => match &sources[..] {
+                [one] if ["'allow'", "'block'"].contains(&&*one.to_ascii_lowercase()) => {}
+                _ => return Err(wrong("`webrtc` takes `'allow'` or `'block'`")),
+            },
+            name if OTHERS.contains(&name) => {}
+            name => check_sources(name, &sources)?,
         }
         names.push(name);
     }
@@ -93,6 +101,8 @@ mod tests {
             "default-src 'self'",
             "default-src 'self'; img-src * data:; script-src 'self' https://cdn.example 'sha256-abc='",
             "Default-Src 'NONE'; upgrade-insecure-requests; sandbox allow-scripts;",
+            "script-src 'self' 'report-sha256' 'report-sha384' 'Report-SHA512'; webrtc 'block'",
+            "webrtc 'Allow'; default-src 'none'",
             "frame-ancestors 'none'; report-uri /csp; report-to default; trusted-types a b 'none'",
         ] {
             check(sound).unwrap_or_else(|error| panic!("{sound}: {error}"));
@@ -109,6 +119,10 @@ mod tests {
             ("default-src 'self", "quote"),
             ("default_src 'self'", "name"),
             ("script-src 'nonce-abc'", "nonce"),
+            ("webrtc block", "webrtc"),
+            ("webrtc", "webrtc"),
+            ("webrtc 'allow' 'block'", "webrtc"),
+            ("script-src 'block'", "keyword"),
         ] {
             let error = check(bad).unwrap_err().to_string();
             assert!(error.contains(part), "{bad}: {error}");

@@ -254,9 +254,13 @@ impl SecurityHeaders {
         ] {
             let Some(value) = value else { continue };
             let value = value.to_str().unwrap_or_default();
-            // a referrer policy may be a list, of which browsers take the last that they know
-            let all = value.split(',').map(str::trim).all(|word| known.contains(&word));
-            if !all || (name != "referrer-policy" && value.contains(',')) {
+            let sound = match name {
+                // it may be a list, of which browsers take the last that they know
+                "referrer-policy" => value.split(',').map(str::trim).all(|word| known.contains(&word)),
+                "cross-origin-resource-policy" => known.contains(&value),
+                _ => known.contains(&value.split_once(';').map_or(value, |(word, _)| word)) && reports(value),
+            };
+            if !sound {
                 return Err(SecurityHeadersError::Value(name, value.to_owned()));
             }
         }
@@ -306,6 +310,13 @@ impl SecurityHeaders {
         fields.extend(named.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
         fields.into_boxed_slice()
     }
+}
+
+/// Whether a token has no parameter (RFC 9651 section 3.1.2) but where to report to, the one that is known for the policies of openers and embedders.
+fn reports(value: &str) -> bool {
+    let Some((_, parameter)) = value.split_once(';') else { return true };
+    let group = parameter.trim_start_matches(' ').strip_prefix("report-to=\"");
+    group.and_then(|rest| rest.strip_suffix('"')).is_some_and(|group| !group.contains(['"', '\\']))
 }
 
 const REFERRER: [&str; 8] = [
