@@ -135,7 +135,7 @@ where
             head: after(head),
             total: after(self.options.total),
             status: self.options.status,
-            inner: self.inner.call(request),
+            inner: Some(self.inner.call(request)),
             sleep: None,
         }
     }
@@ -145,8 +145,9 @@ pin_project! {
     /// The future of [`Deadline`].
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
+        // none past the deadline
         #[pin]
-        inner: F,
+        inner: Option<F>,
         head: Option<Instant>,
         total: Option<Instant>,
         status: StatusCode,
@@ -165,7 +166,9 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Poll::Ready(result) = this.inner.poll(cx) {
+        if let Some(inner) = this.inner.as_mut().as_pin_mut()
+            && let Poll::Ready(result) = inner.poll(cx)
+        {
             let total = *this.total;
             return Poll::Ready(result.map(|response| response.map(|body| DeadlineBody::new(body, total))));
         }
@@ -176,6 +179,8 @@ where
         if let Some(sleep) = this.sleep.as_pin_mut() {
             ready!(sleep.poll(cx));
         }
+        // what it began ends now, and not when somebody drops this future
+        this.inner.set(None);
         let mut response = Response::new(DeadlineBody::new(B::default(), None));
         *response.status_mut() = *this.status;
         Poll::Ready(Ok(response))
@@ -264,7 +269,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
-    use std::convert::Infallible;
+    use std::{convert::Infallible, sync::Arc};
     use tower::{Service, ServiceExt, service_fn};
 
     type Answer = UnsyncBoxBody<Bytes, BoxError>;
@@ -378,17 +383,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_the_service_began_is_dropped() {
-        let (mock, mut handle) = tower_test::mock::pair::<Request<()>, Response<MayBe>>();
+        let begun = Arc::new(());
+        let service = service_fn(|_: Request<Empty<Bytes>>| {
+            let begun = Arc::clone(&begun);
+            async move {
+                std::future::pending::<()>().await;
+                drop(begun);
+                Ok::<_, Infallible>(Response::new(MayBe::default()))
+            }
+        });
         let options = DeadlineOptions::default().with_head(Some(secs(1)));
-        let mut service = DeadlineLayer::new(options).layer(mock);
-        handle.allow(1);
-        let call = service.ready().await.unwrap().call(Request::new(()));
-        let (_, send) = {
-            let (response, request) = tokio::join!(call, handle.next_request());
-            assert_eq!(response.unwrap().status(), 504);
-            request.unwrap()
-        };
-        // nobody waits for it any longer
-        send.send_error("late");
+        let mut service = DeadlineLayer::new(options).layer(service);
+        let mut call = std::pin::pin!(service.ready().await.unwrap().call(Request::new(Empty::new())));
+        assert_eq!(Arc::strong_count(&begun), 2);
+        assert_eq!(call.as_mut().await.unwrap().status(), 504);
+        // though the future itself is still there
+        assert_eq!(Arc::strong_count(&begun), 1);
     }
 }
