@@ -266,12 +266,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_was_sent_stays() {
-        let early = service_fn(|request: Request<LimitedBody<_>>| async move {
-            drop(request);
-            Ok::<_, Infallible>(Response::new(Answer::from("early")))
+        // what comes goes back at once
+        let echo = service_fn(|request: Request<LimitedBody<_>>| async move {
+            Ok::<_, Infallible>(Response::new(request.into_body().boxed_unsync()))
         });
-        let service = BodyLimitLayer::new(10).layer(early);
-        let response = service.oneshot(Request::new(chunks(&[100]))).await.unwrap();
-        assert_eq!(text(response).await, (200, "early".to_owned()));
+        let service = BodyLimitLayer::new(10).layer(echo);
+        let response = service.oneshot(Request::new(chunks(&[4, 3, 4]))).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        for size in [4, 3] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), size);
+        }
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(*error.downcast::<TooLong>().unwrap(), TooLong { limit: 10 });
     }
 }
