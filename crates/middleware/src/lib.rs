@@ -6,13 +6,13 @@
 //! | [`metrics`] | tells an observer of every request and response | never |
 //! | [`health`] | a liveness path that answers even where the service behind it is saturated | 200, 503 |
 //! | [`request_id`] | one id for each request, checked, for the service, the log and the client | never |
-//! | [`maintenance`] | a page while a site is closed | 503 |
+//! | [`maintenance`] | a page while a site is closed | 503 by default |
 //! | [`body_limit`] | how long a request's body may be | 413 |
-//! | [`deadline`] | how long a request may take | 504 |
+//! | [`deadline`] | how long a request may take | 504 by default |
 //! | [`concurrency`] | how many requests run at once, by a number or by latency | 503 |
 //! | `compression` (feature) | compresses responses for who accepts that | never |
 //! | `request_decompression` (the same) | decompresses request bodies, within bounds | 400, 413, 415 |
-//! | `files` (feature) | a service that serves a directory | 200, 206, 304, 404, 405, 412, 416, a redirect |
+//! | `files` (feature) | a service that serves a directory | 200, 206, 304, 404, 405, 412, 416, 500, a redirect |
 //! | [`rate_limit`] | how often who may ask, by rules | 429 by default |
 //! | [`filter`] | ordered rules: paths, methods, hosts, fields, networks, countries | 404, 403, any |
 //! | `basic_auth` | names and passwords, with argon2 hashes (feature `basic-auth`) | 401, 503 |
@@ -35,8 +35,8 @@
 //!
 //! **Readiness.** `poll_ready` is that of the inner service, but for [`health`], whose documentation says why.
 //!
-//! What tower-http has (panics, compression, setting a field) is not written again here. Where a layer does what one of tower or tower-http does too, its
-//! documentation says what is different.
+//! What tower-http has as it is needed here (catching panics, setting a field) is not written again. Where a layer does what one of tower or tower-http
+//! does too, its documentation says what is different.
 
 use std::{
     net::{IpAddr, Ipv4Addr},

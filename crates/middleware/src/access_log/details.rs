@@ -307,7 +307,7 @@ fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Looked for only where a response is likely to have one: any other costs a look at an empty table.
+/// Looked for in every response of a record with details. Most have no extensions, or few: it costs a look at a small table.
 fn fault(extensions: &Extensions) -> Option<&'static str> {
     extensions.get::<FaultReason>().map(|FaultReason(reason)| *reason)
 }
