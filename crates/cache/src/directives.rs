@@ -67,7 +67,25 @@ impl ResponseDirectives {
                 read.must_understand = true;
             }
         }
+        let lines = || headers.get_all(CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
+        if !lines().all(is_well_quoted) {
+            lines().for_each(|line| read.forbid(line));
+        }
         read
+    }
+
+    /// What a line forbids to who takes quotes for nothing: a stray one would hide the rest of it.
+    fn forbid(&mut self, line: &[u8]) {
+        for member in line.split(|byte| *byte == b',') {
+            let name = member.split(|byte| *byte == b'=').next().unwrap_or_default();
+            let name = name.split(|byte| *byte == b'"').map(<[u8]>::trim_ascii).find(|part| !part.is_empty());
+            let is = |known: &str| name.is_some_and(|name| name.eq_ignore_ascii_case(known.as_bytes()));
+            self.no_store |= is("no-store");
+            self.private |= is("private");
+            self.no_cache |= is("no-cache");
+            self.must_revalidate |= is("must-revalidate");
+            self.proxy_revalidate |= is("proxy-revalidate");
+        }
     }
 }
 
@@ -149,6 +167,11 @@ fn directives<'a>(
 
 /// The members of a list (RFC 9110 section 5.6.1), trimmed; a comma within quotes does not separate.
 pub(crate) fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    split(list, b',').filter(|member| !member.is_empty())
+}
+
+/// The parts between separators that are not within quotes, trimmed, also where there is nothing between them.
+pub(crate) fn split(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(list);
     std::iter::from_fn(move || {
         let list = rest?;
@@ -156,9 +179,9 @@ pub(crate) fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
         let end = list.iter().position(|byte| {
             let was_escaped = escaped;
             escaped = quoted && *byte == b'\\' && !was_escaped;
-            match byte {
+            match *byte {
                 b'"' if !was_escaped => quoted = !quoted,
-                b',' => return !quoted,
+                byte if byte == separator => return !quoted,
                 _ => {}
             }
             false
@@ -166,7 +189,39 @@ pub(crate) fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = end.map(|end| &list[end + 1..]);
         Some(list[..end.unwrap_or(list.len())].trim_ascii())
     })
-    .filter(|member| !member.is_empty())
+}
+
+/// Whether quotes stand only around whole values (RFC 9110 section 5.6.6). Else others may see other members in a line.
+pub(crate) fn is_well_quoted(line: &[u8]) -> bool {
+    let mut rest = line.iter();
+    // The last byte that is neither space nor quoted.
+    let mut before = b',';
+    while let Some(byte) = rest.next() {
+        match *byte {
+            b' ' | b'\t' => {}
+            b'"' => {
+                if before != b'=' || !is_closed(&mut rest) {
+                    return false;
+                }
+                before = b'"';
+            }
+            byte if before == b'"' && !matches!(byte, b',' | b';') => return false,
+            byte => before = byte,
+        }
+    }
+    true
+}
+
+/// Whether there is an end to the quotes; goes there.
+fn is_closed<'a>(rest: &mut impl Iterator<Item = &'a u8>) -> bool {
+    while let Some(byte) = rest.next() {
+        match *byte {
+            b'"' => return true,
+            b'\\' => _ = rest.next(),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// `delta-seconds`; what is not one is no freshness at all (RFC 9111 section 4.2.1).
@@ -232,6 +287,19 @@ mod tests {
             (&["max-age=60; private"], ResponseDirectives { max_age: secs(0), ..none }),
             (&[" , ,=5, NO-STORE"], ResponseDirectives { no_store: true, ..none }),
             (&["x-no-store"], none),
+            (&["max-age=60, x=\"a"], ResponseDirectives { max_age: secs(60), ..none }),
+            (&["x=\"a, private"], ResponseDirectives { private: true, ..none }),
+            (&["t=a\"b, no-store"], ResponseDirectives { no_store: true, ..none }),
+            (&["t=a\"b, No-Store, u=c\"d"], ResponseDirectives { no_store: true, ..none }),
+            (&["t=\"a\"b\", private, u=\"c\""], ResponseDirectives { private: true, ..none }),
+            (&["x=\"a\\\", no-store"], ResponseDirectives { no_store: true, ..none }),
+            (
+                &["x=\"a, no-cache=b, \"private\""],
+                ResponseDirectives { no_cache: true, private: true, ..none },
+            ),
+            (&["x=\"a", "y=\"b, private\""], ResponseDirectives { private: true, ..none }),
+            (&["y=\"b, private\""], none),
+            (&["\"b, private\""], ResponseDirectives { private: true, ..none }),
         ] {
             assert_eq!(response(lines), want, "{lines:?}");
         }
@@ -270,12 +338,20 @@ mod tests {
 
         #[test]
         fn no_store_is_found_beside_anything_unquoted(before in "[a-z0-9=, -]{0,20}", after in "[^\"]{0,20}") {
-            let line = format!("{before}, No-Store ,{after}");
-            if let Ok(value) = HeaderValue::from_str(&line) {
-                let mut headers = HeaderMap::new();
-                headers.insert(CACHE_CONTROL, value);
-                prop_assert!(ResponseDirectives::read(&headers).no_store, "{line:?}");
-            }
+            prop_assert!(has_no_store(&before, &after), "{before:?} {after:?}");
         }
+
+        #[test]
+        fn no_quotes_hide_it_but_those_around_it(before in "[a-z=\", -]{0,20}", after in "[a-z=\", -]{0,20}") {
+            let quoted = before.contains('"') && after.contains('"');
+            let hidden = quoted && is_well_quoted(format!("{before}, No-Store ,{after}").as_bytes());
+            prop_assert!(hidden || has_no_store(&before, &after), "{before:?} {after:?}");
+        }
+    }
+
+    /// Also where it is no field at all.
+    fn has_no_store(before: &str, after: &str) -> bool {
+        HeaderValue::from_str(&format!("{before}, No-Store ,{after}")).is_err()
+            || response(&[&format!("{before}, No-Store ,{after}")]).no_store
     }
 }
