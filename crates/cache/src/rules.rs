@@ -47,7 +47,8 @@ pub struct CacheRules {
     pub sort_query: bool,
     /// Request fields that tell responses apart as if `Vary` named them. Default none.
     pub key_fields: Vec<HeaderName>,
-    /// Cookies that tell responses apart. Default none.
+    /// Cookies that tell responses apart, by name. Default none. A request in which it is not clear whether there is one, as with space before its `=`, is neither
+    /// answered from the store nor stored.
     pub key_cookies: Vec<String>,
     /// Requests that pass by: neither answered from the store nor stored. Default none.
     pub bypass: Vec<Bypass>,
@@ -145,7 +146,7 @@ impl Bypass {
                     Some(start) => name.starts_with(start.as_bytes()),
                     None => name == pattern.as_bytes(),
                 };
-                cookies(headers).any(|(name, _)| is(name))
+                cookies(headers).any(|(name, _)| is(name.trim_ascii()))
             }
             Self::Field(name) => headers.contains_key(name),
             Self::Path(start) => path.starts_with(start.as_str()),

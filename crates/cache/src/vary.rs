@@ -8,7 +8,11 @@ use http::{
     },
 };
 
-use crate::{buf::Buf, directives::members, rules::CacheRules};
+use crate::{
+    buf::Buf,
+    directives::{is_well_quoted, members, split},
+    rules::CacheRules,
+};
 
 /// More names than this are not followed.
 const MAX_NAMES: usize = 16;
@@ -44,13 +48,13 @@ pub(crate) fn selectors(response: &HeaderMap, rules: &CacheRules) -> Option<Box<
     Some(selectors.into())
 }
 
-/// A request's values in the one form in which they are compared; `None` when they are too long.
+/// A request's values in the one form in which they are compared; `None` when they are too long, or can be read in more than one way.
 pub(crate) fn selection(selectors: &[Selector], request: &HeaderMap) -> Option<Buf> {
     let mut values = Buf::new();
     for selector in selectors {
         match selector {
             Selector::Field(name) => field(name, request, &mut values),
-            Selector::Cookie(name) => cookie(name, request, &mut values),
+            Selector::Cookie(name) => cookie(name, request, &mut values)?,
         }
         // No value has this byte in it.
         values.push(0);
@@ -65,8 +69,9 @@ fn field(name: &HeaderName, request: &HeaderMap, values: &mut Buf) {
         return;
     }
     values.push(1);
-    if [ACCEPT, ACCEPT_LANGUAGE, ACCEPT_ENCODING, ACCEPT_CHARSET].contains(name) {
-        // Lists whose case means nothing (RFC 9110 section 12.5).
+    let is_list = [ACCEPT, ACCEPT_LANGUAGE, ACCEPT_ENCODING, ACCEPT_CHARSET].contains(name);
+    if is_list && lines.iter().all(|line| is_well_quoted(line.as_bytes())) {
+        // Lists whose case means nothing (RFC 9110 section 12.5), and neither do empty members (section 5.6.1.2).
         let mut all: Vec<Vec<u8>> =
             lines.iter().flat_map(|line| members(line.as_bytes())).map(preference).collect();
         // The order of languages may be their priority (section 12.5.4).
@@ -78,47 +83,70 @@ fn field(name: &HeaderName, request: &HeaderMap, values: &mut Buf) {
             values.extend(&member);
             values.push(b',');
         }
-    } else if [COOKIE, AUTHORIZATION, USER_AGENT, REFERER].contains(name) {
-        // No lists: to the byte.
+    } else if is_list || [COOKIE, AUTHORIZATION, USER_AGENT, REFERER].contains(name) {
+        // No lists, or none that all take for the same: to the byte.
         for line in lines {
             values.extend(line.as_bytes());
             values.push(2);
         }
     } else {
-        // Several lines are one with commas, and space around a comma is none.
-        for member in lines.iter().flat_map(|line| members(line.as_bytes())) {
+        // Several lines are one with commas, and space around a comma is none (RFC 9111 section 4.1). A member that is empty stays:
+        // who does not know the field as a list sees one comma more.
+        for member in lines.iter().flat_map(|line| split(line.as_bytes(), b',')) {
             values.extend(member);
             values.push(b',');
         }
     }
 }
 
-/// In small letters, without space; `q=1` is what counts without it.
+/// Without the space around its parameters, the first part and `q` in small letters; `q=1` is what counts without it. The values of other parameters may have
+/// case (RFC 9110 section 8.3.1), and space elsewhere is none that all leave out.
 fn preference(member: &[u8]) -> Vec<u8> {
-    let mut text: Vec<u8> =
-        member.iter().filter(|b| !b.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect();
-    for full in [&b";q=1.000"[..], b";q=1.00", b";q=1.0", b";q=1.", b";q=1"] {
-        if text.ends_with(full) {
-            text.truncate(text.len() - full.len());
+    let mut text = Vec::with_capacity(member.len());
+    let mut parts = split(member, b';').peekable();
+    let first = parts.next().unwrap_or_default();
+    text.extend_from_slice(first);
+    // A value is none of a name's.
+    if !first.contains(&b'=') {
+        text.make_ascii_lowercase();
+    }
+    while let Some(part) = parts.next() {
+        let weight = part.get(..2).filter(|start| start.eq_ignore_ascii_case(b"q=")).map(|_| &part[2..]);
+        let full = weight.is_some_and(|weight| matches!(weight, b"1" | b"1." | b"1.0" | b"1.00" | b"1.000"));
+        if full && parts.peek().is_none() {
             break;
+        }
+        text.push(b';');
+        match weight {
+            Some(weight) => {
+                text.extend_from_slice(b"q=");
+                text.extend_from_slice(weight);
+            }
+            None => text.extend_from_slice(part),
         }
     }
     text
 }
 
-fn cookie(name: &str, request: &HeaderMap, values: &mut Buf) {
-    for value in cookies(request).filter_map(|(other, value)| (other == name.as_bytes()).then_some(value)) {
-        values.push(1);
-        values.extend(value);
+/// `None` where it depends on the reader whether the cookie is there.
+fn cookie(name: &str, request: &HeaderMap, values: &mut Buf) -> Option<()> {
+    for (other, value) in cookies(request) {
+        if other == name.as_bytes() {
+            values.push(1);
+            values.extend(value);
+        } else if other.trim_ascii() == name.as_bytes() {
+            // Some take the space off the name, for others this is another cookie.
+            return None;
+        }
     }
+    Some(())
 }
 
-/// Name and value of each cookie (RFC 6265 section 4.2), of every line.
+/// Name and the rest, from `=` on, of each cookie (RFC 6265 section 4.2.1), of every line. The one space that stands between cookies is left out, and no other.
 pub(crate) fn cookies(request: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     request.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| {
-        let at = pair.iter().position(|byte| *byte == b'=');
-        let (name, value) = at.map_or((pair, &[][..]), |at| (&pair[..at], &pair[at + 1..]));
-        (name.trim_ascii(), value.trim_ascii())
+        let pair = pair.strip_prefix(b" ").unwrap_or(pair);
+        pair.split_at(pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len()))
     })
 }
 
@@ -174,6 +202,30 @@ mod tests {
                 true,
             ),
             ("accept-encoding", &[("accept-encoding", "gzip")], &[("accept-encoding", "gzip;q=0")], false),
+            (
+                "accept-encoding",
+                &[("accept-encoding", "gzip,, br,")],
+                &[("accept-encoding", "br,gzip")],
+                true,
+            ),
+            ("accept", &[("accept", "text/html ; q=0.5")], &[("accept", "TEXT/html;Q=0.5")], true),
+            ("accept", &[("accept", "a/b;v=1;q=1.0")], &[("accept", "a/b; v=1")], true),
+            ("accept", &[("accept", "a/b; p=\"x;q=1\"")], &[("accept", "a/b;p=\"x;q=1\"")], true),
+            // What only one of two readers would take for the same is not.
+            ("origin", &[("origin", "https://a,")], &[("origin", "https://a")], false),
+            ("foo", &[("foo", "1,,2")], &[("foo", "1,2")], false),
+            ("foo", &[("foo", ",1")], &[("foo", "1")], false),
+            ("foo", &[("foo", "1"), ("foo", "")], &[("foo", "1")], false),
+            ("foo", &[("foo", ",")], &[("foo", "")], false),
+            ("accept-language", &[("accept-language", "d e")], &[("accept-language", "de")], false),
+            ("accept-encoding", &[("accept-encoding", "g zip")], &[("accept-encoding", "gzip")], false),
+            ("accept", &[("accept", "a/b;v=x y")], &[("accept", "a/b;v=xy")], false),
+            ("accept", &[("accept", "a/b;q = 0.5")], &[("accept", "a/b;q=0.5")], false),
+            ("accept", &[("accept", "a/b;v=X")], &[("accept", "a/b;v=x")], false),
+            ("accept", &[("accept", "a/b;v=\"X; q=1\"")], &[("accept", "a/b;v=\"X;q=1\"")], false),
+            ("accept", &[("accept", "a/b;v=\";q=1")], &[("accept", "a/b;v=\"")], false),
+            ("accept", &[("accept", "a/b;v=\"C, d/e")], &[("accept", "a/b;v=\"c, d/e")], false),
+            ("accept", &[("accept", "b\""), ("accept", "a")], &[("accept", "a"), ("accept", "b\"")], false),
             ("user-agent", &[("user-agent", "a, b")], &[("user-agent", "a,b")], false),
             ("cookie", &[("cookie", "a=1")], &[("cookie", "a=1; b=2")], false),
         ];
@@ -199,8 +251,19 @@ mod tests {
             &[("cookie", "theme=dark")],
             &[("x-country", "de")],
             &[("x-country", "de"), ("cookie", "theme=dark; theme=light")],
+            &[("x-country", "de"), ("cookie", "theme= dark")],
+            &[("x-country", "de"), ("cookie", "theme")],
+            &[("x-country", "de"), ("cookie", "theme=")],
         ] {
             assert_ne!(dark, select(other), "{other:?}");
+        }
+        assert_ne!(select(&[("cookie", "theme")]), select(&[("cookie", "theme=")]));
+        // It depends on the origin whether these have the cookie.
+        for cookie in
+            ["theme =dark", "id=1;  theme=dark", "\ttheme=dark", "id=1; theme\t=dark", "id=1; theme "]
+        {
+            let fields = [("x-country", "de"), ("cookie", cookie)];
+            assert!(selection(&selectors, &headers(&fields)).is_none(), "{cookie:?}");
         }
     }
 
