@@ -137,8 +137,11 @@ pub(crate) fn judge(
 }
 
 fn is_storable(status: StatusCode) -> bool {
-    // Not final; partial; without a response of its own; for one client or connection.
-    !matches!(status.as_u16(), 100..=199 | 206 | 304 | 401 | 407 | 416 | 421)
+    // Not final; partial; without a response of its own; for one client, request or connection, the last four by RFC 6585 sections 3 to 6.
+    !matches!(
+        status.as_u16(),
+        100..=199 | 206 | 304 | 401 | 407 | 408 | 416 | 421 | 425 | 428 | 429 | 431 | 511
+    )
 }
 
 fn is_understood(status: StatusCode) -> bool {

@@ -115,12 +115,16 @@ fn a_public_response_is_stored_without_its_cookie() {
 #[test]
 fn statuses() {
     let stored = |status, cc: &'static str| meta(&Asked::default(), status, &[(CC, cc)]).is_some();
-    for status in [200, 203, 204, 301, 302, 308, 404, 410, 500, 503, 599] {
+    for status in [200, 203, 204, 301, 302, 308, 404, 410, 451, 500, 503, 599] {
         assert!(stored(status, "max-age=60"), "{status}");
     }
-    for status in [101, 206, 304, 401, 407, 416, 421] {
-        assert!(!stored(status, "max-age=60"), "{status}");
+    for status in [101, 206, 304, 401, 407, 408, 416, 421, 425, 428, 429, 431, 511] {
+        assert!(!stored(status, "public, max-age=60"), "{status}");
     }
+    let overrides = [StatusTtl { statuses: 400..=599, ttl: Duration::from_secs(3), overrides: true }];
+    let rules = CacheRules::default().with_ttl(overrides);
+    let ruled = |status| judge(&Asked::default(), status, &headers(&[]), times(), &rules).is_some();
+    assert!(ruled(StatusCode::NOT_FOUND) && !ruled(StatusCode::TOO_MANY_REQUESTS));
     assert!(!stored(299, "max-age=60, must-understand"));
     assert!(!stored(599, "max-age=60, must-understand, no-store"));
     assert!(stored(200, "max-age=60, must-understand"));
