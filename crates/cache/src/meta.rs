@@ -208,7 +208,7 @@ fn initial_age(headers: &HeaderMap, times: Times) -> Duration {
         members(age.as_bytes()).next().and_then(seconds)
     });
     let delay = times.received.saturating_duration_since(times.asked);
-    apparent.max(Duration::from_secs(told.unwrap_or(0)) + delay)
+    apparent.max(Duration::from_secs(told.unwrap_or(0)).saturating_add(delay))
 }
 
 /// What is stored of a response's fields (RFC 9111 section 3.1): not those of the connection, not what is counted
@@ -264,12 +264,12 @@ impl Meta {
         } else {
             self.stale.revalidating.max(self.stale.failing)
         };
-        (self.lifetime + validated.max(given)).saturating_sub(self.age(now))
+        self.lifetime.saturating_add(validated.max(given)).saturating_sub(self.age(now))
     }
 
     /// Its age in seconds, for the `Age` field.
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        self.initial_age + now.saturating_duration_since(self.received)
+        self.initial_age.saturating_add(now.saturating_duration_since(self.received))
     }
 
     /// For how long it is fresh from `now` on.

@@ -168,7 +168,10 @@ fn rules_say_for_how_long() {
     let modified = "Sun, 06 Nov 1994 08:32:57 GMT";
     let rules = CacheRules::default()
         .with_heuristic(Some(Heuristic { percent: 10, max: Duration::from_secs(90) }))
+        .with_max_ttl(Duration::MAX)
+        .with_stale_if_error(Duration::MAX)
         .with_ttl([
+            StatusTtl { statuses: 204..=204, ttl: Duration::MAX, overrides: false },
             StatusTtl { statuses: 404..=404, ttl: Duration::from_secs(7), overrides: false },
             StatusTtl { statuses: 500..=599, ttl: Duration::from_secs(3), overrides: true },
         ]);
@@ -190,11 +193,14 @@ fn rules_say_for_how_long() {
         (503, &[(CC, "max-age=60")], Some(3)),
         (503, &[(CC, "private")], None),
         (403, &[], None),
+        (204, &[], Some(u64::MAX)),
     ] {
         let status = StatusCode::from_u16(status).unwrap();
         let judged = judge(&Asked::default(), status, &headers(fields), times(), &rules);
-        let seconds = judged.map(|meta| meta.fresh_for(meta.received).as_secs());
+        let seconds = judged.as_ref().map(|meta| meta.fresh_for(meta.received).as_secs());
         assert_eq!(seconds, want, "{status} {fields:?}");
+        let kept = judged.map(|meta| meta.expires_in(meta.received, Duration::MAX));
+        assert!(kept.is_none_or(|kept| kept.as_secs() >= want.unwrap()), "{status} {fields:?}");
     }
 }
 
