@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
@@ -219,14 +220,16 @@ fn kept(
     directives: &ResponseDirectives,
     rules: &CacheRules,
 ) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(headers.len() + 1);
-    for (name, value) in headers {
+    let is_kept = |name: &HeaderName| {
         let cookie = *name == SET_COOKIE && rules.set_cookie != SetCookie::Keep;
         let left_out = *name == AGE || cookie || (directives.withholds && withheld(headers, name));
-        if !left_out && !is_hop_by_hop(name, headers) {
-            kept.append(name, value.clone());
-        }
+        !left_out && !is_hop_by_hop(name, headers)
+    };
+    let mut kept = HeaderMap::with_capacity(headers.len() + 1);
+    for (name, value) in headers.iter().filter(|(name, _)| is_kept(name)) {
+        kept.append(name, value.clone());
     }
+    own(&mut kept);
     // RFC 9110 section 6.6.1: a recipient without a date adds one when it stores.
     if !kept.contains_key(DATE)
         && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(now))
@@ -234,6 +237,20 @@ fn kept(
         kept.insert(DATE, now);
     }
     kept
+}
+
+/// Copies the values, all to one place. A value that came is a part of all that was read with it, which would stay in memory with it and is in no weight.
+fn own(headers: &mut HeaderMap) {
+    let mut all = Vec::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| all.extend_from_slice(value.as_bytes()));
+    let mut all = Bytes::from(all);
+    for value in headers.values_mut() {
+        // it was a value before, and is one still
+        if let Ok(mut copy) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
 }
 
 /// RFC 9110 section 7.6.1, with every line of `Connection`.

@@ -280,6 +280,38 @@ fn fields_of_the_connection_are_not_stored() {
     assert_eq!(stored[DATE], "Sun, 06 Nov 1994 08:49:37 GMT");
 }
 
+/// What it was read with is let go of, also after a 304.
+#[test]
+fn fields_are_copied() {
+    let head = Bytes::from(["max-age=60", "\"a\"", "", "x-value"].concat().into_bytes());
+    let value = |range: std::ops::Range<usize>| HeaderValue::from_maybe_shared(head.slice(range)).unwrap();
+    let mut fields = HeaderMap::new();
+    fields.insert(CC, value(0..10));
+    fields.insert("etag", value(10..13));
+    fields.insert("x-empty", value(13..13));
+    fields.append("x", value(13..20));
+    let mut secret = value(13..14);
+    secret.set_sensitive(true);
+    fields.append("x", secret);
+    let judged = |fields: &HeaderMap| {
+        judge(&Asked::default(), StatusCode::OK, fields, times(), &CacheRules::default()).unwrap()
+    };
+    let first = judged(&fields);
+    let second = judged(&first.updated(&fields).unwrap());
+    drop((fields, value));
+    assert!(head.is_unique());
+    for meta in [first, second] {
+        assert_eq!(
+            (&meta.headers[CC], &meta.headers["etag"]),
+            (&"max-age=60".parse().unwrap(), &"\"a\"".parse().unwrap())
+        );
+        assert_eq!(meta.headers["x-empty"], "");
+        let x: Vec<_> =
+            meta.headers.get_all("x").iter().map(|x| (x.to_str().unwrap(), x.is_sensitive())).collect();
+        assert_eq!(x, [("x-value", false), ("x", true)]);
+    }
+}
+
 #[test]
 fn a_304_updates_all_lines_but_not_the_body_s_fields() {
     let fields = [(CC, "max-age=60"), ("etag", "\"a\""), ("content-length", "5"), ("x", "1"), ("y", "1")];
