@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use crate::{
     disk_options::{DiskError, DiskOptions},
     layer::Core,
-    store::Variants,
+    store::{Ticket, Variants},
 };
 
 /// None of it is ever made.
@@ -16,7 +16,7 @@ impl Disk {
         Err(DiskError::NotBuilt)
     }
 
-    pub(crate) fn put(&self, _: &[u8], _: &Variants, _: u32) {
+    pub(crate) fn put(&self, _: &[u8], _: &Variants, _: Ticket) {
         match *self {}
     }
 

@@ -5,7 +5,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,11 +35,18 @@ pub(crate) struct Stored {
     pub(crate) body: StoredBody,
     /// See [`crate::CacheRules::keep_stale`].
     pub(crate) keep_stale: Duration,
-    /// A soft purge has marked it: it counts as stale.
-    pub(crate) outdated: AtomicBool,
+    /// [`OUTDATED`] and [`GONE`]; it only ever grows.
+    state: AtomicU8,
     /// What it was stored by, for when it leaves memory.
     pub(crate) ticket: OnceLock<Ticket>,
 }
+
+/// A soft purge has marked it: it counts as stale.
+const OUTDATED: u8 = 1;
+
+/// It was forgotten. Who is about to store a list with it among others may put it back, as moka lets go of a key while its value is being computed anew: it is
+/// not selected there.
+const GONE: u8 = 2;
 
 /// A body in the pieces in which it is given out.
 #[derive(Clone, Debug, Default)]
@@ -74,11 +81,14 @@ pub(crate) struct Shared {
     pub(crate) disk: Option<Arc<Disk>>,
     pub(crate) options: CacheOptions,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) purges: Purges,
+    pub(crate) purges: Arc<Purges>,
     pub(crate) flights: Flights,
     pub(crate) marks: Marks,
     filling: AtomicU64,
     pub(crate) generations: Arc<Generations>,
+    /// What happens while a list is being made.
+    #[cfg(test)]
+    pub(crate) meanwhile: tests::Meanwhile,
 }
 
 /// How often each key was invalidated, or one that shares its counter.
@@ -116,6 +126,8 @@ impl Shared {
         let dropped = Arc::clone(&generations);
         let counters = Arc::new(Counters::default());
         let evicted = Arc::clone(&counters);
+        let purges = Arc::new(Purges::default());
+        let walked = Arc::clone(&purges);
         let cache = Cache::builder()
             .max_capacity(options.max_bytes)
             .weigher(weight)
@@ -125,7 +137,8 @@ impl Shared {
                     count(&evicted.evicted);
                     if let Some(below) = &below {
                         // What is dropped is valid now: what was invalidated before is not there.
-                        below.put(&key, &variants, dropped.now(&key));
+                        let ticket = Ticket { generation: dropped.now(&key), epoch: walked.finished() };
+                        below.put(&key, &variants, ticket);
                     }
                 }
             })
@@ -135,11 +148,13 @@ impl Shared {
             disk,
             options,
             counters,
-            purges: Purges::default(),
+            purges,
             flights: Flights::default(),
             marks: Marks::default(),
             filling: AtomicU64::new(0),
             generations,
+            #[cfg(test)]
+            meanwhile: tests::Meanwhile::default(),
         }
     }
 
@@ -160,20 +175,28 @@ impl Shared {
             // what is there is older
             disk.forget(key);
         }
-        let _ = self.cache.entry(Arc::clone(key)).and_upsert_with(|old| {
+        let before = self.in_memory(key);
+        let entry = self.cache.entry(Arc::clone(key)).and_upsert_with(|old| {
             let old = old.map(moka::Entry::into_value);
             let others = old.iter().flat_map(|variants| variants.iter()).filter(|other| {
                 other.meta.selectors == stored.meta.selectors
                     && other.meta.selection != stored.meta.selection
                     && other.keep_for(now) > Duration::ZERO
+                    && !other.is_gone()
             });
-            std::iter::once(stored).chain(others).take(max).cloned().collect()
+            let variants = std::iter::once(stored).chain(others).take(max).cloned().collect();
+            #[cfg(test)]
+            self.meanwhile.run(self);
+            variants
         });
         // An invalidation counts up first and removes then: one that came between the check above and the insertion
         // may have removed before it.
         let valid = self.is_valid(key, ticket, &stored.meta);
         if !valid {
+            stored.leave();
             self.forget_invalid(key);
+        } else if let Some((_, others)) = entry.value().split_first() {
+            self.leave_missed(key, before, others);
         }
         valid
     }
@@ -187,14 +210,24 @@ impl Shared {
     /// Forgets a key, with what is on its way. Whether there was something.
     pub(crate) fn forget(&self, key: &[u8]) -> bool {
         self.outrun(key);
-        let found = self.cache.remove(key).is_some();
+        let found = self.remove(key);
         self.outrun_disk(key);
         found
     }
 
+    /// Takes a key out of memory. Whether there was something.
+    pub(crate) fn remove(&self, key: &[u8]) -> bool {
+        let removed = self.cache.remove(key);
+        removed.inspect(|variants| variants.iter().for_each(|stored| stored.leave())).is_some()
+    }
+
     /// Forgets what was stored though it is not valid any more.
     pub(crate) fn forget_invalid(&self, key: &[u8]) {
-        self.cache.invalidate(key);
+        if self.disk.is_some() {
+            // It may have been written meanwhile: first it can't come back, then it goes.
+            self.generations.pass(key);
+        }
+        self.remove(key);
         self.outrun_disk(key);
     }
 
@@ -209,22 +242,45 @@ impl Shared {
 
     /// Forgets one of the responses of a key, as far as it is still there.
     pub(crate) fn forget_variant(&self, key: &Key, stored: &Arc<Stored>) {
-        let _ = self.cache.entry(Arc::clone(key)).and_compute_with(|old| {
-            use moka::ops::compute::Op;
+        use moka::ops::compute::{CompResult, Op};
+        stored.leave();
+        let before = self.in_memory(key);
+        let result = self.cache.entry(Arc::clone(key)).and_compute_with(|old| {
             let Some(old) = old.map(moka::Entry::into_value) else { return Op::Nop };
-            let rest: Variants = old.iter().filter(|other| !Arc::ptr_eq(other, stored)).cloned().collect();
+            let rest: Variants = old.iter().filter(|other| !other.is_gone()).cloned().collect();
+            #[cfg(test)]
+            self.meanwhile.run(self);
             match rest.len() {
                 0 => Op::Remove,
                 len if len == old.len() => Op::Nop,
                 _ => Op::Put(rest),
             }
         });
+        if let CompResult::ReplacedWith(entry) = result {
+            self.leave_missed(key, before, entry.value());
+        }
+    }
+
+    /// Memory may have dropped a list while the next one was made of it: a purge in between did not find what was in it. `before` is of before.
+    fn leave_missed(&self, key: &[u8], before: Ticket, variants: &[Arc<Stored>]) {
+        let passed = self.generations.now(key) != before.generation;
+        for stored in variants.iter().filter(|stored| !stored.is_outdated()) {
+            let epoch = stored.ticket.get().map_or(0, |ticket| ticket.epoch).max(before.epoch);
+            if passed || self.purges.reached(epoch, key, &stored.meta.tags) {
+                stored.leave();
+            }
+        }
     }
 
     /// To be taken before a request is forwarded.
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
         let generation = self.generations.now(key);
         Ticket { generation, epoch: self.purges.epoch() }
+    }
+
+    /// What all in memory was found valid by at least.
+    fn in_memory(&self, key: &[u8]) -> Ticket {
+        Ticket { generation: self.generations.now(key), epoch: self.purges.finished() }
     }
 
     pub(crate) fn is_valid(&self, key: &[u8], ticket: Ticket, meta: &Meta) -> bool {
@@ -271,16 +327,38 @@ impl std::fmt::Debug for Shared {
 
 impl Stored {
     pub(crate) fn new(meta: Meta, body: StoredBody, keep_stale: Duration) -> Self {
-        Self { meta, body, keep_stale, outdated: AtomicBool::new(false), ticket: OnceLock::new() }
+        Self { meta, body, keep_stale, state: AtomicU8::new(0), ticket: OnceLock::new() }
+    }
+
+    /// It counts as stale from now on.
+    pub(crate) fn outdate(&self) {
+        self.state.fetch_max(OUTDATED, Ordering::AcqRel);
     }
 
     pub(crate) fn is_outdated(&self) -> bool {
-        self.outdated.load(Ordering::Relaxed)
+        self.state.load(Ordering::Acquire) >= OUTDATED
+    }
+
+    /// It is forgotten.
+    pub(crate) fn leave(&self) {
+        self.state.store(GONE, Ordering::Release);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state.load(Ordering::Acquire) == GONE
     }
 
     /// For how long it is of use: while fresh, and then while it can be revalidated or given out stale.
     pub(crate) fn keep_for(&self, now: Instant) -> Duration {
         self.meta.expires_in(now, self.keep_stale)
+    }
+
+    fn weight(&self) -> usize {
+        let fields: usize =
+            self.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        let pieces = self.body.chunks.len() * size_of::<Bytes>() * 2;
+        let body = usize::try_from(self.body.len).unwrap_or(usize::MAX);
+        (fields + self.meta.selection_bytes() + pieces + OVERHEAD).saturating_add(body)
     }
 }
 
@@ -288,10 +366,10 @@ impl Stored {
 pub(crate) fn select<'a>(variants: &'a Variants, request: &HeaderMap) -> Option<&'a Arc<Stored>> {
     let first = variants.first()?;
     if first.meta.selectors.is_empty() {
-        return Some(first);
+        return Some(first).filter(|first| !first.is_gone());
     }
     let values = selection(&first.meta.selectors, request)?;
-    variants.iter().find(|stored| *stored.meta.selection == *values.as_slice())
+    variants.iter().find(|stored| *stored.meta.selection == *values.as_slice() && !stored.is_gone())
 }
 
 /// RFC 9110 section 9.2.1.
@@ -300,14 +378,7 @@ pub(crate) fn is_safe(method: &Method) -> bool {
 }
 
 fn weight(key: &Key, variants: &Variants) -> u32 {
-    let one = |stored: &Arc<Stored>| {
-        let fields: usize =
-            stored.meta.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
-        let pieces = stored.body.chunks.len() * size_of::<Bytes>() * 2;
-        let body = usize::try_from(stored.body.len).unwrap_or(usize::MAX);
-        (fields + stored.meta.selection_bytes() + pieces + OVERHEAD).saturating_add(body)
-    };
-    let all = variants.iter().map(one).fold(key.len(), usize::saturating_add);
+    let all = variants.iter().map(|stored| stored.weight()).fold(key.len(), usize::saturating_add);
     u32::try_from(all).unwrap_or(u32::MAX)
 }
 
@@ -332,3 +403,6 @@ impl Expiry<Key, Variants> for Keep {
         longest(variants, now)
     }
 }
+
+#[cfg(test)]
+mod tests;

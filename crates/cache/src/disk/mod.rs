@@ -84,10 +84,10 @@ impl Disk {
         })
     }
 
-    /// Writes what memory drops, behind the caller's back, if there is room to wait for it. `generation` is the key's: what is dropped was valid until now,
-    /// whatever happened to others with the same counter since it was stored.
-    pub(crate) fn put(&self, key: &[u8], variants: &Variants, generation: u32) {
-        if let Some(record) = self.record(variants, generation) {
+    /// Writes what memory drops, behind the caller's back, if there is room to wait for it. `now` has the key's generation and the last purge that has looked at all that was in
+    /// memory: what is dropped was valid until now, whatever happened to others with the same counter, and however many purges meant others, since it was stored.
+    pub(crate) fn put(&self, key: &[u8], variants: &Variants, now: Ticket) {
+        if let Some(record) = self.record(variants, now) {
             self.written.fetch_add(1, Ordering::Relaxed);
             self.records.storage_writer(key.to_vec()).insert(record.into());
         }
@@ -135,15 +135,15 @@ fn take_slot(path: &Path) -> Result<(PathBuf, File), DiskError> {
 /// Records: for each response its ticket, what is known of it and its body.
 impl Disk {
     /// `None` where nothing of it is worth a write.
-    fn record(&self, variants: &Variants, generation: u32) -> Option<Vec<u8>> {
+    fn record(&self, variants: &Variants, now: Ticket) -> Option<Vec<u8>> {
         let kept = variants.iter().filter_map(|stored| Some((stored, stored.ticket.get()?)));
         let kept: Vec<_> = kept.filter(|(stored, _)| !stored.is_outdated()).collect();
         let bodies: u64 = kept.iter().map(|(stored, _)| stored.body.len).sum();
         let length = usize::try_from(bodies).ok().filter(|bodies| *bodies < LONGEST && !kept.is_empty())?;
         let mut record = Vec::with_capacity(length + 1024 * kept.len());
         for (stored, ticket) in kept {
-            put_u64(&mut record, generation.into());
-            put_u64(&mut record, ticket.epoch);
+            put_u64(&mut record, now.generation.into());
+            put_u64(&mut record, ticket.epoch.max(now.epoch));
             stored.meta.write(self.start, &mut record);
             put_u64(&mut record, stored.keep_stale.as_secs());
             put_u64(&mut record, stored.body.len);
@@ -242,12 +242,17 @@ mod tests {
     };
 
     fn stored(ticket: Ticket) -> Arc<Stored> {
+        with_body(ticket, b"")
+    }
+
+    fn with_body(ticket: Ticket, body: &'static [u8]) -> Arc<Stored> {
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
         let now = Instant::now();
         let times = Times { asked: now, received: now, wall: SystemTime::now() };
         let meta = judge(&Asked::default(), StatusCode::OK, &headers, times, &CacheRules::default()).unwrap();
-        let stored = Stored::new(meta, StoredBody::default(), Duration::ZERO);
+        let chunks = std::iter::once(Bytes::from_static(body)).collect();
+        let stored = Stored::new(meta, StoredBody { chunks, len: body.len() as u64 }, Duration::ZERO);
         stored.ticket.set(ticket).unwrap();
         Arc::new(stored)
     }
@@ -262,7 +267,10 @@ mod tests {
         let key: Key = b"https://a:443/"[..].into();
         let variants: Variants = [stored(shared.ticket(&key))].into();
         shared.generations.pass(&key);
-        let record = |generation| disk.read(disk.record(&variants, generation).unwrap().into()).unwrap();
+        let record = |generation| {
+            let now = Ticket { generation, epoch: 0 };
+            disk.read(disk.record(&variants, now).unwrap().into()).unwrap()
+        };
         let (now, before) = (shared.generations.now(&key), shared.generations.now(&key) - 1);
         assert!(!shared.put_back(&key, record(before)));
         assert!(shared.put_back(&key, record(now)) && shared.get(&key).is_some());
@@ -271,6 +279,25 @@ mod tests {
         let between = shared.generations.now(&key);
         shared.forget(&key);
         assert!(!shared.put_back(&key, record(between)) && shared.get(&key).is_none());
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+
+    #[tokio::test]
+    async fn bodies_are_kept_each_for_itself() {
+        let dir = std::env::temp_dir().join(format!("portcullis-cache-{}-bodies", std::process::id()));
+        let disk = Disk::open(&DiskOptions::new(&dir).with_max_bytes(64 << 20)).unwrap();
+        let now = Ticket { generation: 0, epoch: 0 };
+        let bodies = [&b"one"[..], b"", b"three"];
+        let variants: Variants = bodies.map(|body| with_body(now, body)).into();
+        let record = Bytes::from(disk.record(&variants, now).unwrap());
+        let read = disk.read(record.clone()).unwrap();
+        assert!(record.is_unique());
+        assert_eq!(read.iter().map(|stored| stored.body.chunks.concat()).collect::<Vec<_>>(), bodies);
+        // What has left memory is not written, alone or with others.
+        variants[0].leave();
+        assert_eq!(disk.read(disk.record(&variants, now).unwrap().into()).unwrap().len(), 2);
+        variants.iter().for_each(|stored| stored.leave());
+        assert!(disk.record(&variants, now).is_none());
         let _ = std::fs::remove_dir_all(&dir);
     }
 }

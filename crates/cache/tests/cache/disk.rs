@@ -119,6 +119,37 @@ async fn what_a_purge_means_is_not_given_out() {
     assert_eq!(world.calls(), before + COUNT);
 }
 
+/// Whatever else was purged meanwhile.
+#[tokio::test]
+async fn what_no_purge_means_stays() {
+    let dir = Dir::new("stays");
+    let world = small(&dir);
+    let first = 6;
+    for n in 0..first {
+        world.get(&path(n)).await;
+    }
+    for n in 0..600 {
+        let uri = format!("https://a.example.com/none/{n}").parse().unwrap();
+        world.layer.purge_prefix(&uri, Purge::Hard).unwrap();
+    }
+    // what was stored before them and went to the disk after them
+    for n in first..COUNT {
+        world.get(&path(n)).await;
+    }
+    assert!(world.stats().evicted > 0);
+    for n in 0..first {
+        assert!(world.get(&path(n)).await.is_hit(), "{n}");
+    }
+    // what was on disk before
+    for n in 0..600 {
+        assert_eq!(world.layer.purge_tag(&format!("none-{n}"), Purge::Hard), 0);
+    }
+    for n in 0..COUNT {
+        assert!(world.get(&path(n)).await.is_hit(), "{n}");
+    }
+    assert_eq!(world.calls(), COUNT);
+}
+
 #[tokio::test]
 async fn a_store_begins_empty_and_has_a_place_of_its_own() {
     let dir = Dir::new("slots");
