@@ -166,6 +166,8 @@ impl Shared {
     pub(crate) fn insert(&self, key: &Key, ticket: Ticket, stored: &Arc<Stored>) -> bool {
         let now = Instant::now();
         let max = self.options.max_variants;
+        // More than this would be dropped at once, or weigh more than a weight can tell.
+        let room = usize::try_from(self.options.max_bytes.min(u32::MAX.into())).unwrap_or(usize::MAX);
         if !self.is_valid(key, ticket, &stored.meta) {
             return false;
         }
@@ -183,6 +185,11 @@ impl Shared {
                     && other.meta.selection != stored.meta.selection
                     && other.keep_for(now) > Duration::ZERO
                     && !other.is_gone()
+            });
+            let mut sum = key.len().saturating_add(stored.weight());
+            let others = others.take_while(|other| {
+                sum = sum.saturating_add(other.weight());
+                sum <= room
             });
             let variants = std::iter::once(stored).chain(others).take(max).cloned().collect();
             #[cfg(test)]

@@ -121,3 +121,22 @@ fn what_no_purge_found_is_not_put_back() {
         assert!(!has(&shared, "1"), "{n}");
     }
 }
+
+/// The weight of a key is a number of 32 bits, and the bound is that of all keys: what does not fit goes, the oldest first.
+#[test]
+fn variants_fit_into_the_weight_of_a_key() {
+    const GIB: u64 = 1 << 30;
+    for (max_bytes, len, fit) in
+        [(64 * GIB, GIB, 3), (64 * GIB, 16, 16), (1 << 20, 300 << 10, 3), (1 << 20, 900 << 10, 1)]
+    {
+        let shared = Shared::new(CacheOptions::default().with_max_bytes(max_bytes), None);
+        for n in 0..16 {
+            insert(&shared, &n.to_string(), "t", len);
+            shared.run_pending();
+        }
+        let variants = shared.get(&key()).unwrap();
+        assert_eq!(variants.len(), fit, "{max_bytes} {len}");
+        assert!(u64::from(weight(&key(), &variants)) > len * fit as u64);
+        assert!((16 - fit..16).all(|n| has(&shared, &n.to_string())), "{max_bytes} {len}");
+    }
+}
