@@ -168,6 +168,12 @@ impl Disk {
             stored.ticket.set(ticket).ok()?;
             all.push(stored);
         }
+        if all.len() > 1 {
+            // Each is forgotten by itself, and would keep the others' bodies with its own.
+            for chunk in all.iter_mut().filter_map(|stored| Arc::get_mut(&mut stored.body.chunks)).flatten() {
+                *chunk = Bytes::copy_from_slice(chunk);
+            }
+        }
         Some(all)
     }
 }
