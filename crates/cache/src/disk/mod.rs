@@ -188,7 +188,8 @@ impl Core {
     /// What has to be waited for before this key is looked up; `None` where memory knows all.
     pub(crate) fn load(self: &Arc<Self>, key: &[u8]) -> Option<Load> {
         let disk = self.shared.disk.as_ref()?;
-        if self.shared.cache.contains_key(key) || !disk.may_have(key) {
+        // what is in memory is not on disk as a rule, so that a hit looks into memory once
+        if !disk.may_have(key) || self.shared.cache.contains_key(key) {
             return None;
         }
         let (core, key) = (Arc::clone(self), Key::from(key));
