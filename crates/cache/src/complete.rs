@@ -22,9 +22,11 @@ use crate::{
     layer::Core,
     meta::{Asked, Meta, Times, judge},
     request::{Changed, NotForStore},
+    rules::CacheRules,
     stats::count,
     status::{Status, Why},
     store::{Key, Stored, Ticket},
+    vary::{selection, selectors},
 };
 
 /// What to do once the inner service has answered.
@@ -167,18 +169,7 @@ where
     let meta = judge(&get.asked, response.status(), response.headers(), times, &core.rules)
         .filter(|_| !is_too_large(&response, core.rules.max_object_bytes));
     let Some(meta) = meta else {
-        // What was asked about is not what the origin has any more; an error says nothing about it.
-        if let Some(stored) = get.stored.as_ref().filter(|_| !response.status().is_server_error()) {
-            shared.forget_variant(get.lead.flight().key(), stored);
-        }
-        // A 304 is for the client's own conditions, and says nothing of what others get.
-        if response.status() == StatusCode::NOT_MODIFIED {
-            get.lead.tell(Outcome::Again);
-        } else {
-            shared.marks.set(hash, times.received);
-            get.lead.tell(Outcome::Alone);
-        }
-        return pass(core, Status::fwd(get.why), response);
+        return not_for_all(core, *get, response, times.received);
     };
     note_sharing(core, hash, &meta, times.received);
     let expected = content_length(response.headers()).or_else(|| response.body().size_hint().exact());
@@ -195,6 +186,38 @@ where
     };
     status.note(&core.rules, response.headers_mut());
     response
+}
+
+/// Passes on what is not to be stored, with what follows of it for others.
+fn not_for_all<B>(core: &Core, get: Get, response: Response<B>, now: Instant) -> Response<CacheBody<B>> {
+    let shared = &core.shared;
+    let (status, key) = (response.status(), get.lead.flight().key());
+    let selects = may_select(&get.asked, response.headers(), &core.rules);
+    if selects && speaks_of_all(&get.asked, status) {
+        // What was asked about is not what the origin has any more.
+        if let Some(stored) = &get.stored {
+            shared.forget_variant(key, stored);
+        }
+        shared.marks.set(shared.hash(key), now);
+    }
+    // These are for the client's own fields: the next who waits may have more luck.
+    let own = !selects || status == StatusCode::NOT_MODIFIED;
+    get.lead.tell(if own { Outcome::Again } else { Outcome::Alone });
+    pass(core, Status::fwd(get.why), response)
+}
+
+/// Whether a response says something of what others get. With credentials it may be for their user alone (RFC 9111 section 3.5), and an error for what else one client sent: were it
+/// otherwise, whoever sends a wrong password could drop what is stored for all.
+fn speaks_of_all(asked: &Asked, status: StatusCode) -> bool {
+    let of_the_resource = status.is_success()
+        || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
+        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    !asked.authorized && of_the_resource
+}
+
+/// Whether a request's fields are short enough to tell its response from others, or no others are named.
+fn may_select(asked: &Asked, response: &HeaderMap, rules: &CacheRules) -> bool {
+    selectors(response, rules).is_none_or(|selectors| selection(&selectors, &asked.fields).is_some())
 }
 
 /// Whether it is of use to wait for a response to this key, from what the last one was.
@@ -229,8 +252,10 @@ fn refreshed<B>(
         get.lead.tell(if usable { Outcome::Again } else { Outcome::Alone });
         answer::stored(&fresh, &get.wanted, times.received)
     } else {
-        // Good for this request, and for no other.
-        shared.forget_variant(&key, stored);
+        // Good for this request, and for no other; unless it is only this one that it is refused for.
+        if !get.asked.authorized {
+            shared.forget_variant(&key, stored);
+        }
         get.lead.tell(Outcome::Alone);
         answer::stored(stored, &get.wanted, times.received)
     };
@@ -308,7 +333,7 @@ fn complete_look<B>(core: &Core, look: &Look, response: Response<B>) -> Response
             let fresh = Stored::new(meta, look.stored.body.clone(), core.rules.keep_stale);
             core.shared.insert(&look.key, look.ticket, &Arc::new(fresh));
         }
-    } else if !same && !response.status().is_server_error() {
+    } else if !same && speaks_of_all(&look.asked, response.status()) {
         // There is something else by now.
         core.shared.forget_variant(&look.key, &look.stored);
     }

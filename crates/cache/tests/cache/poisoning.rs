@@ -237,6 +237,44 @@ async fn private_answers() {
     assert!(again.is_hit() && again.field("x-user").is_empty());
 }
 
+/// Whoever has the origin asked, and refuse him or know him, drops nothing that others get.
+#[tokio::test]
+async fn what_is_said_to_one_client_drops_nothing() {
+    let long = "x=".to_owned() + &"x".repeat(9000);
+    let known = ("authorization", "Basic eDp5");
+    for (fields, status, kept) in [
+        (&[known][..], 401, true),
+        (&[known], 403, true),
+        (&[known], 200, true),
+        (&[known], 304, true),
+        (&[known], 404, true),
+        (&[("cookie", long.as_str())], 400, true),
+        (&[], 401, true),
+        (&[], 429, true),
+        (&[], 503, true),
+        // This is of the resource.
+        (&[], 200, false),
+        (&[], 303, false),
+        (&[], 404, false),
+        (&[], 410, false),
+    ] {
+        for method in [Method::GET, Method::HEAD] {
+            let world = World::new(move |n, _| match n {
+                0 => reply(200, &[("cache-control", "max-age=60"), ("etag", "\"a\"")], "good"),
+                1 => reply(status, &[("cache-control", "private"), ("etag", "\"b\"")], ""),
+                _ => reply(200, &[], "other"),
+            });
+            world.get("/").await;
+            let mut evil = get("/", &[&[("cache-control", "no-cache")], fields].concat());
+            *evil.method_mut() = method.clone();
+            world.send(evil).await;
+            let after = world.get("/").await;
+            assert_eq!(after.is_hit(), kept, "{method} {status} {fields:?}");
+            assert_eq!(world.calls(), if kept { 2 } else { 3 });
+        }
+    }
+}
+
 #[tokio::test]
 async fn hosts_of_requests_with_absolute_uris() {
     let world = World::new(|_, request| {
