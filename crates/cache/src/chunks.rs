@@ -9,23 +9,31 @@ use crate::store::StoredBody;
 /// Pieces are copied into blocks of this size, so that what is kept is as large as it counts and not a corner of a larger buffer.
 const BLOCK: usize = 64 << 10;
 
-/// Where nobody said how long it will be.
-const FIRST_BLOCK: usize = 4 << 10;
-
 /// Up to this a stored body is one piece.
 const ONE_PIECE: u64 = 256 << 10;
 
 #[derive(Default)]
 pub(crate) struct Chunks {
-    /// With how many have still to read it, which counts only after [`Chunks::count_readers`].
-    kept: VecDeque<(Bytes, usize)>,
+    kept: VecDeque<Piece>,
     /// The number of the first that is kept.
     first: usize,
     /// Of all that came.
     len: u64,
     kept_bytes: u64,
+    /// Of the blocks, full or not, that pieces are kept of.
+    held: u64,
     block: BytesMut,
+    /// The size of `block`, with what of it is in pieces by now.
+    block_size: u64,
     expected: Option<u64>,
+}
+
+struct Piece {
+    data: Bytes,
+    /// How many have still to read it, which counts only after [`Chunks::count_readers`].
+    readers: usize,
+    /// What is free when it goes: the block of which it is the last piece.
+    frees: u64,
 }
 
 impl Chunks {
@@ -47,6 +55,11 @@ impl Chunks {
         self.kept_bytes
     }
 
+    /// What these take: a piece holds its whole block.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
     /// How many pieces that is.
     pub(crate) fn pieces(&self) -> u64 {
         self.kept.len() as u64
@@ -57,7 +70,23 @@ impl Chunks {
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<Bytes> {
-        self.kept.get(number.checked_sub(self.first)?).map(|(data, _)| data.clone())
+        self.kept.get(number.checked_sub(self.first)?).map(|piece| piece.data.clone())
+    }
+
+    /// What [`Chunks::copy`] of so many bytes takes: the blocks that it makes, in bytes, and the number of pieces.
+    pub(crate) fn cost(&self, more: usize) -> (u64, u64) {
+        let (mut rest, mut room, mut len) = (more, self.block.capacity(), self.len);
+        let (mut blocks, mut pieces) = (0, 0);
+        while rest > 0 {
+            if room == 0 {
+                room = self.next_block(len, rest);
+                blocks += room as u64;
+            }
+            let now = rest.min(room);
+            (rest, room, len) = (rest - now, room - now, len + now as u64);
+            pieces += 1;
+        }
+        (blocks, pieces)
     }
 
     /// A piece that is kept to the end.
@@ -65,73 +94,88 @@ impl Chunks {
         let mut rest = &data[..];
         while !rest.is_empty() {
             if self.block.capacity() == 0 {
-                self.block = BytesMut::with_capacity(self.next_block(rest.len()));
+                let size = self.next_block(self.len, rest.len());
+                self.block = BytesMut::with_capacity(size);
+                self.block_size = size as u64;
+                self.held += size as u64;
             }
             let (now, later) = rest.split_at(rest.len().min(self.block.capacity()));
             self.block.extend_from_slice(now);
-            let piece = self.block.split().freeze();
-            self.push(piece, 0);
+            let data = self.block.split().freeze();
+            let frees = if self.block.capacity() == 0 { std::mem::take(&mut self.block_size) } else { 0 };
+            self.push(Piece { data, readers: 0, frees });
             rest = later;
         }
     }
 
-    fn next_block(&self, more: usize) -> usize {
-        let announced = self.expected.map(|expected| expected.saturating_sub(self.len));
-        match announced.and_then(|left| usize::try_from(left).ok()) {
-            // No more than a block on the word of `Content-Length`.
-            Some(left) => left.clamp(1, BLOCK),
-            None if self.len == 0 => more.clamp(FIRST_BLOCK, BLOCK),
-            None => BLOCK,
-        }
+    /// As large as what is there: no more is set aside for a body than it has shown that it needs, whatever `Content-Length` announces, and blocks are few all
+    /// the same.
+    fn next_block(&self, len: u64, more: usize) -> usize {
+        let at_least = usize::try_from(len).unwrap_or(BLOCK).max(more);
+        let left = self.expected.and_then(|expected| usize::try_from(expected.saturating_sub(len)).ok());
+        at_least.min(left.unwrap_or(BLOCK)).clamp(1, BLOCK)
     }
 
     /// A piece that is let go of when so many have read it.
     pub(crate) fn pass(&mut self, data: Bytes, readers: usize) {
-        self.push(data, readers);
+        let frees = data.len() as u64;
+        self.held += frees;
+        self.push(Piece { data, readers, frees });
     }
 
-    fn push(&mut self, data: Bytes, readers: usize) {
-        self.len += data.len() as u64;
-        self.kept_bytes += data.len() as u64;
-        self.kept.push_back((data, readers));
+    fn push(&mut self, piece: Piece) {
+        self.len += piece.data.len() as u64;
+        self.kept_bytes += piece.data.len() as u64;
+        self.kept.push_back(piece);
+    }
+
+    /// Nothing more is copied: the block goes with the last piece of it.
+    fn close_block(&mut self) {
+        self.block = BytesMut::new();
+        if let Some(last) = self.kept.back_mut() {
+            last.frees += std::mem::take(&mut self.block_size);
+        }
     }
 
     /// From now on a piece goes when all readers have it, who stand at these numbers.
     pub(crate) fn count_readers(&mut self, readers: impl Iterator<Item = usize>) {
+        self.close_block();
         let mut starts = vec![0_usize; self.kept.len() + 1];
         for reader in readers {
             let at = reader.saturating_sub(self.first).min(self.kept.len());
             starts[at] += 1;
         }
         let mut before = 0;
-        for ((_, left), start) in self.kept.iter_mut().zip(starts) {
+        for (piece, start) in self.kept.iter_mut().zip(starts) {
             before += start;
-            *left = before;
+            piece.readers = before;
         }
         self.trim();
     }
 
     /// A reader has this one. Whether that made room.
     pub(crate) fn was_read(&mut self, number: usize) -> bool {
-        if let Some((_, left)) = number.checked_sub(self.first).and_then(|at| self.kept.get_mut(at)) {
-            *left = left.saturating_sub(1);
+        if let Some(piece) = number.checked_sub(self.first).and_then(|at| self.kept.get_mut(at)) {
+            piece.readers = piece.readers.saturating_sub(1);
         }
         self.trim()
     }
 
     /// A reader that had still to read from this one on is gone. Whether that made room.
     pub(crate) fn left(&mut self, next: usize) -> bool {
-        for (_, left) in self.kept.iter_mut().skip(next.saturating_sub(self.first)) {
-            *left = left.saturating_sub(1);
+        for piece in self.kept.iter_mut().skip(next.saturating_sub(self.first)) {
+            piece.readers = piece.readers.saturating_sub(1);
         }
         self.trim()
     }
 
     fn trim(&mut self) -> bool {
         let before = self.first;
-        while let Some((data, 0)) = self.kept.front() {
-            self.kept_bytes -= data.len() as u64;
-            self.kept.pop_front();
+        while self.kept.front().is_some_and(|piece| piece.readers == 0)
+            && let Some(piece) = self.kept.pop_front()
+        {
+            self.kept_bytes -= piece.data.len() as u64;
+            self.held -= piece.frees;
             self.first += 1;
         }
         self.first > before
@@ -139,7 +183,7 @@ impl Chunks {
 
     /// All of it, to be stored: in one piece where that is small, else in pieces of a block's size.
     pub(crate) fn whole(&self) -> StoredBody {
-        let pieces = || self.kept.iter().map(|(data, _)| data);
+        let pieces = || self.kept.iter().map(|piece| &piece.data);
         let average = self.len / (self.kept.len().max(1) as u64);
         let chunks: Arc<[Bytes]> = if self.kept.len() > 1 && self.len <= ONE_PIECE {
             std::iter::once(regroup(pieces(), usize::try_from(self.len).unwrap_or(0))).flatten().collect()
@@ -199,10 +243,17 @@ mod tests {
             let mut chunks = Chunks::default();
             chunks.expect(expected);
             let mut all = Vec::new();
+            let mut costs = (0, 0);
             for n in 0..pieces {
                 let piece = vec![u8::try_from(n % 251).unwrap(); size];
+                let (blocks, more) = chunks.cost(size);
+                costs = (costs.0 + blocks, costs.1 + more);
                 chunks.copy(&piece.clone().into());
                 all.extend_from_slice(&piece);
+                // All blocks but the last are full.
+                let memory = (all.len() + chunks.block.capacity()) as u64;
+                assert_eq!((costs, chunks.held()), ((memory, chunks.pieces()), memory), "{pieces} of {size}");
+                assert!(memory <= 2 * all.len() as u64, "{memory} for {pieces} of {size}");
             }
             let whole = chunks.whole();
             assert_eq!((whole.len, joined(&whole) == all), (all.len() as u64, true), "{pieces} of {size}");
@@ -241,6 +292,8 @@ mod tests {
                 let slowest = *readers.iter().min().unwrap();
                 prop_assert_eq!(chunks.first(), slowest);
                 prop_assert_eq!(chunks.kept(), 3 * (came - slowest) as u64);
+                // Blocks of three, three and six bytes; the last one is half empty and goes with its piece.
+                prop_assert_eq!(chunks.held() - chunks.kept(), if slowest < 3 { 3 } else { 0 });
             }
             let slowest = *readers.iter().min().unwrap();
             for reader in readers.iter().filter(|next| **next == slowest) {

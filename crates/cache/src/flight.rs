@@ -354,7 +354,7 @@ impl Flight {
         }
         let (outgrown, wakers) = {
             let mut state = self.state.lock();
-            let outgrown = state.outgrows(data.len() as u64, self);
+            let outgrown = state.outgrows(data.len(), self);
             if outgrown {
                 state.let_go(&self.shared);
             }
@@ -446,14 +446,19 @@ impl State {
         self.places.iter_mut().flatten().filter_map(|place| place.waker.take()).collect()
     }
 
-    /// Whether the body has no room in the store with so much more of it.
-    fn outgrows(&mut self, more: u64, flight: &Flight) -> bool {
+    /// Whether the body has no room in the store with so much more of it. Room is taken for what is set aside, not for what is in it.
+    fn outgrows(&mut self, more: usize, flight: &Flight) -> bool {
         let Some(target) = &self.target else { return false };
         let max = target.expected.unwrap_or(u64::MAX).min(flight.max_object);
-        if self.chunks.len() + more > max || !flight.shared.reserve(more + PIECE) {
+        if self.chunks.len() + more as u64 > max {
             return true;
         }
-        self.reserved += more + PIECE;
+        let (blocks, pieces) = self.chunks.cost(more);
+        let room = blocks + pieces * PIECE;
+        if !flight.shared.reserve(room) {
+            return true;
+        }
+        self.reserved += room;
         false
     }
 
@@ -475,7 +480,7 @@ impl State {
             // Nobody can come any more where this is called for nobody.
             0
         } else {
-            self.chunks.kept() + PIECE * self.chunks.pieces()
+            self.chunks.held() + PIECE * self.chunks.pieces()
         };
         let gone = self.reserved.saturating_sub(held);
         self.reserved -= gone;

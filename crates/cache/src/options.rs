@@ -12,8 +12,8 @@ pub struct CacheOptions {
     /// bookkeeping. Default 256 MiB. What is used least is dropped first. It may be passed for a moment while
     /// many responses are stored at once.
     pub max_bytes: u64,
-    /// The bytes of bodies that may be on their way into the store at one time, over all responses. A response past it is
-    /// passed on and not stored. A body counts until all who read it along have it or are gone, also after it was stored or turned out too large.
+    /// The memory of bodies that may be on their way into the store at one time, over all responses, counted as it is set aside: up to twice what came of
+    /// a body. A response past it is passed on and not stored. A body counts until all who read it along have it or are gone, also after it was stored or turned out too large.
     /// Default 64 MiB; this much memory in the worst case, beside [`CacheOptions::max_bytes`]. What clients hold comes on top: of a body too large to be
     /// stored up to 256 KiB and a frame ahead of the slowest of its readers, and a stored one that was dropped meanwhile until its readers have it.
     pub max_fill_bytes: u64,

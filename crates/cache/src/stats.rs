@@ -13,7 +13,7 @@ macro_rules! counters {
             pub entries: u64,
             /// Bytes stored now, as of the last [`crate::CacheLayer::run_pending`].
             pub bytes: u64,
-            /// Bytes of bodies on their way into the store now.
+            /// Bytes set aside now for bodies on their way into the store.
             pub filling: u64,
             /// Responses written to the second tier, those that it had no room for among them; 0 without one.
             pub disk_writes: u64,
