@@ -52,7 +52,7 @@ impl Seat {
     /// The next piece. `blocked` tells whether it is a slower reader that is waited for.
     pub(crate) fn poll_read(&self, cx: &Context<'_>, blocked: &mut bool) -> Poll<Read> {
         loop {
-            {
+            let (data, wakers) = {
                 let mut state = self.flight.state.lock();
                 let state = &mut *state;
                 *blocked = false;
@@ -70,17 +70,23 @@ impl Seat {
                     if freed {
                         state.give_back(&self.flight.shared);
                     }
-                    wakers.into_iter().for_each(Waker::wake);
-                    return Poll::Ready(Read::Data(data));
+                    (Some(data), wakers)
+                } else {
+                    if let Some(end) = &state.end {
+                        return Poll::Ready(Read::End(end.clone()));
+                    }
+                    self.register(state, cx);
+                    if state.is_windowed() && state.chunks.kept() >= WINDOW {
+                        *blocked = true;
+                        return Poll::Pending;
+                    }
+                    (None, Vec::new())
                 }
-                if let Some(end) = &state.end {
-                    return Poll::Ready(Read::End(end.clone()));
-                }
-                self.register(state, cx);
-                if state.is_windowed() && state.chunks.kept() >= WINDOW {
-                    *blocked = true;
-                    return Poll::Pending;
-                }
+            };
+            // Who is woken may want the same lock.
+            wakers.into_iter().for_each(Waker::wake);
+            if let Some(data) = data {
+                return Poll::Ready(Read::Data(data));
             }
             if matches!(self.flight.drive(), Drove::Pending) {
                 return Poll::Pending;
