@@ -14,7 +14,7 @@ use crate::{
     flight::{Flight, Seat},
     flights::{Joined, Lead},
     layer::Core,
-    meta::{Asked, Use},
+    meta::{Asked, Meta, Use},
     request::{again, ask_for_all, asked},
     stats::count,
     status::{Status, Why},
@@ -27,6 +27,10 @@ use crate::{
 pub(crate) struct LookUp {
     pub(crate) key: Buf,
     pub(crate) directives: RequestDirectives,
+    /// Read once, since what is forwarded has not all of it any more.
+    pub(crate) wanted: Wanted,
+    /// A response that came while it was waited, for other requests: it tells what they are told apart by.
+    pub(crate) met: Option<Arc<Meta>>,
     /// It was waited for another's response.
     pub(crate) waited: bool,
     /// It is not to be waited (again).
@@ -42,22 +46,26 @@ pub(crate) enum Step<B, R> {
 }
 
 impl LookUp {
-    /// Turns the request into the one to be forwarded, where it is.
-    pub(crate) fn decide<B: Default, R>(&self, core: &Arc<Core>, request: &mut Request<B>) -> Step<B, R> {
+    pub(crate) fn new<B>(key: Buf, directives: RequestDirectives, request: &Request<B>) -> Self {
+        let wanted = Wanted::read(request.method(), request.headers());
+        Self { key, directives, wanted, met: None, waited: false, alone: false }
+    }
+
+    /// Turns the request into the one to be forwarded, where it is; then this is not used again.
+    pub(crate) fn decide<B: Default, R>(&mut self, core: &Arc<Core>, request: &mut Request<B>) -> Step<B, R> {
         let shared = &core.shared;
         let now = Instant::now();
-        let wanted = Wanted::read(request.method(), request.headers());
         let variants = shared.get(self.key.as_slice());
         let stored = variants.as_ref().and_then(|variants| select(variants, request.headers()));
         let (why, stored) = match stored {
             Some(stored) => match stored.meta.usable(&self.directives, now, stored.is_outdated()) {
-                Use::Fresh(left) => return Step::Answer(self.hit(core, stored, &wanted, now, seconds(left))),
+                Use::Fresh(left) => return Step::Answer(self.hit(core, stored, now, seconds(left))),
                 Use::Taken(since) => {
-                    return Step::Answer(self.stale(core, stored, &wanted, now, seconds(since), "max-stale"));
+                    return Step::Answer(self.stale(core, stored, now, seconds(since), "max-stale"));
                 }
                 Use::Revalidating(since) => {
                     let name = "stale-while-revalidate";
-                    let answer = self.stale(core, stored, &wanted, now, seconds(since), name);
+                    let answer = self.stale(core, stored, now, seconds(since), name);
                     return match self.background(core, stored, variants.as_ref(), request, now) {
                         Some(ask) => Step::AnswerAndAsk(answer, Box::new(ask)),
                         None => Step::Answer(answer),
@@ -73,29 +81,19 @@ impl LookUp {
             return Step::Answer(only_if_cached(core));
         }
         if *request.method() == Method::HEAD {
-            return Step::Forward(self.head(core, request, why, stored, wanted, now));
+            return Step::Forward(self.head(core, request, why, stored, now));
         }
-        if wanted.ranged.is_some() {
-            if !core.rules.fetch_ranges {
-                count(&shared.counters.misses);
-                return Step::Forward(Plan::Pass(why));
-            }
-            ask_for_all(request);
+        if self.wanted.ranged.is_some() && !core.rules.fetch_ranges {
+            count(&shared.counters.misses);
+            return Step::Forward(Plan::Pass(why));
         }
-        self.get(core, request, why, stored, variants.as_ref(), wanted, now)
+        self.get(core, request, why, stored, variants.as_ref(), now)
     }
 
-    fn hit<B>(
-        &self,
-        core: &Core,
-        stored: &Arc<Stored>,
-        wanted: &Wanted,
-        now: Instant,
-        ttl: i64,
-    ) -> Response<CacheBody<B>> {
+    fn hit<B>(&self, core: &Core, stored: &Arc<Stored>, now: Instant, ttl: i64) -> Response<CacheBody<B>> {
         let counters = &core.shared.counters;
         count(if self.waited { &counters.collapsed } else { &counters.hits });
-        let mut response = answer::stored(stored, wanted, now);
+        let mut response = answer::stored(stored, &self.wanted, now);
         let status = Status { collapsed: self.waited, key: Some(self.key.as_slice()), ..Status::hit(ttl) };
         status.note(&core.rules, response.headers_mut());
         response
@@ -105,13 +103,12 @@ impl LookUp {
         &self,
         core: &Core,
         stored: &Arc<Stored>,
-        wanted: &Wanted,
         now: Instant,
         since: i64,
         detail: &'static str,
     ) -> Response<CacheBody<B>> {
         count(&core.shared.counters.stale);
-        let mut response = answer::stored(stored, wanted, now);
+        let mut response = answer::stored(stored, &self.wanted, now);
         let key = Some(self.key.as_slice());
         let status = Status { key, detail: Some(detail), ..Status::hit(-since) };
         status.note(&core.rules, response.headers_mut());
@@ -119,12 +116,11 @@ impl LookUp {
     }
 
     fn head<B>(
-        &self,
+        &mut self,
         core: &Core,
         request: &Request<B>,
         why: Why,
         stored: Option<&Arc<Stored>>,
-        wanted: Wanted,
         now: Instant,
     ) -> Plan {
         let Some(stored) = stored.map(Arc::clone) else {
@@ -139,19 +135,17 @@ impl LookUp {
             ticket: core.shared.ticket(self.key.as_slice()),
             stored,
             directives: self.directives,
-            wanted,
+            wanted: std::mem::take(&mut self.wanted),
         }))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what the look-up found out, once")]
     fn get<B: Default, R>(
-        &self,
+        &mut self,
         core: &Arc<Core>,
         request: &mut Request<B>,
         why: Why,
         stored: Option<&Arc<Stored>>,
         variants: Option<&Variants>,
-        wanted: Wanted,
         now: Instant,
     ) -> Step<B, R> {
         let shared = &core.shared;
@@ -159,7 +153,7 @@ impl LookUp {
         let asked = asked(request);
         let validates = stored.is_some_and(|stored| stored.meta.has_validator());
         // A 304 for a client's own conditions would be of no use to others.
-        let for_all = validates || wanted.conditions.is_empty();
+        let for_all = validates || self.wanted.conditions.is_empty();
         let may_wait = core.rules.collapse
             && !self.alone
             && why != Why::Request
@@ -167,7 +161,7 @@ impl LookUp {
             && tokio::runtime::Handle::try_current().is_ok()
             && !shared.marks.has(shared.hash(key), now);
         let ticket = shared.ticket(key);
-        let lead = match selection_of(variants, request.headers()).filter(|_| may_wait) {
+        let lead = match self.selection_of(variants, request.headers()).filter(|_| may_wait) {
             Some(values) => {
                 let flight = || Flight::new(shared, key, values.as_slice(), &core.rules);
                 if !for_all {
@@ -188,7 +182,7 @@ impl LookUp {
             && stored.is_none_or(|stored| !Arc::ptr_eq(stored, found))
             && let Use::Fresh(left) = found.meta.usable(&self.directives, now, found.is_outdated())
         {
-            return Step::Answer(self.hit(core, found, &wanted, now, seconds(left)));
+            return Step::Answer(self.hit(core, found, now, seconds(left)));
         }
         if let Some(stored) = stored.filter(|_| validates) {
             // RFC 9111 section 4.3.1
@@ -196,6 +190,10 @@ impl LookUp {
         }
         let stored = stored.map(Arc::clone);
         let directives = self.directives;
+        let wanted = std::mem::take(&mut self.wanted);
+        if wanted.ranged.is_some() {
+            ask_for_all(request);
+        }
         Step::Forward(Plan::Get(Box::new(Get {
             lead,
             ticket,
@@ -222,7 +220,7 @@ impl LookUp {
         tokio::runtime::Handle::try_current().ok()?;
         let shared = &core.shared;
         let key = self.key.as_slice();
-        let values = selection_of(variants, request.headers())?;
+        let values = self.selection_of(variants, request.headers())?;
         let flight = || Flight::new(shared, key, values.as_slice(), &core.rules);
         let lead = shared.flights.lead(key, values.as_slice(), flight)?;
         let ticket = shared.ticket(key);
@@ -243,13 +241,14 @@ impl LookUp {
         }));
         Some((request, plan))
     }
-}
 
-/// What tells this request from others for the same URI, as far as it is known before the response.
-fn selection_of(variants: Option<&Variants>, request: &HeaderMap) -> Option<Buf> {
-    match variants.and_then(|variants| variants.first()) {
-        Some(first) => selection(&first.meta.selectors, request),
-        None => Some(Buf::new()),
+    /// What tells this request from others for the same URI, as far as it is known before the response: by what is stored, or by what came for another.
+    fn selection_of(&self, variants: Option<&Variants>, request: &HeaderMap) -> Option<Buf> {
+        let stored = variants.and_then(|variants| variants.first()).map(|first| &first.meta);
+        match stored.or(self.met.as_deref()) {
+            Some(meta) => selection(&meta.selectors, request),
+            None => Some(Buf::new()),
+        }
     }
 }
 

@@ -14,8 +14,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use crate::{
-    answer::{self, Wanted},
-    background,
+    answer, background,
     body::CacheBody,
     complete::{Plan, content_length, seconds},
     decide::{LookUp, Step},
@@ -152,15 +151,19 @@ where
                 Outcome::Streaming(meta) if is_for(&meta, request) => {
                     let state = std::mem::replace(&mut self.state, Waiting::ToForward(None));
                     let Waiting::ForOutcome(seat) = state else { continue };
-                    let answer = along(&self.core, &self.look_up, &meta, seat, request);
+                    let answer = along(&self.core, &self.look_up, &meta, seat);
                     return Poll::Ready(Ok(Followed::Answer(answer)));
                 }
                 Outcome::Failed(stored) if is_for(&stored.meta, request) => {
-                    let answer = failed(&self.core, &self.look_up, &stored, request);
+                    let answer = failed(&self.core, &self.look_up, &stored);
                     return Poll::Ready(Ok(Followed::Answer(answer)));
                 }
                 Outcome::Alone => self.look_up.alone = true,
-                _ => {
+                outcome => {
+                    // It is for others. They are told apart by this, though nothing is stored yet: who is not among them waits for one of his own.
+                    if let Outcome::Streaming(meta) = outcome {
+                        self.look_up.met = Some(meta);
+                    }
                     self.tries += 1;
                     self.look_up.alone = self.tries == TRIES;
                 }
@@ -195,18 +198,11 @@ fn is_for<B>(meta: &Meta, request: &Request<B>) -> bool {
 }
 
 /// The same response, as it comes.
-fn along<B, R>(
-    core: &Core,
-    look_up: &LookUp,
-    meta: &Meta,
-    seat: Seat,
-    request: &Request<B>,
-) -> Response<CacheBody<R>> {
+fn along<R>(core: &Core, look_up: &LookUp, meta: &Meta, seat: Seat) -> Response<CacheBody<R>> {
     count(&core.shared.counters.collapsed);
     let now = Instant::now();
-    let wanted = Wanted::read(request.method(), request.headers());
     let len = seat.expected().or_else(|| content_length(&meta.headers));
-    let mut response = answer::on_its_way(meta, seat, len, core.rules.collapse_wait, &wanted, now);
+    let mut response = answer::on_its_way(meta, seat, len, core.rules.collapse_wait, &look_up.wanted, now);
     let key = Some(look_up.key.as_slice());
     let ttl = Some(seconds(meta.fresh_for(now)));
     let status = Status { collapsed: true, key, ttl, ..Status::fwd(Why::UriMiss) };
@@ -214,16 +210,10 @@ fn along<B, R>(
     response
 }
 
-fn failed<B, R>(
-    core: &Core,
-    look_up: &LookUp,
-    stored: &Arc<Stored>,
-    request: &Request<B>,
-) -> Response<CacheBody<R>> {
+fn failed<R>(core: &Core, look_up: &LookUp, stored: &Arc<Stored>) -> Response<CacheBody<R>> {
     count(&core.shared.counters.stale);
     let now = Instant::now();
-    let wanted = Wanted::read(request.method(), request.headers());
-    let mut response = answer::stored(stored, &wanted, now);
+    let mut response = answer::stored(stored, &look_up.wanted, now);
     let key = Some(look_up.key.as_slice());
     let ttl = Some(-seconds(stored.meta.stale_since(now)));
     let detail = Some("stale-if-error");

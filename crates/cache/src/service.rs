@@ -62,7 +62,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let plan = match classify(&request, &self.core) {
             Class::Lookup { key, directives } => {
-                let look_up = LookUp { key, directives, waited: false, alone: false };
+                let mut look_up = LookUp::new(key, directives, &request);
                 if let Some(load) = self.core.load(look_up.key.as_slice()) {
                     let follow = Follow::after(&self.core, self.inner.clone(), request, look_up, load);
                     return ResponseFuture { state: State::Follow { follow: Box::new(follow) } };

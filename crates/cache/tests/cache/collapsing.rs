@@ -56,7 +56,7 @@ impl Body for Channel {
 pub(crate) struct Origin {
     pub(crate) layer: CacheLayer,
     pub(crate) cache: Cache<Inner>,
-    requests: mpsc::UnboundedReceiver<(Request<Full<Bytes>>, Answer)>,
+    pub(crate) requests: mpsc::UnboundedReceiver<(Request<Full<Bytes>>, Answer)>,
 }
 
 impl Origin {
@@ -277,6 +277,40 @@ async fn each_variant_has_a_leader_of_its_own() {
         poll!(&mut french).is_pending() && poll!(&mut dutch).is_pending() && poll!(&mut again).is_pending()
     );
     assert_eq!(std::iter::from_fn(|| origin.came()).count(), 2);
+}
+
+/// As long as the first variant is on its way nothing is stored, but what came of it tells the others apart.
+#[tokio::test]
+async fn a_second_variant_has_a_leader_while_the_first_streams() {
+    let mut origin = Origin::new(CacheRules::default());
+    let cache = origin.cache.clone();
+    let ask = |language: &str| Box::pin(cache.clone().oneshot(get("/", &[("accept-language", language)])));
+    let (mut german, mut english, mut too) = (ask("de"), ask("en"), ask("EN"));
+    for one in [&mut german, &mut english, &mut too] {
+        assert!(poll!(one).is_pending());
+    }
+    let fields = [("cache-control", "max-age=60"), ("vary", "accept-language")];
+    let (response, held) = reply(200, &fields);
+    origin.came().unwrap().send(response).ok().unwrap();
+    held.send(data("deutsch")).await.unwrap();
+    let german = german.await.unwrap();
+    assert!(poll!(&mut english).is_pending() && poll!(&mut too).is_pending());
+    // One that comes later knows nothing, and learns it at once.
+    let mut late = ask("en");
+    assert!(poll!(&mut late).is_pending());
+    let answer = origin.came().unwrap();
+    assert!(origin.came().is_none(), "one for all of them");
+    let (response, body) = reply(200, &fields);
+    answer.send(response).ok().unwrap();
+    body.send(data("english")).await.unwrap();
+    drop(body);
+    for english in [english, too, late] {
+        assert_eq!(whole(english.await.unwrap()).await.unwrap(), "english");
+    }
+    drop(held);
+    assert_eq!(whole(german).await.unwrap(), "deutsch");
+    assert_eq!(whole(ask("en").await.unwrap()).await.unwrap(), "english");
+    assert!(origin.came().is_none());
 }
 
 #[tokio::test(start_paused = true)]
