@@ -174,7 +174,9 @@ where
     note_sharing(core, hash, &meta, times.received);
     let expected = content_length(response.headers()).or_else(|| response.body().size_hint().exact());
     let meta = Arc::new(meta);
-    let target = Target { meta: Arc::clone(&meta), ticket: get.ticket, expected };
+    // Who wants a part leaves before the end, and would leave nothing behind for the next.
+    let finish = core.rules.finish_fetch || get.wanted.ranged.is_some();
+    let target = Target { meta: Arc::clone(&meta), ticket: get.ticket, expected, finish };
     let (parts, body) = response.into_parts();
     let seat = get.lead.flight().begin(body, target);
     let status = Status { stored: true, key: Some(get.lead.flight().key()), ..Status::fwd(get.why) };

@@ -98,6 +98,8 @@ pub(crate) struct Target {
     pub(crate) ticket: Ticket,
     /// The length that `Content-Length` announced.
     pub(crate) expected: Option<u64>,
+    /// It is read to its end also for nobody.
+    pub(crate) finish: bool,
 }
 
 pub(crate) struct Flight {
@@ -106,7 +108,6 @@ pub(crate) struct Flight {
     selection: Box<[u8]>,
     max_object: u64,
     keep_stale: Duration,
-    finish: bool,
     source: Mutex<Option<Pinned>>,
     /// Somebody wanted the source while another had it.
     missed: AtomicBool,
@@ -166,7 +167,6 @@ impl Flight {
             selection: selection.into(),
             max_object: rules.max_object_bytes,
             keep_stale: rules.keep_stale,
-            finish: rules.finish_fetch,
             source: Mutex::new(None),
             missed: AtomicBool::new(false),
             fired: AtomicBool::new(false),

@@ -58,7 +58,8 @@ pub struct CacheRules {
     /// For how long a request waits for the head of another's response before it goes on its own. Default 5 s. Also how long a reader may make no progress while others wait for it, which they
     /// do only for bodies that turn out too large to be stored.
     pub collapse_wait: Duration,
-    /// Whether a request for a range of what is not stored is sent on as one for the whole, which is stored, and of which the client gets its range as it comes. Default `false`: it is passed on.
+    /// Whether a request for a range of what is not stored is sent on as one for the whole, which is stored, and of which the client gets its range as it comes. It is
+    /// read to its end for that, as by [`CacheRules::finish_fetch`]. Default `false`: it is passed on.
     pub fetch_ranges: bool,
     /// Whether a response that is to be stored is read to its end when its last reader has gone. Default `false`: it is let go of. Needs a tokio runtime.
     pub finish_fetch: bool,

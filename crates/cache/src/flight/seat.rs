@@ -138,7 +138,7 @@ impl Seat {
             return After::Nothing;
         }
         // Where a runtime shuts down, what it is given is dropped at once: only once.
-        let wanted = flight.finish && !self.nobody && state.target.is_some();
+        let wanted = !self.nobody && state.target.as_ref().is_some_and(|target| target.finish);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if wanted => {
                 let mut seat = Self::take(flight, state);

@@ -70,7 +70,12 @@ impl Sky {
         let now = Instant::now();
         let times = Times { asked: now, received: now, wall: SystemTime::now() };
         let meta = judge(&Asked::default(), StatusCode::OK, &headers, times, &self.rules).unwrap();
-        Target { meta: Arc::new(meta), ticket: self.shared.ticket(b"https://a:443/"), expected: None }
+        Target {
+            meta: Arc::new(meta),
+            ticket: self.shared.ticket(b"https://a:443/"),
+            expected: None,
+            finish: self.rules.finish_fetch,
+        }
     }
 }
 

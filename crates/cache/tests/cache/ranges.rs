@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 use portcullis_cache::CacheRules;
 
-use crate::world::{DATE, World, get, reply, request, stream};
+use crate::world::{Also, DATE, World, get, reply, request, settle, stream};
 use portcullis_testkit::body::ScriptBody;
 
 const FIELDS: &[(&str, &str)] = &[
@@ -109,10 +109,22 @@ async fn of_what_is_not_stored_they_are_cut_from_the_whole_by_choice() {
         let got = world.send(get("/", &[("range", "bytes=3-4"), ("if-range", "\"a\"")])).await;
         let want = if length { (206, "34") } else { (200, "0123456789") };
         assert_eq!((got.status.as_u16(), got.body.as_str()), want);
+        settle().await;
         let got = world.send(get("/", &[("range", "bytes=3-")])).await;
-        if !length {
-            assert!(got.is_hit());
-            assert_eq!((got.status.as_u16(), got.body.as_str()), (206, "3456789"));
-        }
+        assert!(got.is_hit(), "the rest was read for nobody");
+        assert_eq!((got.status.as_u16(), got.body.as_str()), (206, "3456789"));
+        assert_eq!(world.calls(), 1);
     }
+}
+
+/// Also where there is no part of it to be given out.
+#[tokio::test]
+async fn a_range_behind_the_end_leaves_the_whole_behind() {
+    let world = World::ruled(CacheRules::default().with_fetch_ranges(true), |_, _| {
+        reply(200, FIELDS, "0123456789").also(("content-length", "10"))
+    });
+    let got = world.send(get("/", &[("range", "bytes=10-")])).await;
+    assert_eq!((got.status.as_u16(), got.field("content-range")), (416, "bytes */10"));
+    settle().await;
+    assert!(world.get("/").await.is_hit());
 }

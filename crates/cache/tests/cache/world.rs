@@ -43,6 +43,11 @@ impl Got {
         self.field("cache-status").strip_prefix("portcullis; ").unwrap()
     }
 
+    /// Ages count by the real clock, of which some seconds may pass.
+    pub(crate) fn is_aged(&self, age: u64) -> bool {
+        (age..age + 20).contains(&self.field("age").parse().unwrap())
+    }
+
     pub(crate) fn is_hit(&self) -> bool {
         self.cache_status().starts_with("hit")
     }
@@ -162,6 +167,13 @@ pub(crate) fn stream(status: u16, fields: &[(&'static str, &str)], body: ScriptB
         response.headers_mut().append(*name, value.parse().unwrap());
     }
     response
+}
+
+/// Lets tasks in the background run: they have nothing to wait for.
+pub(crate) async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
 }
 
 pub(crate) const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
