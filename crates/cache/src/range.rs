@@ -23,6 +23,7 @@ pub(crate) enum Part {
 /// The fields of a request that ask for a part, kept while it is forwarded for the whole.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ranged {
+    asked: bool,
     range: Option<HeaderValue>,
     condition: Option<HeaderValue>,
 }
@@ -33,13 +34,15 @@ impl Ranged {
         let Some(range) = headers.get(RANGE).filter(|_| *method == Method::GET) else {
             return Self::default();
         };
-        // Two fields are none.
+        // Two fields are none here; what they are to the origin is up to it.
         let once = headers.get_all(RANGE).iter().count() == 1;
-        Self { range: once.then(|| range.clone()), condition: headers.get(IF_RANGE).cloned() }
+        let range = once.then(|| range.clone());
+        Self { asked: true, range, condition: headers.get(IF_RANGE).cloned() }
     }
 
+    /// Whether the request, forwarded as it is, may be answered with a part.
     pub(crate) fn is_some(&self) -> bool {
-        self.range.is_some()
+        self.asked
     }
 
     /// Which part of a body of this length, which has these fields. Several ranges get the whole, as they may (section 14.2):
