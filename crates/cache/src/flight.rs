@@ -198,13 +198,15 @@ impl Flight {
 
     /// A seat at the beginning; `None` when that is gone.
     pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
+        self.seat_at(Instant::now())
+    }
+
+    fn seat_at(self: &Arc<Self>, now: Instant) -> Option<Seat> {
         let mut state = self.state.lock();
         let open = match state.outcome {
             Outcome::Undecided => true,
             // It may have become stale on its way.
-            Outcome::Streaming(ref meta) => {
-                (state.target.is_some() || state.storing) && meta.is_fresh(Instant::now())
-            }
+            Outcome::Streaming(ref meta) => (state.target.is_some() || state.storing) && meta.is_fresh(now),
             _ => false,
         };
         open.then(|| Seat::take(self, &mut state))

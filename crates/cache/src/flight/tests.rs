@@ -229,3 +229,85 @@ fn who_comes_while_it_is_stored_joins() {
     let _first = flight.begin(Frames::new(&[]), Target { expected: Some(1), ..sky.target() });
     assert!(flight.finish(&mut flight.state.lock(), End::Done).is_none() && flight.seat().is_none());
 }
+
+/// A piece of a byte sets aside no more than it needs, whatever is announced, and what it sets aside counts.
+#[test]
+fn what_is_set_aside_counts() {
+    let sky = Sky::new(false);
+    let filling = || sky.shared.stats().filling;
+    let waker = Arc::default();
+    for expected in [None, Some(1_000_000)] {
+        let flight = sky.flight();
+        let seat = flight.begin(Frames::new(&["x", "0123456789", "y"]), Target { expected, ..sky.target() });
+        for (memory, pieces) in [(1, 1), (11, 2), (22, 3)] {
+            assert!(read(&seat, &waker).is_ready());
+            assert_eq!(filling(), memory + pieces * PIECE, "{expected:?}");
+        }
+        drop(seat);
+        assert_eq!(filling(), 0);
+    }
+}
+
+/// Where there is no room for the block that a piece would need, none is made.
+#[test]
+fn what_finds_no_room_sets_nothing_aside() {
+    let mut sky = Sky::new(false);
+    let options = CacheOptions::default().with_max_fill_bytes(1000);
+    sky.shared = Arc::new(Shared::new(options, None));
+    let flight = sky.flight();
+    let big = "x".repeat(900);
+    let frames = Frames(VecDeque::from([Bytes::from(big.clone()), Bytes::from_static(b"y")]));
+    let seat = flight.begin(frames, Target { expected: Some(10_000), ..sky.target() });
+    assert!(read(&seat, &Arc::default()).is_ready() && flight.seat().is_some());
+    assert!(read(&seat, &Arc::default()).is_ready() && flight.seat().is_none());
+    assert!(sky.shared.stats().filling <= 1000 && flight.state.lock().chunks.held() <= 901);
+}
+
+/// Notes whether the flight's state was locked when it was woken.
+struct Looks {
+    flight: Arc<Flight>,
+    woken: Woken,
+    locked: AtomicBool,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        self.woken.0.fetch_add(1, Ordering::SeqCst);
+        self.locked.fetch_or(self.flight.state.is_locked(), Ordering::SeqCst);
+    }
+}
+
+/// The slowest made room in the window: who waited for it is woken when nothing is locked, since he may read at once.
+#[test]
+fn who_waits_for_room_is_woken_outside_the_lock() {
+    let mut sky = Sky::new(false);
+    sky.rules = sky.rules.with_max_object_bytes(1);
+    let flight = sky.flight();
+    let frames = Frames((0..10).map(|_| Bytes::from(vec![b'x'; 64 << 10])).collect());
+    let fast = flight.begin(frames, sky.target());
+    let slow = flight.seat().unwrap();
+    let looks = Arc::new(Looks {
+        flight: Arc::clone(&flight),
+        woken: Woken::default(),
+        locked: AtomicBool::new(false),
+    });
+    let waker = Waker::from(Arc::clone(&looks));
+    let mut blocked = false;
+    while fast.poll_read(&Context::from_waker(&waker), &mut blocked).is_ready() {}
+    assert!(blocked);
+    let before = looks.woken.count();
+    assert!(read(&slow, &Arc::default()).is_ready());
+    assert_eq!(looks.woken.count(), before + 1);
+    assert!(!looks.locked.load(Ordering::SeqCst));
+}
+
+/// Once it is stale nobody joins any more, though it is still on its way.
+#[test]
+fn nobody_joins_what_became_stale() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let begun = Instant::now();
+    let _first = flight.begin(Frames::new(&["x"]), sky.target());
+    assert!(flight.seat_at(begun + Duration::from_secs(59)).is_some());
+    assert!(flight.seat_at(Instant::now() + Duration::from_secs(60)).is_none());
+}
