@@ -75,7 +75,7 @@ pub use disk_options::{DiskError, DiskOptions};
 pub use layer::CacheLayer;
 pub use options::CacheOptions;
 pub use purge::{Purge, PurgeError};
-pub use request::{Authorized, BypassCache, NotForStore};
+pub use request::{Authorized, BypassCache, InBackground, NotForStore};
 pub use rules::{Bypass, CacheRules, Heuristic, Query, SetCookie, StatusTtl};
 pub use service::{Cache, ResponseFuture};
 pub use stats::CacheStats;

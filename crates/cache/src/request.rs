@@ -60,6 +60,12 @@ pub struct Authorized;
 #[derive(Clone, Copy, Debug)]
 pub struct NotForStore;
 
+/// Among the extensions of a request that the cache makes on its own, to ask anew for what it has already given out stale (RFC 5861 section 3): no client
+/// waits for its answer. The other extensions are those of the client's request that led to it. So what counts, logs or sends something ahead for that client, from behind
+/// the cache, has to leave a request with this alone.
+#[derive(Clone, Copy, Debug)]
+pub struct InBackground;
+
 pub(crate) fn classify<B: Body>(request: &Request<B>, core: &Core) -> Class {
     let method = request.method();
     if *method != Method::GET && *method != Method::HEAD {
@@ -165,6 +171,7 @@ pub(crate) fn again<B: Default>(request: &Request<B>) -> Request<B> {
     *again.extensions_mut() = request.extensions().clone();
     // What comes ahead of this response is for no client.
     again.extensions_mut().remove::<Interim>();
+    again.extensions_mut().insert(InBackground);
     ask_for_all(&mut again);
     again
 }

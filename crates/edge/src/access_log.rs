@@ -222,6 +222,10 @@ pub(crate) fn route_log(route: &crate::plan::RoutePlan) -> Arc<RouteLog> {
 /// Puts what a cluster tells of a request where the log finds it. Nothing where no log asks.
 pub(crate) fn watch<B>(request: &mut http::Request<B>, cluster: &Arc<str>) {
     let Some(slot) = request.extensions().get::<LogSlot>() else { return };
+    // The slot is of the client that had its answer out of the cache.
+    if request.extensions().get::<portcullis_cache::InBackground>().is_some() {
+        return;
+    }
     let trip = Arc::<Trip>::default();
     slot.set_upstream(Watched { cluster: Arc::clone(cluster), trip: Arc::clone(&trip) });
     request.extensions_mut().insert(trip);

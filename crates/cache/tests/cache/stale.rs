@@ -7,8 +7,7 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use portcullis_cache::CacheRules;
-use tokio::task::yield_now;
+use portcullis_cache::{CacheRules, InBackground};
 
 use crate::world::{Got, World, get, reply, settle};
 
@@ -44,6 +43,8 @@ async fn while_it_is_asked_for_anew() {
             (&"\"a\"".parse().unwrap(), &"1".parse().unwrap())
         );
         assert!(!asked.contains_key("range"), "for the whole");
+        let marked = |n: usize| world.seen.lock().unwrap()[n].extensions.get::<InBackground>().is_some();
+        assert_eq!((marked(0), marked(1)), (false, true));
         let fresh = world.get("/").await;
         assert!(fresh.is_hit() && fresh.body == "body 1" && fresh.is_aged(0), "{fresh:?}");
         assert_eq!((world.stats().stale, world.stats().stored), (1, 2));
