@@ -22,6 +22,7 @@ use crate::{
     flight::{BoxError, Outcome, Seat},
     layer::Core,
     meta::{Meta, Use},
+    service::ready_one,
     stats::count,
     status::{Status, Why},
     store::Stored,
@@ -180,7 +181,7 @@ where
         match self.look_up.decide(&self.core, request) {
             Step::Answer(answer) => return Some(answer),
             Step::AnswerAndAsk(answer, ask) => {
-                background::spawn(self.inner.clone(), &self.core, *ask);
+                background::spawn(ready_one(&mut self.inner), &self.core, *ask);
                 return Some(answer);
             }
             Step::Forward(plan) => self.state = Waiting::ToForward(Some(plan)),

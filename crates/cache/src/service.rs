@@ -30,11 +30,17 @@ use crate::{
 /// Answers from what is stored, and stores what the inner service answers.
 ///
 /// It is ready when the inner service is. An answer from the store leaves that one's readiness unused until the next call. A request that waits for another's response, and
-/// one that is asked anew in the background, has a clone of the inner service.
+/// one that is asked anew in the background, takes the inner service that is ready with it, and leaves a clone.
 #[derive(Clone, Debug)]
 pub struct Cache<S> {
     inner: S,
     core: Arc<Core>,
+}
+
+/// The service that was made ready, which may hold a place that a clone of it would wait for.
+pub(crate) fn ready_one<S: Clone>(inner: &mut S) -> S {
+    let clone = inner.clone();
+    std::mem::replace(inner, clone)
 }
 
 impl<S> Cache<S> {
@@ -64,17 +70,19 @@ where
             Class::Lookup { key, directives } => {
                 let mut look_up = LookUp::new(key, directives, &request);
                 if let Some(load) = self.core.load(look_up.key.as_slice()) {
-                    let follow = Follow::after(&self.core, self.inner.clone(), request, look_up, load);
+                    let inner = ready_one(&mut self.inner);
+                    let follow = Follow::after(&self.core, inner, request, look_up, load);
                     return ResponseFuture { state: State::Follow { follow: Box::new(follow) } };
                 }
                 match look_up.decide(&self.core, &mut request) {
                     Step::Answer(response) => return ResponseFuture::answer(response),
                     Step::AnswerAndAsk(response, ask) => {
-                        background::spawn(self.inner.clone(), &self.core, *ask);
+                        background::spawn(ready_one(&mut self.inner), &self.core, *ask);
                         return ResponseFuture::answer(response);
                     }
                     Step::Follow(seat) => {
-                        let follow = Follow::new(&self.core, self.inner.clone(), request, look_up, seat);
+                        let inner = ready_one(&mut self.inner);
+                        let follow = Follow::new(&self.core, inner, request, look_up, seat);
                         return ResponseFuture { state: State::Follow { follow: Box::new(follow) } };
                     }
                     Step::Forward(plan) => plan,
