@@ -85,22 +85,29 @@ fn answer<B>(
 
 fn with_body<B>(meta: &Meta, from: From, len: Option<u64>, wanted: &Wanted) -> Response<CacheBody<B>> {
     let part = len.map_or(Part::Whole, |len| wanted.ranged.part(meta.status, &meta.headers, len));
-    let body = |skip: u64, left: Option<u64>| match from {
-        _ if wanted.head => CacheBody::empty(),
-        From::Store(stored) => CacheBody::stored(stored, skip, left.unwrap_or(0)),
-        From::Way { seat, wait } => CacheBody::shared(seat, skip, left, wait),
-    };
     let (status, body, length, range) = match (part, len) {
         (Part::Bytes(range), Some(len)) => {
             let left = range.end - range.start;
             let told = format!("bytes {}-{}/{len}", range.start, range.end - 1);
-            (StatusCode::PARTIAL_CONTENT, body(range.start, Some(left)), Some(left), Some(told))
+            // A range is a matter of GET, so there is a body.
+            let body = match from {
+                From::Store(stored) => CacheBody::stored(stored, range.start, left),
+                From::Way { seat, wait } => CacheBody::shared_part(seat, range.start, left, wait),
+            };
+            (StatusCode::PARTIAL_CONTENT, body, Some(left), Some(told))
         }
         (Part::Unsatisfiable, Some(len)) => {
             let told = format!("bytes */{len}");
             (StatusCode::RANGE_NOT_SATISFIABLE, CacheBody::empty(), Some(0), Some(told))
         }
-        _ => (meta.status, body(0, len), len.filter(|_| wanted.head), None),
+        _ => {
+            let body = match from {
+                _ if wanted.head => CacheBody::empty(),
+                From::Store(stored) => CacheBody::stored(stored, 0, len.unwrap_or(0)),
+                From::Way { seat, wait } => CacheBody::shared(seat, len, wait),
+            };
+            (meta.status, body, len.filter(|_| wanted.head), None)
+        }
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;

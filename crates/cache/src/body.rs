@@ -55,12 +55,15 @@ pin_project! {
     }
 }
 
-/// A part of a body on its way.
+/// A body on its way, or a part of it.
 struct SharedBody {
     seat: Seat,
     skip: u64,
     /// `None` where nobody knows how much it will be.
     left: Option<u64>,
+    /// A part ends where it ends; behind the last byte of the whole there may be trailers.
+    part: bool,
+    ended: bool,
     /// Runs while this waits for a slower reader.
     patience: Option<Pin<Box<Sleep>>>,
     wait: Duration,
@@ -76,8 +79,17 @@ impl<B> CacheBody<B> {
         Self { kind: Kind::Stored { stored: Some(stored), chunk: 0, skip, left } }
     }
 
-    pub(crate) fn shared(seat: Seat, skip: u64, left: Option<u64>, wait: Duration) -> Self {
-        Self { kind: Kind::Shared { shared: SharedBody { seat, skip, left, patience: None, wait } } }
+    /// All of what is on its way, which is so long where somebody said.
+    pub(crate) fn shared(seat: Seat, len: Option<u64>, wait: Duration) -> Self {
+        let shared = SharedBody { seat, skip: 0, left: len, part: false, ended: false, patience: None, wait };
+        Self { kind: Kind::Shared { shared } }
+    }
+
+    /// `left` bytes of it from `skip` on.
+    pub(crate) fn shared_part(seat: Seat, skip: u64, left: u64, wait: Duration) -> Self {
+        let left = Some(left);
+        let shared = SharedBody { seat, skip, left, part: true, ended: false, patience: None, wait };
+        Self { kind: Kind::Shared { shared } }
     }
 
     pub(crate) fn passed(body: B) -> Self {
@@ -170,7 +182,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Stored { left, .. } => *left == 0,
-            Kind::Shared { shared } => shared.left == Some(0) || shared.seat.is_at_end(),
+            Kind::Shared { shared } => shared.is_done() || shared.seat.is_at_end(),
             Kind::Passed { body } => body.is_end_stream(),
         }
     }
@@ -197,9 +209,13 @@ fn cut(data: &Bytes, skip: &mut u64, left: &mut u64) -> Option<Bytes> {
 }
 
 impl SharedBody {
+    fn is_done(&self) -> bool {
+        self.ended || (self.part && self.left == Some(0))
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CacheBodyError>>> {
         loop {
-            if self.left == Some(0) {
+            if self.is_done() {
                 return Poll::Ready(None);
             }
             let mut blocked = false;
@@ -225,6 +241,8 @@ impl SharedBody {
                 Read::Data(data) => {
                     let mut unknown = u64::MAX;
                     let left = self.left.as_mut().unwrap_or(&mut unknown);
+                    // More than was announced is not passed on, nor waited for.
+                    self.ended = *left == 0;
                     if let Some(data) = cut(&data, &mut self.skip, left) {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
@@ -232,7 +250,7 @@ impl SharedBody {
                 Read::End(End::Done) => return Poll::Ready(None),
                 Read::End(End::Trailers(trailers)) => {
                     // Once.
-                    self.left = Some(0);
+                    self.ended = true;
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Read::End(End::Broken(error)) => {

@@ -184,7 +184,7 @@ where
     let mut response = if get.wanted.ranged.is_some() {
         answer::on_its_way(&meta, seat, expected, wait, &get.wanted, times.received)
     } else {
-        Response::from_parts(parts, CacheBody::shared(seat, 0, expected, wait))
+        Response::from_parts(parts, CacheBody::shared(seat, expected, wait))
     };
     status.note(&core.rules, response.headers_mut());
     response

@@ -108,6 +108,42 @@ async fn a_body_is_stored_only_when_it_ended_well() {
     assert_eq!(world.calls(), 2, "trailers");
 }
 
+/// Trailers come behind the last byte, also where everybody knows which that is.
+#[tokio::test]
+async fn trailers_of_a_body_of_known_length_reach_all() {
+    let world = World::new(|_, _| {
+        let trailers = HeaderMap::from_iter([(header::ETAG, "\"x\"".parse().unwrap())]);
+        let body = ScriptBody::new().data("ab").pend().data("c").trailers(trailers);
+        stream(200, FRESH, body.with_exact_size(3))
+    });
+    let leader = world.start(get("/", &[])).await.into_body();
+    let follower = world.start(get("/", &[])).await.into_body();
+    for mut body in [leader, follower] {
+        assert_eq!(body.size_hint().exact(), Some(3));
+        let mut data = Vec::new();
+        let trailers = loop {
+            assert!(!body.is_end_stream());
+            match body.frame().await.unwrap().unwrap().into_data() {
+                Ok(piece) => data.extend_from_slice(&piece),
+                Err(frame) => break frame.into_trailers().unwrap(),
+            }
+        };
+        assert_eq!((data.as_slice(), &trailers[header::ETAG]), (&b"abc"[..], &"\"x\"".parse().unwrap()));
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+    assert_eq!(world.calls(), 1);
+}
+
+/// What comes beyond the announced length is not passed on.
+#[tokio::test]
+async fn a_body_ends_where_it_was_announced_to() {
+    let world = World::new(|_, _| {
+        let fields = [("cache-control", "max-age=60"), ("content-length", "3")];
+        stream(200, &fields, ScriptBody::new().data("ab").data("cd").data("e").hang())
+    });
+    assert_eq!(world.get("/").await.body, "abc");
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_stores_nothing_and_gives_its_room_back() {
     let options = https().with_max_fill_bytes(6 + 3 * 64);
