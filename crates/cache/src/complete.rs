@@ -279,6 +279,9 @@ fn stale_on_error<B>(
         return Err(get);
     };
     let mut response = answer::stored(&stored, &get.wanted, now);
+    if !get.background {
+        count(&core.shared.counters.stale);
+    }
     note_stale(core, get.why, status, &stored, get.lead.flight().key(), now, &mut response);
     get.lead.tell(Outcome::Failed(stored));
     Ok(response)
@@ -289,6 +292,7 @@ fn stale_head<B>(core: &Core, look: &Look, status: Option<StatusCode>) -> Option
     let usable = look.stored.meta.usable_on_error(&look.directives, now);
     usable.then(|| {
         let mut response = answer::stored(&look.stored, &look.wanted, now);
+        count(&core.shared.counters.stale);
         note_stale(core, look.why, status, &look.stored, &look.key, now, &mut response);
         response
     })
@@ -303,7 +307,6 @@ fn note_stale<B>(
     now: Instant,
     response: &mut Response<B>,
 ) {
-    count(&core.shared.counters.stale);
     let ttl = Some(-seconds(stored.meta.stale_since(now)));
     let status =
         Status { fwd_status, ttl, key: Some(key), detail: Some("stale-if-error"), ..Status::fwd(why) };

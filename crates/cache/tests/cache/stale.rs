@@ -79,6 +79,63 @@ async fn a_304_in_the_background_makes_it_fresh() {
     assert_eq!(world.stats().revalidated, 1);
 }
 
+/// What the origin says in the background is no answer to anybody, and is not counted as one.
+#[tokio::test]
+async fn a_failure_in_the_background_is_no_answer() {
+    let world = World::new(|n, _| {
+        let cc = "max-age=60, stale-while-revalidate=30, stale-if-error=30";
+        let fields = [("cache-control", cc), ("etag", "\"a\""), STALE];
+        if n == 0 { reply(200, &fields, "body") } else { reply(503, &[], "") }
+    });
+    world.get("/").await;
+    assert_eq!(world.get("/").await.body, "body");
+    settle().await;
+    assert_eq!((world.calls(), world.stats().stale, world.stats().misses), (2, 1, 1));
+}
+
+/// The service that was made ready may hold the only place, so that a clone would wait for it.
+#[tokio::test(start_paused = true)]
+async fn what_is_ready_is_used() {
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Empty, Full};
+    use portcullis_cache::CacheLayer;
+    use std::sync::atomic::AtomicUsize;
+    use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit};
+
+    let calls = Arc::new(AtomicUsize::new(0));
+    let inner = tower::service_fn({
+        let calls = Arc::clone(&calls);
+        move |request: Request<Empty<Bytes>>| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if request.uri().path() == "/never" {
+                    std::future::pending::<()>().await;
+                }
+                let cc = "max-age=60, stale-while-revalidate=30";
+                let response = Response::builder().header("cache-control", cc).header("age", "60");
+                Ok::<_, std::convert::Infallible>(response.body(Full::<Bytes>::from("body")).unwrap())
+            }
+        }
+    });
+    let ask = |path: &str| Request::builder().uri(path).header("host", "a").body(Empty::new()).unwrap();
+    let mut cache = CacheLayer::new(crate::world::https()).layer(ConcurrencyLimit::new(inner, 2));
+    let never = tokio::spawn(cache.ready().await.unwrap().call(ask("/never")));
+    // One place is left.
+    for _ in 0..2 {
+        let response = cache.ready().await.unwrap().call(ask("/")).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "body");
+    }
+    settle().await;
+    assert_eq!(calls.load(Ordering::Relaxed), 3, "it was asked anew");
+    let alone = cache.ready().await.unwrap().call(ask("/never"));
+    let alone = tokio::spawn(alone);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(calls.load(Ordering::Relaxed), 4, "it waited for the first, and then went alone");
+    never.abort();
+    alone.abort();
+}
+
 #[tokio::test]
 async fn when_the_origin_fails() {
     let rules = CacheRules::default().with_stale_if_error(Duration::from_secs(30));
