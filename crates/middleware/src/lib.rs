@@ -41,6 +41,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use http::{Extensions, Method, Request};
@@ -79,6 +80,8 @@ pub mod redirect;
 pub mod request_decompression;
 pub mod request_id;
 pub mod security_headers;
+
+mod cidr;
 
 #[cfg(test)]
 mod test_support;
@@ -119,6 +122,11 @@ fn unmapped(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else { return network };
     let v4 = v6.addr().to_ipv4_mapped().filter(|_| v6.prefix_len() >= 96);
     v4.and_then(|v4| ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).ok()).map_or(network, IpNet::V4)
+}
+
+/// RFC 9110 section 10.2.3: a delay is told in whole seconds. Rounded up, so that who obeys doesn't come too early.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 fn conn_info(extensions: &Extensions) -> Option<&Arc<ConnInfo>> {

@@ -136,8 +136,7 @@ impl Maintenance {
             headers.insert(header::VARY, HeaderValue::from_static("accept"));
         }
         if let Some(after) = self.retry_after {
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(crate::whole_seconds(after)));
         }
         response
     }

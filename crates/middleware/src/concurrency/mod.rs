@@ -229,8 +229,7 @@ where
 fn refusal<B: Default>(retry_after: Duration) -> Response<PlaceBody<B>> {
     let mut response = Response::new(PlaceBody { inner: B::default(), permit: None });
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(crate::whole_seconds(retry_after)));
     // there may be places for the next one
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -18,7 +18,6 @@
 //! The request that passes is handed on as it came; this layer decides and doesn't rewrite. What passes by plain path and prefixes alone costs no
 //! allocation.
 
-mod cidr;
 mod compiled;
 #[cfg(feature = "country")]
 mod country;
@@ -40,10 +39,10 @@ use tower_service::Service;
 #[cfg(feature = "country")]
 pub use self::country::{Countries, CountryDatabase, CountryError};
 pub use self::{
-    cidr::{CidrSet, ClientSet, InvalidNetwork},
     compiled::{FilterError, FilterSets},
     rule::{Action, CountryCode, FieldPattern, FilterOptions, PathPattern, Rule},
 };
+pub use crate::cidr::{CidrSet, ClientSet, InvalidNetwork};
 
 use self::{
     compiled::{Compiled, Facts},

@@ -62,7 +62,7 @@ fn separate(list: &mut String) {
 
 /// RFC 9110 section 10.2.3: whole seconds. Rounded up, so that who obeys is let in; never 0.
 fn whole_seconds(time: Duration) -> u64 {
-    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+    crate::whole_seconds(time).max(1)
 }
 
 /// The answer to who is refused. RFC 6585 section 4: caches must not store a 429; the others are told.

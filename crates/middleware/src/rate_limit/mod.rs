@@ -32,7 +32,6 @@ mod clock;
 mod future;
 mod key;
 mod local;
-mod networks;
 mod options;
 mod path;
 mod rules;

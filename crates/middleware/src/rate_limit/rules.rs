@@ -19,10 +19,10 @@ use super::{
     clock::RuleClock,
     key::{Asked, Compiled},
     local::Local,
-    networks::Networks,
     options::{Cost, OnFailure, OnMissing, RateLimitOptions, RateQuota, RateRule},
     store::{Bucket, RateStore, Standing, Take, Verdict},
 };
+use crate::cidr::CidrSet;
 
 /// As many as there are bits in [`Judging`].
 const MAX_RULES: usize = 64;
@@ -44,7 +44,7 @@ pub(super) struct Rule {
     pub(super) options: RateRule,
     pub(super) name: Arc<str>,
     key: Compiled,
-    allow: Networks,
+    allow: CidrSet,
     pub(super) quota: RateQuota,
     local: Local<RuleClock>,
     /// Survive a change of the rule, as the buckets do.
@@ -299,7 +299,7 @@ impl Rule {
             name: options.plain_name().into(),
             quota: options.quota(),
             key,
-            allow: Networks::new(&options.allow),
+            allow: options.allow.iter().copied().collect(),
             local,
             counts,
             held: Arc::default(),

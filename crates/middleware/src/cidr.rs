@@ -1,4 +1,4 @@
-//! Sets of networks that are large and asked often.
+//! Sets of networks that are large and asked often. [`crate::filter`] hands them out.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -198,6 +198,29 @@ mod tests {
             let error = CidrSet::parse(text).unwrap_err();
             assert_eq!(error.to_string(), format!("line {line}: {why}"));
         }
+    }
+
+    #[test]
+    fn members_and_neighbours() {
+        let set = CidrSet::parse("192.0.2.0/24\n192.0.2.128/25\n10.0.0.1\n2001:db8::/32\n0.0.0.0").unwrap();
+        assert_eq!(set.len(), 4, "a network inside of another is merged with it");
+        let table = [
+            ("192.0.2.0", true),
+            ("192.0.2.255", true),
+            ("192.0.1.255", false),
+            ("192.0.3.0", false),
+            ("10.0.0.1", true),
+            ("10.0.0.2", false),
+            ("0.0.0.0", true),
+            ("0.0.0.1", false),
+            ("2001:db8:ffff::1", true),
+            ("2001:db9::", false),
+            ("::", false),
+        ];
+        for (address, inside) in table {
+            assert_eq!(set.contains(ip(address)), inside, "{address}");
+        }
+        assert!(!CidrSet::default().contains(ip("::1")));
     }
 
     #[test]
