@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -104,6 +104,8 @@ struct Shared {
     waiting: AtomicUsize,
     refused: AtomicU64,
     now: Mutex<Now>,
+    /// Whether `adaptive` is there, told without its lock.
+    is_adaptive: AtomicBool,
     adaptive: Mutex<Option<Adaptive>>,
 }
 
@@ -125,6 +127,7 @@ impl ConcurrencyLimit {
             waiting: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             now: Mutex::new(Now { options, limit }),
+            is_adaptive: AtomicBool::new(adaptive.is_some()),
             adaptive: Mutex::new(adaptive),
         };
         Self { shared: Arc::new(shared) }
@@ -136,6 +139,7 @@ impl ConcurrencyLimit {
         let mut now = self.shared.now.lock();
         if (options.max, &options.adaptive) != (now.options.max, &now.options.adaptive) {
             *adaptive = self::adaptive(&options);
+            self.shared.is_adaptive.store(adaptive.is_some(), Ordering::Relaxed);
             self.shared.resize(&mut now, options.most());
         }
         now.options = options;
@@ -239,6 +243,11 @@ pub(super) struct Permit {
 }
 
 impl Permit {
+    /// When the request begins, where somebody wants to know how long it takes.
+    pub(super) fn begins(&self) -> Option<Instant> {
+        self.shared.is_adaptive.load(Ordering::Relaxed).then(Instant::now)
+    }
+
     /// How long the response took, or for how long it was waited in vain.
     pub(super) fn sample(&self, latency: Duration, given_up: bool) {
         self.shared.sample(latency, given_up);
@@ -310,6 +319,20 @@ mod tests {
             drop(held);
             prop_assert_eq!(taken(&limit).len(), max);
         });
+    }
+
+    #[test]
+    fn nobody_looks_at_the_clock_for_a_limit_that_stays() {
+        let plain = || ConcurrencyOptions::new(2);
+        let limit = ConcurrencyLimit::new(plain());
+        let permit = limit.try_take().unwrap();
+        assert_eq!(permit.begins(), None);
+        limit.set(plain().with_adaptive(Some(AdaptiveOptions::default())));
+        assert!(permit.begins().is_some());
+        limit.set(plain());
+        assert_eq!(permit.begins(), None);
+        let adaptive = ConcurrencyLimit::new(plain().with_adaptive(Some(AdaptiveOptions::default())));
+        assert!(adaptive.try_take().unwrap().begins().is_some());
     }
 
     #[test]

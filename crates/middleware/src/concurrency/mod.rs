@@ -16,7 +16,8 @@
 //!
 //! A response without a body holds no place, and neither does what follows a 101 or the 2xx to a CONNECT: tunnels have a limit of their own.
 //!
-//! With a free place a request costs two atomic operations at either end and no allocation; only one that waits is boxed.
+//! With a free place a request costs a few atomic operations at either end, as its place is given back the short lock of the queue, and no allocation; only
+//! one that waits is boxed. The clock is looked at, and the algorithm's lock tried, only while the limit follows latency.
 
 mod adaptive;
 mod limit;
@@ -151,21 +152,25 @@ pin_project! {
 
 impl<S: Service<Request<B>>, B> State<S, B> {
     fn running(future: S::Future, permit: Permit) -> Self {
-        Self::Running { future, run: Run { permit: Some(permit), since: Instant::now() } }
+        let since = permit.begins();
+        Self::Running { future, run: Run { permit: Some(permit), since } }
     }
 }
 
 /// A request that has a place and no response yet. Dropped before, it was given up.
 struct Run {
     permit: Option<Permit>,
-    since: Instant,
+    /// Where the limit follows latency.
+    since: Option<Instant>,
 }
 
 impl Run {
     fn answered(&mut self, status: Option<StatusCode>) -> Option<Permit> {
         let permit = self.permit.take()?;
-        if status.is_some_and(|status| !matches!(status.as_u16(), 429 | 502 | 503 | 504)) {
-            permit.sample(self.since.elapsed(), false);
+        if let Some(since) = self.since
+            && status.is_some_and(|status| !matches!(status.as_u16(), 429 | 502 | 503 | 504))
+        {
+            permit.sample(since.elapsed(), false);
         }
         Some(permit)
     }
@@ -173,8 +178,8 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.sample(self.since.elapsed(), true);
+        if let (Some(permit), Some(since)) = (self.permit.take(), self.since) {
+            permit.sample(since.elapsed(), true);
         }
     }
 }
