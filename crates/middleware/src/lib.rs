@@ -82,6 +82,7 @@ pub mod request_id;
 pub mod security_headers;
 
 mod cidr;
+mod host;
 
 #[cfg(test)]
 mod test_support;

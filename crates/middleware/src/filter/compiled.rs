@@ -1,6 +1,12 @@
 //! Rules made ready to be asked.
 
-use std::{borrow::Cow, cell::OnceCell, collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::OnceCell,
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use http::{HeaderName, HeaderValue, Method, Request, header::HOST};
 use portcullis_conn::Transport;
@@ -12,6 +18,7 @@ use super::{
 };
 #[cfg(feature = "country")]
 use super::{Countries, CountryCode};
+use crate::host::Host;
 
 /// The longest text of a regular expression or glob.
 const MAX_PATTERN: usize = 4096;
@@ -152,7 +159,7 @@ pub(super) struct Compiled {
     denies: bool,
     paths: Vec<Path>,
     methods: Vec<Method>,
-    hosts: Vec<Box<str>>,
+    hosts: Vec<HostPattern>,
     fields: Vec<(HeaderName, Field)>,
     query: Option<Regex>,
     clients: Option<Clients>,
@@ -181,6 +188,37 @@ enum Path {
         cover: Prefixes,
     },
     Regex(Regex),
+}
+
+#[derive(Debug)]
+enum HostPattern {
+    Name(Box<[u8]>),
+    /// All names that end with this, a dot at first.
+    Below(Box<[u8]>),
+    Address(Ipv6Addr),
+}
+
+impl HostPattern {
+    fn new(host: &str) -> Self {
+        let name = host.trim_end_matches('.');
+        match (Host::of(host.as_bytes()), name.strip_prefix('*')) {
+            (Some(Host::Address(address)), _) => Self::Address(address),
+            (_, Some(suffix)) => Self::Below(suffix.as_bytes().into()),
+            (_, None) => Self::Name(name.as_bytes().into()),
+        }
+    }
+
+    fn is(&self, host: Host<'_>) -> bool {
+        match (self, host) {
+            (Self::Name(own), Host::Name(name)) => name.eq_ignore_ascii_case(own),
+            (Self::Below(own), Host::Name(name)) => name
+                .len()
+                .checked_sub(own.len())
+                .is_some_and(|at| at > 0 && name[at..].eq_ignore_ascii_case(own)),
+            (Self::Address(own), Host::Address(address)) => *own == address,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -231,7 +269,7 @@ impl Compiled {
             denies: rule.action != Action::Allow,
             paths,
             methods: rule.methods.clone(),
-            hosts: rule.hosts.iter().map(|host| plain_host(host).into()).collect(),
+            hosts: rule.hosts.iter().map(|host| HostPattern::new(host)).collect(),
             fields,
             query: rule.query.as_deref().map(regex).transpose()?,
             clients,
@@ -286,9 +324,8 @@ impl Compiled {
     fn host<B>(&self, request: &Request<B>) -> bool {
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         let fields = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
-        self.of(authority.into_iter().chain(fields), |host| {
-            let Ok(host) = std::str::from_utf8(host) else { return false };
-            self.hosts.iter().any(|own| is_host(host, own))
+        self.of(authority.into_iter().chain(fields), |authority| {
+            Host::of(authority).is_some_and(|host| self.hosts.iter().any(|own| own.is(host)))
         })
     }
 
@@ -367,31 +404,6 @@ fn build(rule: usize, pattern: &str) -> Result<Regex, FilterError> {
 /// Whether a path is this prefix, which has no trailing slash, or below it.
 fn is_under(path: &[u8], prefix: &[u8]) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-}
-
-/// In lower case, without a last dot.
-fn plain_host(host: &str) -> String {
-    host.trim_end_matches('.').to_ascii_lowercase()
-}
-
-/// Whether an authority is of this host, or below it.
-fn is_host(authority: &str, own: &str) -> bool {
-    // user information has no place in a request's target, and what is behind it is the host that servers see
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let host = match host.rfind(':') {
-        // within brackets it is a part of an IPv6 address
-        Some(at) if !host[at..].contains(']') => &host[..at],
-        _ => host,
-    };
-    let host = host.trim_end_matches('.');
-    match own.strip_prefix('*') {
-        Some(suffix) => {
-            host.len() > suffix.len()
-                && host.is_char_boundary(host.len() - suffix.len())
-                && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
-        }
-        None => host.eq_ignore_ascii_case(own),
-    }
 }
 
 /// All rules made ready.

@@ -73,7 +73,7 @@ pub struct Rule {
     pub paths: Vec<PathPattern>,
     /// Methods, compared with letter case (RFC 9110 section 9.1). `GET` is not `HEAD`.
     pub methods: Vec<Method>,
-    /// Hosts, without port: `a.example`, or `*.example` for all names below. A request that names two (in its target and in `Host`) is
+    /// Hosts, without port: `a.example`, `*.example` for all names below, or an IPv6 address in brackets, in any spelling. A request that names two (in its target and in `Host`) is
     /// denied for one of them, and allowed only for both.
     pub hosts: Vec<String>,
     /// Fields of the request; all of them must hold.

@@ -155,8 +155,14 @@ fn the_first_that_matches_decides() {
 
 #[test]
 fn hosts() {
-    let deny = only(Rule::deny(StatusCode::FORBIDDEN).with_host("a.test").with_host("*.b.test"));
-    let allow = allowing(Rule::allow().with_host("a.test").with_host("*.b.test"));
+    let deny = only(
+        Rule::deny(StatusCode::FORBIDDEN)
+            .with_host("a.test")
+            .with_host("*.b.test")
+            .with_host("[2001:db8::1]"),
+    );
+    let allow =
+        allowing(Rule::allow().with_host("a.test").with_host("*.b.test").with_host("[2001:DB8:0::1]"));
     for (uri, field, is) in [
         ("/", Some("a.test"), true),
         ("/", Some("A.Test:8080"), true),
@@ -167,6 +173,10 @@ fn hosts() {
         ("/", Some("b.test"), false),
         ("/", Some("xa.test"), false),
         ("/", Some("a.test.evil"), false),
+        ("/", Some("[2001:db8::1]"), true),
+        ("/", Some("[2001:0DB8:0::1]:80"), true),
+        ("http://[2001:db8:0:0:0:0:0:1]/", None, true),
+        ("/", Some("[2001:db8::2]"), false),
         ("/", Some("[::1]:80"), false),
         ("/", None, false),
     ] {

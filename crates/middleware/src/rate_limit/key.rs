@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri, header};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::{certificate, path};
-use crate::conn_info;
+use crate::{conn_info, host::Host};
 
 /// The name of the route that a request takes, put into its extensions by whoever routes before the limit. It is what
 /// [`KeyPart::Route`] counts by.
@@ -37,7 +37,7 @@ pub enum KeyPart {
     Field(HeaderName),
     /// A cookie's value. Missing where there is none of that name, and where there are several.
     Cookie(Box<str>),
-    /// The host that is asked for, of the target or of `Host`, in lower case, without port and trailing dot.
+    /// The host that is asked for, of the target or of `Host`, in lower case, without port and trailing dot, and an IPv6 address in whichever spelling.
     Host,
     /// The path, or its first segments. It is brought into one form first: percent-encoded characters decoded (`%2F` stays
     /// what it is), dot segments removed, repeated slashes one and the last one away. Never missing.
@@ -136,21 +136,13 @@ impl<'a> Asked<'a> {
         crate::client_ip(self.extensions).filter(|ip| !ip.is_unspecified())
     }
 
-    /// The name in the target or in `Host`, without its port.
-    fn host(&self) -> Option<&'a [u8]> {
+    /// The host in the target or in `Host`.
+    fn host(&self) -> Option<Host<'a>> {
         let authority = match self.uri.authority() {
             Some(authority) => authority.as_str().as_bytes(),
             None => single(self.headers, &header::HOST)?,
         };
-        // what stands before an @ is no part of the host, nor is a port; an IPv6 address has brackets around
-        let host = authority.rsplit(|byte| *byte == b'@').next().unwrap_or_default();
-        let end = match host.iter().position(|byte| *byte == b']') {
-            Some(bracket) => bracket + 1,
-            None => host.iter().position(|byte| *byte == b':').unwrap_or(host.len()),
-        };
-        let host = &host[..end];
-        let host = host.strip_suffix(b".").unwrap_or(host);
-        (!host.is_empty()).then_some(host)
+        Host::of(authority)
     }
 }
 
@@ -267,7 +259,10 @@ fn hash_part(hasher: &mut SipHasher13, part: &KeyPart, asked: &Asked<'_>) -> Opt
         },
         KeyPart::Field(name) => write(hasher, 3, single(asked.headers, name)?),
         KeyPart::Cookie(name) => write(hasher, 4, cookie(asked.headers, name)?),
-        KeyPart::Host => write_lower(hasher, 5, asked.host()?),
+        KeyPart::Host => match asked.host()? {
+            Host::Name(name) => write_lower(hasher, 5, name),
+            Host::Address(address) => write(hasher, 13, &address.octets()),
+        },
         KeyPart::Path { segments } => {
             let path = path::normal(asked.uri.path());
             write(hasher, 6, path::first_segments(&path, *segments));
@@ -408,6 +403,12 @@ mod tests {
             (&KeyPart::Host, ("http://A.example:80/", none), ("/", &[("host", "a.example.:8080")]), SAME),
             (&KeyPart::Host, ("http://u@a.example/", none), ("/", &[("host", "a.example")]), SAME),
             (&KeyPart::Host, ("http://[::1]:80/", none), ("/", &[("host", "[::1]")]), SAME),
+            (
+                &KeyPart::Host,
+                ("http://[2001:DB8::1]/", none),
+                ("/", &[("host", "[2001:0db8:0::1]:80")]),
+                SAME,
+            ),
             (&KeyPart::Host, ("http://[::1]/", none), ("/", &[("host", "[::2]")]), !SAME),
             (&KeyPart::Host, ("http://a.example/", none), ("http://b.example/", none), !SAME),
             (&path, ("/a/b", none), ("/a//./b/?q=1", none), SAME),
