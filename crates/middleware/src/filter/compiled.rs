@@ -380,7 +380,10 @@ impl Path {
             PathPattern::Glob(text) => {
                 let glob = globset::GlobBuilder::new(text).literal_separator(true).build();
                 let wrong = |source| FilterError::Glob { rule, pattern: text.clone(), source };
-                Self::Regex(build(rule, glob.map_err(wrong)?.regex())?)
+                // `**` and `?` stand for a line feed, too, which is a character of a path like others once it is decoded
+                let mut builder = builder(glob.map_err(wrong)?.regex());
+                builder.dot_matches_new_line(true);
+                Self::Regex(build(rule, text, &builder)?)
             }
             PathPattern::Regex(text) => Self::Regex(regex(rule, text)?),
         })
@@ -391,12 +394,16 @@ fn regex(rule: usize, pattern: &str) -> Result<Regex, FilterError> {
     if pattern.len() > MAX_PATTERN {
         return Err(FilterError::TooLong { rule });
     }
-    build(rule, pattern)
+    build(rule, pattern, &builder(pattern))
 }
 
-fn build(rule: usize, pattern: &str) -> Result<Regex, FilterError> {
+fn builder(pattern: &str) -> RegexBuilder {
     let mut builder = RegexBuilder::new(pattern);
     builder.unicode(false).size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED);
+    builder
+}
+
+fn build(rule: usize, pattern: &str, builder: &RegexBuilder) -> Result<Regex, FilterError> {
     let wrong = |source| FilterError::Regex { rule, pattern: pattern.to_owned(), source: Box::new(source) };
     builder.build().map_err(wrong)
 }
