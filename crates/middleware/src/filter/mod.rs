@@ -57,19 +57,6 @@ pub struct FilterRules {
     default: Action,
 }
 
-/// Equal are rules that deny the same prefixes and have the same other rules, made ready at the same time.
-impl PartialEq for FilterRules {
-    fn eq(&self, other: &Self) -> bool {
-        let same = match (&self.rules, &other.rules) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (a, b) => a.is_none() && b.is_none(),
-        };
-        same && self.prefixes == other.prefixes && self.default == other.default
-    }
-}
-
-impl Eq for FilterRules {}
-
 impl FilterRules {
     /// Denies everything at and under these prefixes: `/admin` denies `/admin`, `/admin/` and `/admin/x`, not
     /// `/administrator`. A prefix is normalised as paths are, a leading slash is added and trailing ones are dropped;
