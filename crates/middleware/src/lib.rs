@@ -83,6 +83,7 @@ pub mod security_headers;
 
 mod cidr;
 mod host;
+mod percent;
 
 #[cfg(test)]
 mod test_support;

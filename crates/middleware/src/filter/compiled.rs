@@ -14,11 +14,11 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     Action, CidrSet, ClientSet, FieldPattern, PathPattern, Rule,
-    path::{self, Prefixes, Readings, trimmed},
+    path::{Prefixes, Readings, Written, trimmed},
 };
 #[cfg(feature = "country")]
 use super::{Countries, CountryCode};
-use crate::host::Host;
+use crate::{host::Host, percent};
 
 /// The longest text of a regular expression or glob.
 const MAX_PATTERN: usize = 4096;
@@ -133,8 +133,8 @@ impl<'r, B> Facts<'r, B> {
             }
             // the form of HTML: a plus is a space
             let spaced: Vec<u8> = query.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-            let once = path::decode_all(&spaced);
-            let twice = path::decode_all(&once);
+            let once = percent::decoded(&spaced);
+            let twice = percent::decoded(&once);
             Some([Cow::Borrowed(query), Cow::Owned(once), Cow::Owned(twice)])
         });
         query.as_ref()
@@ -181,10 +181,10 @@ impl Clients {
 
 #[derive(Debug)]
 enum Path {
-    /// What is written is read as paths are: the readings by place, each without its trailing slash.
-    Exact(Vec<Vec<u8>>),
+    /// What is written is read as paths are.
+    Exact(Written),
     Prefix {
-        readings: Vec<Vec<u8>>,
+        written: Written,
         cover: Prefixes,
     },
     Regex(Regex),
@@ -305,15 +305,14 @@ impl Compiled {
 
     fn path(&self, readings: &Readings<'_>) -> bool {
         self.paths.iter().any(|path| match path {
-            Path::Exact(own) if self.denies => {
-                readings.any(|path| own.iter().any(|own| trimmed(path) == own))
+            Path::Exact(written) if self.denies => {
+                readings.any(|path| written.any(|own| trimmed(path) == own))
             }
-            Path::Exact(own) => readings.all(|place, path| trimmed(path) == own[place]),
-            Path::Prefix { readings: own, cover } if self.denies => {
-                cover.cover_readings(readings)
-                    || readings.any(|path| own.iter().any(|own| is_under(path, own)))
+            Path::Exact(written) => readings.agree(written, |path, own| trimmed(path) == own),
+            Path::Prefix { written, cover } if self.denies => {
+                cover.cover_readings(readings) || readings.any(|path| written.any(|own| is_under(path, own)))
             }
-            Path::Prefix { readings: own, .. } => readings.all(|place, path| is_under(path, &own[place])),
+            Path::Prefix { written, .. } => readings.agree(written, is_under),
             Path::Regex(regex) => {
                 let matches = |path: &[u8]| regex.is_match(path) || regex.is_match(trimmed(path));
                 if self.denies { readings.any(matches) } else { readings.every(matches) }
@@ -361,18 +360,17 @@ impl Compiled {
 
 impl Path {
     fn new(rule: usize, pattern: &PathPattern) -> Result<Self, FilterError> {
-        let readings = |text: &str| {
+        let written = |text: &str| {
             let text =
                 if text.starts_with('/') { Cow::Borrowed(text) } else { Cow::Owned(format!("/{text}")) };
-            let all = Readings::of(text.as_bytes()).into_list();
-            all.into_iter().map(|reading| trimmed(&reading).to_vec()).collect()
+            Written::of(text.as_bytes())
         };
         Ok(match pattern {
-            PathPattern::Exact(text) => Self::Exact(readings(text)),
+            PathPattern::Exact(text) => Self::Exact(written(text)),
             PathPattern::Prefix(text) => {
                 let mut cover = Prefixes::default();
                 cover.insert(text);
-                Self::Prefix { readings: readings(text), cover }
+                Self::Prefix { written: written(text), cover }
             }
             PathPattern::Glob(text) if text.len() > MAX_PATTERN => {
                 return Err(FilterError::TooLong { rule });

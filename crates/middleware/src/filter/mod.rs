@@ -59,7 +59,7 @@ pub struct FilterRules {
 
 impl FilterRules {
     /// Denies everything at and under these prefixes: `/admin` denies `/admin`, `/admin/` and `/admin/x`, not
-    /// `/administrator`. A prefix is normalised as paths are, a leading slash is added and trailing ones are dropped;
+    /// `/administrator`. A prefix is read as paths are (`/a%20b` denies `/a b` to servers that decode), a leading slash is added and trailing ones are dropped;
     /// `/` denies everything, and so does an empty prefix. Every prefix costs its length in memory, and a request's cost does not depend on how
     /// many there are.
     pub fn deny_prefixes(prefixes: impl IntoIterator<Item = impl Into<String>>) -> Self {
@@ -180,6 +180,8 @@ fn refusal<B: Default>(action: Action, version: Version) -> Response<B> {
     response
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod rule_tests;
 

@@ -1,29 +1,40 @@
 //! Paths in normal form, sets of prefixes, and all the readings of a path.
 //!
 //! The strict reading is RFC 3986 section 6.2.2: percent-encoded unreserved characters are decoded and dot segments
-//! removed; beyond it repeated slashes are one. The lax readings are what servers make of it that decode
-//! everything, once or twice (`%2F` and `\` become separators), drop path parameters (`;x=1`) and stop at a NUL.
-//! Only for a path with a character that they disagree about are the lax readings made.
+//! removed; beyond it repeated slashes are one. The others are what servers make of it that decode more, drop path parameters or take `\` for a
+//! slash ([`readings`]). Only for a path with a character that they disagree about are they made.
 
-use std::{borrow::Cow, collections::HashSet};
+mod readings;
 
-/// How often the lax reading decodes: a proxy behind this one may do it before the application does.
-const DECODINGS: usize = 2;
+use std::collections::HashSet;
+
+pub(super) use self::readings::{Readings, Written, trimmed};
+use self::readings::{Texts, Walk, is_plain};
 
 /// Prefixes in normal form: without a trailing slash, so that the root is empty.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Prefixes {
     set: HashSet<Box<[u8]>>,
     longest: usize,
 }
 
 impl Prefixes {
+    /// In each reading that keeps all of it. One that is the root by another than the strict one is left out: `/%2F..` doesn't ask for everything, and neither
+    /// does `/a;b` for all below `/a`.
     pub(super) fn insert(&mut self, prefix: &str) {
+        let texts = Texts::of(prefix.as_bytes());
         let mut normal = Vec::new();
-        let unreserved = decode_unreserved(prefix.as_bytes());
-        walk(&unreserved, Reading::Strict, &mut normal, |_| false);
-        self.longest = self.longest.max(normal.len());
-        self.set.insert(normal.into_boxed_slice());
+        let mut is_strict = true;
+        for text in texts.whole() {
+            for walk in Walk::all(text).filter(|walk| !walk.drops_parameters) {
+                walk.go(text, &mut normal, |_| false);
+                if is_strict || !normal.is_empty() {
+                    self.longest = self.longest.max(normal.len());
+                    self.set.insert(normal.as_slice().into());
+                }
+                is_strict = false;
+            }
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -32,40 +43,25 @@ impl Prefixes {
 
     /// Whether one of the prefixes covers the path in one of its readings.
     pub(super) fn cover(&self, path: &str) -> bool {
-        self.cover_bytes(path.as_bytes())
-    }
-
-    fn cover_bytes(&self, path: &[u8]) -> bool {
-        if is_plain(path) {
-            return self.cover_plain(path);
-        }
-        let mut normal = Vec::with_capacity(path.len() + 1);
-        let unreserved = decode_unreserved(path);
-        if self.cover_reading(&unreserved, Reading::Strict, &mut normal) {
-            return true;
-        }
-        let mut decoded = Cow::Borrowed(path);
-        for _ in 0..DECODINGS {
-            decoded = Cow::Owned(decode_all(&decoded));
-            if self.cover_reading(&decoded, Reading::Lax, &mut normal) {
-                return true;
-            }
-        }
-        false
+        let path = path.as_bytes();
+        if is_plain(path) { self.cover_plain(path) } else { self.cover_texts(&Texts::of(path)) }
     }
 
     /// As [`Self::cover`], of a path that is read already.
     pub(super) fn cover_readings(&self, readings: &Readings<'_>) -> bool {
         match readings {
             Readings::Plain(path) => self.cover_plain(path),
-            // the first is the path as it came
-            Readings::Odd(all) => all.first().is_some_and(|path| self.cover_bytes(path)),
+            Readings::Odd(odd) => self.cover_texts(&odd.texts),
         }
     }
 
-    fn cover_reading(&self, path: &[u8], reading: Reading, normal: &mut Vec<u8>) -> bool {
-        normal.clear();
-        walk(path, reading, normal, |so_far| so_far.len() <= self.longest && self.set.contains(so_far))
+    fn cover_texts(&self, texts: &Texts) -> bool {
+        let mut normal = Vec::new();
+        texts.iter().any(|text| Walk::all(text).any(|walk| self.cover_walk(walk, text, &mut normal)))
+    }
+
+    fn cover_walk(&self, walk: Walk, text: &[u8], normal: &mut Vec<u8>) -> bool {
+        walk.go(text, normal, |so_far| so_far.len() <= self.longest && self.set.contains(so_far))
     }
 
     /// A path that is its own normal form, looked at without a copy.
@@ -76,166 +72,6 @@ impl Prefixes {
             .take_while(|end| *end <= self.longest)
             .any(|end| self.set.contains(&path[..end]))
     }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Reading {
-    Strict,
-    Lax,
-}
-
-/// Whether all readings of the path are the path itself: it begins with a slash, has no empty segment but perhaps the
-/// last, none that begins with a dot, and nothing to decode or to disagree about.
-fn is_plain(path: &[u8]) -> bool {
-    path.first() == Some(&b'/')
-        && !path.iter().any(|byte| matches!(byte, b'%' | b'\\' | b';' | 0))
-        && !path.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
-}
-
-/// Walks the segments and keeps the path so far, each segment after a slash, in `normal`. Stops with `true` as
-/// soon as `covered` holds: for the root at first, then after each segment. What a later `..` takes away has
-/// counted, so that servers which keep dot segments are covered, too.
-fn walk(path: &[u8], reading: Reading, normal: &mut Vec<u8>, covered: impl Fn(&[u8]) -> bool) -> bool {
-    if covered(normal) {
-        return true;
-    }
-    let lax = reading == Reading::Lax;
-    let end = path.iter().position(|byte| lax && *byte == 0).unwrap_or(path.len());
-    for segment in path[..end].split(|byte| *byte == b'/' || (lax && *byte == b'\\')) {
-        let parameters = segment.iter().position(|byte| lax && *byte == b';');
-        match &segment[..parameters.unwrap_or(segment.len())] {
-            b"" | b"." => {}
-            b".." => {
-                let parent = normal.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-                normal.truncate(parent);
-            }
-            name => {
-                normal.push(b'/');
-                normal.extend_from_slice(name);
-                if covered(normal) {
-                    return true;
-                }
-            }
-        }
-    }
-    false
-}
-
-/// What servers may take a path for, in a fixed order: the path as it is; then with unreserved characters decoded, with everything
-/// decoded once, and twice; each of these as it is, with its dot segments removed, and in the lax reading.
-#[derive(Debug)]
-pub(super) enum Readings<'p> {
-    /// All are this one.
-    Plain(&'p [u8]),
-    /// [`READINGS`] of them.
-    Odd(Vec<Vec<u8>>),
-}
-
-/// How many readings a path has that is not plain. They are made once for a request, at a cost of ten times the path's length at most.
-pub(super) const READINGS: usize = 1 + 3 * (DECODINGS + 1);
-
-impl<'p> Readings<'p> {
-    pub(super) fn of(path: &'p [u8]) -> Self {
-        if is_plain(path) {
-            return Self::Plain(path);
-        }
-        let mut all = Vec::with_capacity(READINGS);
-        all.push(path.to_vec());
-        let mut text = decode_unreserved(path);
-        for level in 0..=DECODINGS {
-            if level > 0 {
-                // from the path itself at first: the strict form is for comparing
-                text = decode_all(if level == 1 { path } else { &text });
-            }
-            all.push(text.clone());
-            for reading in [Reading::Strict, Reading::Lax] {
-                let mut normal = Vec::with_capacity(text.len() + 1);
-                walk(&text, reading, &mut normal, |_| false);
-                all.push(normal);
-            }
-        }
-        Self::Odd(all)
-    }
-
-    /// Whether it holds for one of them.
-    pub(super) fn any(&self, holds: impl Fn(&[u8]) -> bool) -> bool {
-        match self {
-            Self::Plain(path) => holds(path),
-            Self::Odd(all) => all.iter().any(|path| holds(path)),
-        }
-    }
-
-    /// Whether it holds for each of them, given with its place.
-    pub(super) fn all(&self, holds: impl Fn(usize, &[u8]) -> bool) -> bool {
-        match self {
-            Self::Plain(path) => (0..READINGS).all(|place| holds(place, path)),
-            Self::Odd(all) => all.iter().enumerate().all(|(place, path)| holds(place, path)),
-        }
-    }
-
-    /// Whether it holds for each of them, whatever its place.
-    pub(super) fn every(&self, holds: impl Fn(&[u8]) -> bool) -> bool {
-        match self {
-            Self::Plain(path) => holds(path),
-            Self::Odd(all) => all.iter().all(|path| holds(path)),
-        }
-    }
-
-    /// Owned, by place.
-    pub(super) fn into_list(self) -> Vec<Vec<u8>> {
-        match self {
-            Self::Plain(path) => vec![path.to_vec(); READINGS],
-            Self::Odd(all) => all,
-        }
-    }
-}
-
-/// A trailing slash is no difference.
-pub(super) fn trimmed(path: &[u8]) -> &[u8] {
-    path.strip_suffix(b"/").unwrap_or(path)
-}
-
-/// Decodes what may be decoded without a change of meaning (RFC 3986 section 2.3), and gives the other triplets capital
-/// digits, so that they compare equal (section 6.2.2.1).
-fn decode_unreserved(path: &[u8]) -> Vec<u8> {
-    decode(path, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
-}
-
-pub(super) fn decode_all(path: &[u8]) -> Vec<u8> {
-    decode(path, |_| true)
-}
-
-fn decode(path: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let [first, tail @ ..] = rest {
-        match (first, triplet(rest)) {
-            (b'%', Some(byte)) => {
-                if wanted(byte) {
-                    out.push(byte);
-                } else {
-                    out.extend_from_slice(&[
-                        b'%',
-                        rest[1].to_ascii_uppercase(),
-                        rest[2].to_ascii_uppercase(),
-                    ]);
-                }
-                rest = &rest[3..];
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
-}
-
-/// The byte that a `%XX` at the beginning stands for.
-fn triplet(text: &[u8]) -> Option<u8> {
-    let [b'%', high, low, ..] = text else { return None };
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    Some(digit(high)? << 4 | digit(low)?)
 }
 
 #[cfg(test)]
@@ -290,6 +126,21 @@ mod tests {
             "/a/c/../b",
             "/a%2fb",
             "admin",
+            // parameters dropped before anything is decoded
+            "/;%2fx/admin",
+            "/;%2fx/%2fadmin",
+            "/x;%2fy/..%2fadmin",
+            "/a;%2f..%2f/b",
+            "/%3b%252fx/admin",
+            // decoded once before, or once more after
+            "/%3b%252fx/%252fadmin",
+            "/x;%2fy/%252e%252e/admin",
+            // a backslash parts segments and parameters stay, and the other way round
+            "/a\\..;\\..\\b",
+            "/a/y\\../..;/b",
+            // an encoded slash stays
+            "/x%2fy/..%3b/admin",
+            "/x%2fy%5c..%5cadmin",
         ];
         for path in denied {
             assert!(set.cover(path), "{path}");
@@ -330,6 +181,30 @@ mod tests {
             assert!(!set.cover("/secrets"), "{prefix}");
         }
         assert!(prefixes(&["/a b%2f"]).cover("/a b%2F/c"));
+        let set = prefixes(&["/my%20admin", "/a%5cb", "/c%252fd"]);
+        for path in [
+            "/my%20admin",
+            "/my%20admin/x",
+            "/my%2520admin",
+            "/my%20admin;x",
+            "/my%20admin%2fx",
+            "/my%20admin%00",
+            "/a%5Cb",
+            "/a\\b;x",
+            "/c/d",
+            "/c%2fd;x",
+        ] {
+            assert!(set.cover(path), "{path}");
+        }
+        for path in ["/my", "/my/admin", "/my%20admins", "/a", "/a/bc", "/c", "/c/e"] {
+            assert!(!set.cover(path), "{path}");
+        }
+        // a prefix that some servers make something shorter of denies no more than is written
+        let set = prefixes(&["/x;v=1", "/%2f..", "/..;"]);
+        assert!(set.cover("/x;v=1/a") && set.cover("/..;/a"));
+        for path in ["/", "/x", "/x/a", "/a"] {
+            assert!(!set.cover(path), "{path}");
+        }
     }
 
     #[test]
@@ -372,7 +247,8 @@ mod tests {
         fn the_plain_way_agrees_with_the_walk(path in "(/[a-c]{0,2}){0,5}", prefix in "(/[a-c]{1,2}){0,3}") {
             let set = prefixes(&[prefix.as_str()]);
             if is_plain(path.as_bytes()) {
-                let walked = set.cover_reading(path.as_bytes(), Reading::Strict, &mut Vec::new());
+                let strict = Walk { drops_parameters: false, takes_backslashes: false };
+                let walked = set.cover_walk(strict, path.as_bytes(), &mut Vec::new());
                 prop_assert_eq!(set.cover_plain(path.as_bytes()), walked);
                 prop_assert_eq!(set.cover(&path), walked);
             }

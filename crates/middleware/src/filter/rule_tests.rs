@@ -13,17 +13,17 @@ fn rules(options: &FilterOptions) -> FilterRules {
     FilterRules::compile(options, &FilterSets::default()).unwrap()
 }
 
-fn only(rule: Rule) -> FilterRules {
+pub(super) fn only(rule: Rule) -> FilterRules {
     rules(&FilterOptions::default().with_rule(rule))
 }
 
 /// Everything is denied but what this rule allows.
-fn allowing(rule: Rule) -> FilterRules {
+pub(super) fn allowing(rule: Rule) -> FilterRules {
     let options = FilterOptions::default().with_rule(rule).with_default(Action::Deny(StatusCode::FORBIDDEN));
     rules(&options)
 }
 
-fn passes(rules: &FilterRules, request: &Request<()>) -> bool {
+pub(super) fn passes(rules: &FilterRules, request: &Request<()>) -> bool {
     rules.decide(request).0 == Action::Allow
 }
 
@@ -38,7 +38,7 @@ fn patterns() -> [(PathPattern, &'static str); 5] {
 }
 
 /// Spellings of `/secret/x` by which one server or another comes to it.
-const SPELLINGS: [&str; 18] = [
+const SPELLINGS: [&str; 24] = [
     "/secret/x",
     "/secret/x/",
     "//secret//x",
@@ -57,6 +57,12 @@ const SPELLINGS: [&str; 18] = [
     "/secret;v=1/x;w=2",
     "/secret/x%00.png",
     "/y/..;/secret/x",
+    "/;%2fy/%2fsecret/x",
+    "/y;%2fz/..%2fsecret/x",
+    "/%3b%252fy/%252fsecret%252fx",
+    "/secret\\..;\\..\\x",
+    "/secret/y\\../..;/x",
+    "/y%2fz/..%3b/secret/x",
 ];
 
 #[test]
@@ -93,6 +99,11 @@ fn a_rule_that_allows_wants_every_reading() {
         "/public/%252e%252e%252fadmin",
         "/public\\..\\admin",
         "/public/..;/admin",
+        "/public/y;%2fz/..%2f..%2fadmin",
+        "/public/y;%2fz/%252e%252e/%252e%252e/admin",
+        "/public/%3b%252fy/..%252fadmin",
+        "/public/..\\admin/..;/public",
+        "/public/%2f/..%3b/..%3b/admin",
         "/%70ublic/a",
         "/x/../public/a",
         "/public%2fa",
@@ -334,16 +345,6 @@ async fn the_answers() {
 }
 
 proptest::proptest! {
-    #[test]
-    fn what_a_rule_allows_no_like_rule_would_not_deny(path in "(/|%2[fFeE]|\\.|;|a|b|%5c|%25|%00|%6[12]){0,12}") {
-        // whatever passes by "every reading is under /a" is a request that "a reading is under /a" denies
-        let prefix = PathPattern::Prefix("/a".to_owned());
-        let allow = allowing(Rule::allow().with_path(prefix.clone()));
-        let deny = only(Rule::deny(StatusCode::FORBIDDEN).with_path(prefix));
-        let request = get(&format!("http://h/{path}"));
-        proptest::prop_assert!(!passes(&allow, &request) || !passes(&deny, &request), "{}", path);
-    }
-
     #[test]
     fn odd_and_plain_agree(path in "(/[a-c]{1,2}){0,4}", prefix in "(/[a-c]{1,2}){1,3}") {
         // a detour makes all readings be looked at, and none of them is elsewhere
