@@ -78,10 +78,10 @@ impl<C: Clock> Local<C> {
         }
         let probe = self.probe(key, cost);
         if cost.get() == 1 {
-            return self.verdict(self.limiter.check_key(&probe), cost, asks_standing);
+            return self.verdict(self.limiter.check_key(&probe), key, cost, asks_standing);
         }
         match self.limiter.check_key_n(&probe, cost) {
-            Ok(outcome) => self.verdict(outcome, cost, asks_standing),
+            Ok(outcome) => self.verdict(outcome, key, cost, asks_standing),
             Err(_) => Verdict::Refused { wait: None, standing: Standing::default() },
         }
     }
@@ -102,6 +102,7 @@ impl<C: Clock> Local<C> {
     fn verdict(
         &self,
         outcome: Result<StateSnapshot, NotUntil<C::Instant>>,
+        key: u64,
         cost: NonZeroU32,
         asks_standing: bool,
     ) -> Verdict {
@@ -109,7 +110,16 @@ impl<C: Clock> Local<C> {
             Ok(_) if !asks_standing => Verdict::Allowed(Standing::default()),
             Ok(snapshot) => Verdict::Allowed(standing(self.quota, snapshot.remaining_burst_capacity())),
             Err(until) => {
-                let wait = until.wait_time_from(self.limiter.clock().now());
+                let now = self.limiter.clock().now();
+                let mut wait = until.wait_time_from(now);
+                // Emptier than empty: while a reload changes a rule, workers that still go by the slower one before it write
+                // its times into this table, and by this rule a request's debt could then last for hours.
+                let longest = self.quota.each.saturating_mul(cost.get());
+                if wait > longest {
+                    let now = now.duration_since(self.epoch).as_u64();
+                    self.table.hold_to(key, now.saturating_add(self.quota.fills_in_nanos()));
+                    wait = longest;
+                }
                 // what it waits for is what is missing
                 let missing = u32::try_from(wait.as_nanos().div_ceil(self.quota.each.as_nanos()));
                 let left = cost.get().saturating_sub(missing.unwrap_or(u32::MAX));
@@ -212,6 +222,26 @@ mod tests {
         assert!(is_allowed(second.take(1, n(10), true)));
         let again = second.changed(RateRule::new(n(10), SECOND * 60).quota());
         assert!(wait(again.take(1, n(1), true)).unwrap() > SECOND * 5);
+    }
+
+    #[test]
+    fn a_layer_that_goes_on_by_a_slower_rule_locks_nobody_out() {
+        let clock = FakeRelativeClock::default();
+        clock.advance(SECOND * 1000);
+        let day = local(&RateRule::new(n(100), SECOND * 86_400), &clock);
+        let second = day.changed(RateRule::new(n(10), SECOND).quota());
+        // a worker that has not heard of the change
+        assert!(is_allowed(day.take(1, n(1), true)) && is_allowed(day.take(2, n(1), true)));
+        assert_eq!(
+            wait(second.take(1, n(1), true)),
+            Some(SECOND / 10),
+            "as one that is empty, and no longer"
+        );
+        assert_eq!(wait(second.take(2, n(5), true)), Some(SECOND / 2), "as long as what it costs takes");
+        clock.advance(SECOND / 10);
+        assert!(is_allowed(second.take(1, n(1), true)) && !is_allowed(second.take(1, n(1), true)));
+        clock.advance(SECOND);
+        assert!(is_allowed(second.take(2, n(10), true)));
     }
 
     #[test]

@@ -100,6 +100,17 @@ impl Table {
         }
     }
 
+    /// Makes a client's bucket be full no later than this.
+    pub(super) fn hold_to(&self, key: u64, full_at: u64) {
+        let (shard, start) = self.place(key);
+        let mut slots = self.shards[shard].0.lock();
+        let (keys, times) = slots.words[start..start + WAYS * 2].split_at_mut(WAYS);
+        if let Some(way) = (0..WAYS).find(|way| times[*way] != 0 && keys[*way] == key) {
+            // 0 would be a free slot
+            times[way] = times[way].min(full_at.max(1));
+        }
+    }
+
     /// Makes every bucket as full by the new rule as it is by the old one; `before` and `after` are the times that an
     /// empty bucket takes to fill. One pass over the table, shard by shard.
     pub(super) fn rescale(&self, now: u64, before: u64, after: u64) {
@@ -276,6 +287,18 @@ mod tests {
         assert_eq!(read(&table, 7), Some(1), "its slot is not taken for a free one");
         table.give_back(Probe { key: 8, weight: 300 });
         assert_eq!(read(&table, 8), None);
+    }
+
+    #[test]
+    fn a_time_is_held_to_another() {
+        let table = Table::new(16);
+        set(&table, 7, 100);
+        for (key, full_at, expected) in
+            [(7, 200, Some(100)), (7, 60, Some(60)), (7, 0, Some(1)), (8, 50, None)]
+        {
+            table.hold_to(key, full_at);
+            assert_eq!(read(&table, key), expected, "{key} {full_at}");
+        }
     }
 
     #[test]
