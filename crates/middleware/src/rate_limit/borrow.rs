@@ -9,8 +9,9 @@
 //! elsewhere: each holds at most a tenth of the burst of each bucket, for a second at most; what is not used by then
 //! is lost. Errors are on the strict side.
 //!
-//! **Bounds.** A request waits for [`BorrowOptions::timeout`] at most, whatever the lender does. One that says that it can't, or leaves
-//! three questions in a row unanswered, is left alone for a while, from a tenth of a second doubling to two, and then asked one
+//! **Bounds.** A question is waited for [`BorrowOptions::timeout`] at most, whatever the lender does, and a request whose question had no answer in that time
+//! waits for none of its other rules: a lender that says nothing holds it up once. One that answers late, but in time, does so for each shared rule, and once more when
+//! its seed has changed. A lender that says that it can't, or leaves three questions in a row unanswered, is left alone for a while, from a tenth of a second doubling to two, and then asked one
 //! question in the background; meanwhile [`super::OnFailure`] decides at once. Buckets that are borrowed from are kept in a table of fixed size.
 
 use std::{
@@ -100,7 +101,7 @@ pub enum LendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BorrowOptions {
-    /// How long a request waits for the lender. Default 50 ms.
+    /// How long a request waits for an answer of the lender. Default 50 ms.
     pub timeout: Duration,
     /// How many buckets are borrowed from at once. Default 65,536, at least 8; 128 bytes each. Past it the one that has been
     /// idle for longest among eight is forgotten, with what is left of its portion.
@@ -228,7 +229,7 @@ impl<L: Lender> RateStore for Borrowing<L> {
 
     fn give_back(&self, bucket: &Bucket<'_>, cost: NonZeroU32) {
         let mut set = self.inner.set(bucket.key).lock();
-        if let Some(slot) = set.iter_mut().find(|slot| slot.is_of(bucket.key)) {
+        if let Some(slot) = set.iter_mut().find(|slot| slot.is_of(bucket.key, bucket.quota)) {
             slot.give_back(cost.get());
         }
     }
@@ -248,7 +249,9 @@ impl<L: Lender> Inner<L> {
     fn try_take(self: &Arc<Self>, bucket: &Bucket<'_>, cost: NonZeroU32) -> Result<Verdict, Arc<Question>> {
         let now = self.now();
         let mut set = self.set(bucket.key).lock();
-        let Some(slot) = Slot::of(&mut set, bucket.key) else { return Ok(Verdict::Unavailable) };
+        let Some(slot) = Slot::of(&mut set, bucket.key, bucket.quota) else {
+            return Ok(Verdict::Unavailable);
+        };
         let rests = now < self.rests_until.load(Ordering::Relaxed);
         let is_well = self.is_well();
         let (result, task) = match slot.take(now, cost.get(), bucket.quota) {
@@ -300,7 +303,7 @@ impl<L: Lender> Inner<L> {
         slot.question = Some(Arc::clone(&question));
         let Bucket { rule, key, seed, quota } = *bucket;
         let loan = Loan { rule: rule.into(), key, seed, quota, need, want: slot.wants(now, need, quota) };
-        let asked = Asked { inner: Arc::clone(self), key, question, outcome: None };
+        let asked = Asked { inner: Arc::clone(self), key, quota, question, outcome: None };
         Some(Task { runtime, asked, loan })
     }
 
@@ -331,6 +334,10 @@ impl<L: Lender> Inner<L> {
 
     /// A question has no answer. `at_once`: there is no use in patience.
     fn failed(&self, at_once: bool) {
+        // those that were under way when it failed are of the same failure, which they must not make longer
+        if self.now() < self.rests_until.load(Ordering::Relaxed) {
+            return;
+        }
         let least = if at_once { PATIENCE - 1 } else { 0 };
         let before = self.failures.fetch_max(least, Ordering::Relaxed).max(least);
         self.failures.fetch_add(1, Ordering::Relaxed);
@@ -367,6 +374,7 @@ struct Task<L: Lender> {
 struct Asked<L: Lender> {
     inner: Arc<Inner<L>>,
     key: u128,
+    quota: RateQuota,
     question: Arc<Question>,
     outcome: Option<Outcome>,
 }
@@ -381,8 +389,9 @@ impl<L: Lender> Asked<L> {
                 if inner.failures.swap(0, Ordering::Relaxed) >= PATIENCE {
                     tracing::info!("the store of the rate limit is back");
                 }
+                inner.rests_until.store(0, Ordering::Relaxed);
                 let mut set = inner.set(self.key).lock();
-                if let Some(slot) = set.iter_mut().find(|slot| slot.is_of(self.key)) {
+                if let Some(slot) = set.iter_mut().find(|slot| slot.is_of(self.key, self.quota)) {
                     slot.put(inner.now(), need, lent);
                 }
                 Some(Outcome::Answered)
@@ -407,7 +416,9 @@ impl<L: Lender> Drop for Asked<L> {
         let outcome = self.outcome.unwrap_or(Outcome::Failed);
         self.inner.probing.store(false, Ordering::Relaxed);
         self.inner.questions.fetch_sub(1, Ordering::Relaxed);
-        if let Some(slot) = self.inner.set(self.key).lock().iter_mut().find(|slot| slot.is_of(self.key)) {
+        if let Some(slot) =
+            self.inner.set(self.key).lock().iter_mut().find(|slot| slot.is_of(self.key, self.quota))
+        {
             slot.question = None;
         }
         *self.question.outcome.lock() = Some(outcome);

@@ -94,8 +94,9 @@ impl RateLimitLayer {
     }
 
     /// Changes the rules, from the next request on. A rule goes on with the buckets of the one of the same name, key and number of
-    /// keys, each as full as it was, even where rate and burst are others; any other begins with full buckets. Takes a
-    /// pass over each table that goes on, some milliseconds for a million keys.
+    /// keys, each as full as it was, even where rate and burst are others; any other begins with full buckets. Of several such rules the
+    /// first goes on with the first's. A shared bucket keeps what is missing of it instead, as the time in which that comes back by the old rate, and no
+    /// more than a whole bucket of the new one. Takes a pass over each table that goes on, some milliseconds for a million keys.
     pub fn replace(&self, options: &RateLimitOptions) {
         let before = self.shared.rules.load_full();
         self.shared.rules.store(Arc::new(RuleSet::new(options, self.shared.store.as_ref(), Some(&before))));

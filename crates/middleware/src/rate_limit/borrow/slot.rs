@@ -14,6 +14,8 @@ const HORIZON: u64 = 100_000_000;
 pub(super) struct Slot {
     /// 0 where it is free: no keyed hash of 128 bits ever is.
     key: u128,
+    /// What was lent and refused by another quota says nothing of this one: a rule that has changed has another slot, and the one before lapses.
+    quota: Option<RateQuota>,
     /// What is left of the portion.
     portion: u32,
     /// How much the last portion was, for when to ask for the next.
@@ -43,17 +45,17 @@ pub(super) enum Next {
 
 impl Slot {
     /// The bucket's slot, or the one that has been idle for longest; `None` where all have a question on its way.
-    pub(super) fn of(set: &mut [Self], key: u128) -> Option<&mut Self> {
-        if let Some(at) = set.iter().position(|slot| slot.key == key) {
+    pub(super) fn of(set: &mut [Self], key: u128, quota: RateQuota) -> Option<&mut Self> {
+        if let Some(at) = set.iter().position(|slot| slot.is_of(key, quota)) {
             return set.get_mut(at);
         }
         let idle = set.iter_mut().filter(|slot| slot.question.is_none()).min_by_key(|slot| slot.used)?;
-        *idle = Self { key, ..Self::default() };
+        *idle = Self { key, quota: Some(quota), ..Self::default() };
         Some(idle)
     }
 
-    pub(super) fn is_of(&self, key: u128) -> bool {
-        self.key == key
+    pub(super) fn is_of(&self, key: u128, quota: RateQuota) -> bool {
+        self.key == key && self.quota == Some(quota)
     }
 
     pub(super) fn take(&mut self, now: u64, cost: u32, quota: RateQuota) -> Next {

@@ -218,6 +218,74 @@ async fn a_lender_that_says_no_is_left_alone_for_longer_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_failure_of_many_questions_is_one_rest() {
+    let bank = Bank::default();
+    *bank.0.delay.lock() = SECOND * 3600;
+    let store = store(&bank);
+    let takes: Vec<_> = (1..=100).map(|key| store.take(&bucket(key, SECOND, 100), NonZeroU32::MIN)).collect();
+    for take in takes {
+        let Take::Later(later) = take else { panic!("it has to ask") };
+        assert_eq!(later.await, Verdict::Unavailable);
+    }
+    tokio::time::sleep(MS * 101).await;
+    assert_eq!(loans(&bank), 100);
+    *bank.0.delay.lock() = MS;
+    let bucket = bucket(101, SECOND, 100);
+    assert_eq!(take(&store, &bucket).await, Verdict::Unavailable, "nobody waits for what finds it out");
+    tokio::time::sleep(MS * 2).await;
+    assert_eq!(loans(&bank), 101);
+    assert!(is_allowed(take(&store, &bucket).await), "and it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_ends_the_rest() {
+    let bank = Bank::default();
+    let store = store(&bank);
+    // one question takes its time, and another one says no meanwhile
+    *bank.0.delay.lock() = MS * 20;
+    let slow = store.take(&bucket(5, SECOND, 100), NonZeroU32::MIN);
+    tokio::time::sleep(MS).await;
+    store.inner.failed(true);
+    assert!(matches!(store.take(&bucket(6, SECOND, 100), NonZeroU32::MIN), Take::Now(Verdict::Unavailable)));
+    let Take::Later(slow) = slow else { panic!("it has to ask") };
+    assert!(is_allowed(slow.await));
+    assert!(is_allowed(take(&store, &bucket(6, SECOND, 100)).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_quota_asks_anew() {
+    let bank = Bank::default();
+    let store = store(&bank);
+    let day = bucket(5, SECOND * 86_400, 1);
+    assert!(is_allowed(take(&store, &day).await));
+    assert!(matches!(take(&store, &day).await, Verdict::Refused { wait: Some(wait), .. } if wait > SECOND));
+    // the bank keeps how full it is as a time, and holds it to the new bucket as the script does
+    bank.0.buckets.lock().insert(5, Instant::now());
+    let quick = bucket(5, MS * 10, 100);
+    for _ in 0..5 {
+        tokio::time::sleep(MS * 10).await;
+        assert!(is_allowed(take(&store, &quick).await), "it is not refused by the old quota");
+    }
+    // and what was lent by the old one is no part of the new one
+    let before = bank.0.lent.load(Ordering::Relaxed);
+    let _ = bank.0.buckets.lock().insert(5, Instant::now() + SECOND * 86_400);
+    assert!(matches!(take(&store, &day).await, Verdict::Refused { .. }));
+    assert_eq!(bank.0.lent.load(Ordering::Relaxed), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_by_the_old_quota_and_by_the_new_one_do_not_disturb_each_other() {
+    let bank = Bank::default();
+    *bank.0.delay.lock() = MS;
+    let store = store(&bank);
+    let [old, new] = [bucket(5, MS * 20, 50), bucket(5, MS * 10, 100)];
+    for _ in 0..5 {
+        let takes = tokio::join!(take(&store, &old), take(&store, &new), take(&store, &old));
+        assert!([takes.0, takes.1, takes.2].into_iter().all(is_allowed), "{takes:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_not_used_lapses() {
     let bank = Bank::default();
     let store = store(&bank);
