@@ -39,13 +39,14 @@ pub enum KeyPart {
     Cookie(Box<str>),
     /// The host that is asked for, of the target or of `Host`, in lower case, without port and trailing dot, and an IPv6 address in whichever spelling.
     Host,
-    /// The path, or its first segments. It is brought into one form first: percent-encoded characters decoded (`%2F` stays
-    /// what it is), dot segments removed, repeated slashes one and the last one away. Never missing.
+    /// The path, or its first segments. It is brought into one form first, so that no way to write it is a bucket of its own where some
+    /// server takes it for the same: percent-encoded characters decoded, twice (`%2F` stays what it is), all behind a NUL and
+    /// path parameters (`;x=1`) away, backslashes slashes, dot segments removed, repeated slashes one and the last one away. Never missing.
     Path {
         /// How many segments count, from the first on; `None` for all.
         segments: Option<u8>,
     },
-    /// [`RouteName`]. A program without one has a layer for each route instead, each with buckets of its own.
+    /// [`RouteName`], missing where nobody put one in. A program without one has a layer for each route instead, each with buckets of its own.
     Route,
     /// The method. Never missing.
     Method,
