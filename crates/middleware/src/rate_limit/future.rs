@@ -179,6 +179,7 @@ where
     ResBody: From<Bytes>,
 {
     let rules = Arc::clone(&asking.rules);
+    asking.judging.waited(verdict);
     let judgement = {
         let asked = Asked::of(&asking.request);
         match rules.settle(&asked, &mut asking.judging, verdict) {

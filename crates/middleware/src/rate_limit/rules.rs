@@ -92,8 +92,17 @@ pub(super) struct Judging {
     shared: u64,
     /// Whether the rule that is next was asked already and wants a new key.
     rekeyed: bool,
+    /// Whether it has waited for the store in vain: then no other rule waits for it, so that a silent one holds a request up once.
+    in_vain: bool,
     /// `RateLimit` so far, where responses have fields.
     pub(super) field: Option<String>,
+}
+
+impl Judging {
+    /// Notes what waiting for the store came to.
+    pub(super) fn waited(&mut self, verdict: Verdict) {
+        self.in_vain |= verdict == Verdict::Unavailable;
+    }
 }
 
 /// What comes of judging.
@@ -153,6 +162,8 @@ impl RuleSet {
                     continue;
                 }
                 Some(Take::Now(verdict)) => verdict,
+                // it is asked all the same: what it has lent already is good, and who comes next may profit
+                Some(Take::Later(_)) if judging.in_vain => Verdict::Unavailable,
                 Some(Take::Later(answer)) => return Judgement::Ask(answer),
                 // a part of the key is missing, and the rule doesn't mind
                 None => {

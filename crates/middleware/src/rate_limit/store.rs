@@ -6,7 +6,8 @@ use super::options::RateQuota;
 
 /// Keeps buckets. The table of this process needs none; [`super::borrow::Borrowing`] is the one for what instances share.
 ///
-/// A store must answer within a bound of its own: a request waits for as long as the future of [`Take::Later`] does.
+/// A store must answer within a bound of its own: a request waits for as long as the future of [`Take::Later`] does, for each of its shared rules until
+/// one comes to [`Verdict::Unavailable`]; after that such a future is dropped unpolled.
 pub trait RateStore: fmt::Debug + Send + Sync {
     /// The keys of the hash that [`Bucket::key`] is made by: the same for all that share the buckets, unknown to
     /// anybody else, so that nobody can aim at another's bucket.

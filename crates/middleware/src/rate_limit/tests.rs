@@ -377,10 +377,23 @@ async fn a_store_out_of_reach_leaves_it_to_the_rule() {
         assert_eq!(local.status(), 200);
         *store.verdicts.lock().unwrap() = vec![dead, dead];
         assert_eq!(status(&layer, from("192.0.2.1")).await, 429);
-        let (local, layer, store) = scripted(OnFailure::Local, &[dead, (later, refused())]).await;
+        let (local, layer, store) = scripted(OnFailure::Local, &[dead, (false, refused())]).await;
         assert_eq!((local.status().as_u16(), layer.counts()[1].allowed), (429, 0));
         assert!(store.given_back.lock().unwrap().is_empty(), "what its own table gave goes back there");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_store_holds_a_request_up_once() {
+    let begin = tokio::time::Instant::now();
+    let dead = (true, Verdict::Unavailable);
+    let (open, layer, _) = scripted(OnFailure::Open, &[dead, dead]).await;
+    assert_eq!((open.status().as_u16(), begin.elapsed()), (200, SECOND / 100));
+    assert_eq!([1, 2].map(|rule| layer.counts()[rule].unavailable), [1, 1]);
+    // one that answers is waited for by each rule
+    let begin = tokio::time::Instant::now();
+    let (open, ..) = scripted(OnFailure::Open, &[(true, allowed()), (true, allowed())]).await;
+    assert_eq!((open.status().as_u16(), begin.elapsed()), (200, SECOND / 50));
 }
 
 #[tokio::test(start_paused = true)]
