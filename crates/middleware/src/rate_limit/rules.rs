@@ -133,9 +133,17 @@ impl RuleSet {
             );
         }
         let before = before.map_or(&[][..], |before| &before.rules);
-        let rule = |options: &RateRule| match before.iter().find(|before| before.counts_like(options)) {
-            Some(before) => before.changed(options),
-            None => Rule::new(options),
+        // of several that count the same each goes on with one: two with one table would both take from it
+        let mut taken = 0_u64;
+        let rule = |options: &RateRule| {
+            let is_free = |(at, before): &(usize, &Rule)| taken >> at & 1 == 0 && before.counts_like(options);
+            match before.iter().enumerate().find(is_free) {
+                Some((at, before)) => {
+                    taken |= 1 << at;
+                    before.changed(options)
+                }
+                None => Rule::new(options),
+            }
         };
         let rules: Box<[Rule]> = options.rules.iter().take(MAX_RULES).map(rule).collect();
         let policy = options.fields.then(|| answer::policy(&rules)).flatten();

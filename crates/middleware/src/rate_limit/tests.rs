@@ -259,6 +259,20 @@ async fn rules_change_and_buckets_stay() {
 }
 
 #[tokio::test]
+async fn rules_that_count_the_same_keep_a_table_each() {
+    let twice = |requests| RateLimitOptions::new(rule(requests, HOUR)).with_rule(rule(requests, HOUR));
+    let layer = layer(rule(9, HOUR));
+    layer.replace(&twice(4));
+    assert_eq!(passed(&layer, "192.0.2.1", 2).await, 2);
+    for _ in 0..2 {
+        layer.replace(&twice(4));
+    }
+    assert_eq!(passed(&layer, "192.0.2.1", 9).await, 2, "each takes one of its own");
+    let allowed: Vec<_> = layer.counts().iter().map(|counts| counts.allowed).collect();
+    assert_eq!(allowed, [4, 4]);
+}
+
+#[tokio::test]
 async fn no_more_rules_than_there_are_bits() {
     let mut options = RateLimitOptions::new(rule(100, HOUR));
     for index in 0..100 {
