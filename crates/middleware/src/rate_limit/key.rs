@@ -1,6 +1,7 @@
 //! What a rule counts by.
 
 use std::{
+    cell::OnceCell,
     fmt,
     hash::Hasher,
     net::{IpAddr, Ipv4Addr},
@@ -10,7 +11,7 @@ use std::{
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri, header};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use super::{certificate, path};
+use super::{certificate, options::Cost, path};
 use crate::{conn_info, host::Host};
 
 /// The name of the route that a request takes, put into its extensions by whoever routes before the limit. It is what
@@ -113,12 +114,15 @@ impl From<KeyPart> for RateKey {
 }
 
 /// What of a request is looked at.
-#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) method: &'a Method,
     pub(super) uri: &'a Uri,
     pub(super) headers: &'a HeaderMap,
     pub(super) extensions: &'a Extensions,
+    /// What the program says that the request takes.
+    pub(super) cost: Option<u32>,
+    /// Looked up by the first rule that asks for it.
+    client: OnceCell<Option<IpAddr>>,
 }
 
 impl<'a> Asked<'a> {
@@ -128,13 +132,15 @@ impl<'a> Asked<'a> {
             uri: request.uri(),
             headers: request.headers(),
             extensions: request.extensions(),
+            cost: request.extensions().get::<Cost>().map(|Cost(cost)| *cost),
+            client: OnceCell::new(),
         }
     }
 
     /// The client's address; the unspecified one is none.
     #[inline]
     pub(super) fn client(&self) -> Option<IpAddr> {
-        crate::client_ip(self.extensions).filter(|ip| !ip.is_unspecified())
+        *self.client.get_or_init(|| crate::client_ip(self.extensions).filter(|ip| !ip.is_unspecified()))
     }
 
     /// The host in the target or in `Host`.

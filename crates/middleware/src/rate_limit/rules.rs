@@ -19,7 +19,7 @@ use super::{
     clock::RuleClock,
     key::{Asked, Compiled},
     local::Local,
-    options::{Cost, OnFailure, OnMissing, RateLimitOptions, RateQuota, RateRule},
+    options::{OnFailure, OnMissing, RateLimitOptions, RateQuota, RateRule},
     store::{Bucket, RateStore, Standing, Take, Verdict},
 };
 use crate::cidr::CidrSet;
@@ -347,8 +347,8 @@ impl Rule {
         if !self.allow.is_empty() && asked.client().is_some_and(|ip| self.allow.contains(ip)) {
             return None;
         }
-        if let Some(Cost(cost)) = asked.extensions.get() {
-            return NonZeroU32::new(*cost);
+        if let Some(cost) = asked.cost {
+            return NonZeroU32::new(cost);
         }
         let by_method = options.method_costs.iter().find(|(method, _)| method == asked.method);
         NonZeroU32::new(by_method.map_or(options.cost, |(_, cost)| *cost))
