@@ -20,10 +20,9 @@
 //! bucket unless [`OnMissing`] says otherwise.
 //!
 //! Instances can share buckets: [`borrow`] lends each of them portions of a bucket that another program keeps, with the feature
-//! `redis` one that speaks the protocol of Valkey and Redis.
+//! `redis` one that speaks the protocol of Valkey and Redis ([`redis`]).
 
 pub mod borrow;
-#[cfg(feature = "redis")]
 pub mod redis;
 
 mod answer;

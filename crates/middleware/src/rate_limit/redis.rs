@@ -3,61 +3,31 @@
 //! One script for each question, and one key for each bucket that is not full: it holds the microsecond at which the bucket
 //! will be, and goes away by itself at that time. Redis 5 or later, any Valkey; the time is the server's, so that instances need not agree.
 //! The keys of the hash that names buckets are in the store too, made by the first instance that comes, so that all of them
-//! count in the same buckets and nobody else can tell which.
+//! count in the same buckets and nobody else can tell which. Where the store loses them, by a flush or for want of room, the next question of any instance puts
+//! its own there, and the others take them over with theirs.
 //!
 //! One connection for all questions, made again in the background when it is lost. Plain TCP or a unix socket: there is no TLS, so
 //! the way to another machine has to be one that is trusted, or a tunnel.
+//!
+//! [`RedisOptions`] are there without the feature `redis` too, for who keeps options but need not connect.
 
-use std::{
-    error::Error,
-    fmt,
-    hash::{BuildHasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use redis::{AsyncConnectionConfig, Client, Script, aio::MultiplexedConnection};
-use tokio::sync::Notify;
+#[cfg(feature = "redis")]
+mod lender;
 
-use super::borrow::{LendError, Lender, Lent, Loan};
-
-/// A bucket is kept as the time at which it is full. Times are microseconds. `ARGV`: the time for one, the burst, the least that
-/// is of use and the most. Answers what is granted, what is left, and how long until the least is there.
-const LEND: &str = r"
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
-local each, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
-local need, want = tonumber(ARGV[3]), tonumber(ARGV[4])
-local debt = math.max((tonumber(redis.call('GET', KEYS[1])) or 0) - now, 0)
-debt = math.min(debt, each * burst)
-local left = math.floor(burst - debt / each + 0.001)
-if left < need then
-    return {0, left, math.ceil(debt + (need - burst) * each)}
-end
-local granted = math.min(left, want)
-debt = debt + granted * each
-redis.call('SET', KEYS[1], string.format('%.3f', now + debt), 'PX', math.ceil(debt / 1000) + 1)
-return {granted, left - granted, 0}
-";
-
-/// The longest that connecting takes. No request waits for it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+#[cfg(feature = "redis")]
+pub use self::lender::{RedisError, RedisLender, store};
 
 /// Where the store is.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisOptions {
-    /// `redis://[user:password@]host[:port][/database]`, or `unix:///path[?db=N&pass=…]`. There is no default.
+    /// `redis://[user:password@]host[:port][/database]`, or `unix:///path[?db=N&pass=…]`. There is no default, and no TLS.
     pub url: String,
     /// What keys begin with. Default `portcullis:rate`. Instances with the same share their buckets.
     pub prefix: String,
-    /// How long an answer may take before the connection is given up. Default 50 ms, as
-    /// [`super::borrow::BorrowOptions::timeout`].
+    /// How long a request waits for an answer, as [`super::borrow::BorrowOptions::timeout`]; after four times that the connection is given up. Default 50 ms.
     pub timeout: Duration,
 }
 
@@ -90,167 +60,5 @@ impl fmt::Debug for RedisOptions {
             .field("prefix", prefix)
             .field("timeout", timeout)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why a store's address is of no use.
-#[derive(Debug, thiserror::Error)]
-#[error("the address of the store is not one")]
-pub struct RedisError(#[source] Box<dyn Error + Send + Sync>);
-
-/// Lends from Valkey or Redis; for [`super::borrow::Borrowing`]. Clones share the connection.
-#[derive(Clone)]
-pub struct RedisLender {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    client: Client,
-    config: AsyncConnectionConfig,
-    script: Script,
-    prefix: String,
-    seed: ArcSwap<[u64; 2]>,
-    connection: Mutex<Option<Connected>>,
-    connecting: AtomicBool,
-    /// An attempt to connect is over.
-    tried: Notify,
-    connections: AtomicU64,
-}
-
-#[derive(Clone)]
-struct Connected {
-    number: u64,
-    connection: MultiplexedConnection,
-}
-
-impl RedisLender {
-    /// Looks at the address; connects with the first question.
-    ///
-    /// # Errors
-    ///
-    /// The address can't be read, or asks for TLS.
-    pub fn open(options: &RedisOptions) -> Result<Self, RedisError> {
-        let client = Client::open(&*options.url).map_err(|error| RedisError(error.into()))?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // the one who asks gives up first, by a clock of his own: that is an answer that came late, and this a connection that is lost
-            .set_response_timeout(Some(options.timeout.saturating_mul(4)));
-        // until the store has told which
-        let random = RandomState::new();
-        let seed = [random.hash_one(0), random.hash_one(1)];
-        Ok(Self {
-            inner: Arc::new(Inner {
-                client,
-                config,
-                script: Script::new(LEND),
-                prefix: options.prefix.clone(),
-                seed: ArcSwap::from_pointee(seed),
-                connection: Mutex::new(None),
-                connecting: AtomicBool::new(false),
-                tried: Notify::new(),
-                connections: AtomicU64::new(0),
-            }),
-        })
-    }
-}
-
-impl fmt::Debug for RedisLender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisLender").field("prefix", &self.inner.prefix).finish_non_exhaustive()
-    }
-}
-
-impl Lender for RedisLender {
-    fn seed(&self) -> [u64; 2] {
-        **self.inner.seed.load()
-    }
-
-    async fn lend(&self, loan: Loan) -> Result<Lent, LendError> {
-        let Connected { number, mut connection } = self.inner.connected().await?;
-        if loan.seed != self.seed() {
-            return Err(LendError::Seed);
-        }
-        let mut question = Question { inner: &self.inner, number, is_answered: false };
-        let mut call =
-            self.inner.script.key(format!("{}:{}:{:032x}", self.inner.prefix, loan.rule, loan.key));
-        call.arg(loan.quota.each.as_nanos() as f64 / 1000.0).arg(loan.quota.burst.get());
-        call.arg(loan.need.get()).arg(loan.want.get());
-        let (granted, left, wait): (u32, u32, u64) =
-            call.invoke_async(&mut connection).await.map_err(failed)?;
-        question.is_answered = true;
-        Ok(Lent { granted, left, wait: Duration::from_micros(wait) })
-    }
-}
-
-fn failed(error: redis::RedisError) -> LendError {
-    LendError::Failed(error.into())
-}
-
-/// A question that got no answer, in time or at all, takes its connection with it: the next one is asked on another.
-struct Question<'a> {
-    inner: &'a Inner,
-    number: u64,
-    is_answered: bool,
-}
-
-impl Drop for Question<'_> {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.inner.connection.lock().take_if(|connected| connected.number == self.number);
-        }
-    }
-}
-
-impl Inner {
-    /// The connection, which may have to be made first.
-    async fn connected(self: &Arc<Self>) -> Result<Connected, LendError> {
-        let tried = self.tried.notified();
-        if let Some(connected) = self.connection.lock().clone() {
-            return Ok(connected);
-        }
-        if !self.connecting.swap(true, Ordering::AcqRel) {
-            let attempt = Attempt(Arc::clone(self));
-            // a task of its own: the next question may profit from what this one has no time for
-            tokio::spawn(async move {
-                match attempt.0.connect().await {
-                    Ok(connected) => *attempt.0.connection.lock() = Some(connected),
-                    Err(error) => {
-                        tracing::debug!(error = &error as &dyn Error, "connecting to the rate limit's store");
-                    }
-                }
-            });
-        }
-        tried.await;
-        let connected = self.connection.lock().clone();
-        connected.ok_or_else(|| LendError::Failed("there is no connection".into()))
-    }
-
-    /// Connects, and learns which seed the instances have.
-    async fn connect(&self) -> Result<Connected, redis::RedisError> {
-        let client = &self.client;
-        let mut connection = client.get_multiplexed_async_connection_with_config(&self.config).await?;
-        let key = format!("{}:seed", self.prefix);
-        let [a, b] = **self.seed.load();
-        // the first one's holds, and comes back with any instance where the store has lost it
-        let offer = format!("{a:016x}{b:016x}");
-        let _: () = redis::cmd("SETNX").arg(&key).arg(&offer).query_async(&mut connection).await?;
-        let seed: String = redis::cmd("GET").arg(&key).query_async(&mut connection).await?;
-        let half = |range| seed.get(range).and_then(|text| u64::from_str_radix(text, 16).ok());
-        let (Some(a), Some(b)) = (half(0..16), half(16..32)) else {
-            return Err((redis::ErrorKind::Parse, "the seed in the store is not ours").into());
-        };
-        self.seed.store(Arc::new([a, b]));
-        let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        Ok(Connected { number, connection })
-    }
-}
-
-/// However an attempt ends, also with its runtime, those that wait for it go on.
-struct Attempt(Arc<Inner>);
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        self.0.connecting.store(false, Ordering::Release);
-        self.0.tried.notify_waiters();
     }
 }

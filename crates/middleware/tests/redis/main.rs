@@ -24,8 +24,7 @@ use portcullis_middleware::{
     ClientIp,
     rate_limit::{
         KeyPart, OnFailure, RateLimitLayer, RateLimitOptions, RateRule,
-        borrow::{BorrowOptions, Borrowing},
-        redis::{RedisLender, RedisOptions},
+        redis::{self, RedisOptions},
     },
 };
 use tower::{Layer, ServiceExt, service_fn};
@@ -51,9 +50,8 @@ const BOUND: Duration = Duration::from_millis(50);
 
 /// One instance: a layer with a connection of its own.
 fn instance(url: &str, rule: RateRule, bound: Duration) -> RateLimitLayer {
-    let options = RedisOptions::new(url).with_timeout(bound);
-    let lender = RedisLender::open(&options).expect("a good address");
-    let store = Arc::new(Borrowing::new(lender, BorrowOptions::default().with_timeout(bound)));
+    let store = redis::store(&RedisOptions::new(url).with_timeout(bound)).expect("a good address");
+    let store = Arc::new(store);
     RateLimitLayer::with_store(&RateLimitOptions::new(rule), store)
 }
 
@@ -144,6 +142,30 @@ async fn a_small_bucket_is_exact() {
     assert_eq!(passed, 5);
     let (status, _) = ask(&instances[0], [192, 0, 2, 2]).await;
     assert_eq!(status, 200, "another client has another bucket");
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: cargo xtask redis"]
+async fn a_lost_seed_leaves_instances_with_the_same_buckets() {
+    for newcomer_first in [true, false] {
+        let server = Server::start();
+        let rule = RateRule::new(n(5), SECOND * 3600).with_shared(OnFailure::Closed);
+        let make = || instance(&server.url(), rule.clone(), SECOND * 2);
+        let one = make();
+        assert_eq!(ask(&one, [192, 0, 2, 1]).await.0, 200);
+        // as FLUSHALL and an eviction do, while connections live
+        assert_eq!(server.cli(&["del", "portcullis:rate:seed"]).trim(), "1");
+        let instances = [one, make()];
+        let mut passed = 0;
+        for turn in 0..20 {
+            let at = (turn + usize::from(newcomer_first)) % 2;
+            passed += u32::from(ask(&instances[at], [192, 0, 2, 2]).await.0 == 200);
+        }
+        assert_eq!(passed, 5, "newcomer first: {newcomer_first}");
+        for layer in &instances {
+            assert_eq!(layer.counts()[0].unavailable, 0, "a new seed costs no request");
+        }
+    }
 }
 
 #[tokio::test]
