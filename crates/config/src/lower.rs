@@ -49,6 +49,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
     let sink = root.sink();
     check::listeners(sink, lines, &listeners, &certificates, acme.is_some(), plan.admin.as_ref());
     check::routes(sink, lines, &routes, &asked, &clusters);
+    chain::rate_limit::alike(sink, lines, &plan.chain, &routes);
     if routes.is_empty() && plan.connect.is_none() && listeners.iter().any(|listener| !listener.is_redirect())
     {
         let wrong = Wrong::new("the file has no `[[route]]`: every request is answered 404");

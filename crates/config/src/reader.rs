@@ -292,10 +292,13 @@ impl<'s, 'i> Table<'s, 'i> {
         name: &'static str,
         read: impl FnOnce(Vec<Table<'s, 'i>>) -> Option<T>,
     ) -> Setting<T> {
-        let is_list =
-            self.rest.iter().any(|(found, value)| found.get_ref() == key && value.get_ref().is_array());
-        if !is_list {
+        let value = self.rest.iter().find(|(found, _)| found.get_ref() == key).map(|(_, value)| value);
+        let Some(DeValue::Array(items)) = value.map(Spanned::get_ref) else {
             return self.setting(key, name, |table| read(vec![table]));
+        };
+        if let (true, Some(value)) = (items.is_empty(), value) {
+            let wrong = Wrong::new(format!("`{key}` is an empty list"));
+            self.sink.error(value.span(), wrong.hint(format!("write {name}, or `{key} = \"off\"`")));
         }
         read(self.tables(key, name)).map_or(Setting::Inherit, Setting::Own)
     }

@@ -163,6 +163,38 @@ fn one_mistake_is_one_error_in_tables() {
         ("[rate_limit]\nrequests = 5\nmax_held = 6", 3, 12, "`max_held` goes with `tarpit`", "add `tarpit"),
         ("[rate_limit]\nrequests = 5\nmethod_costs = [\"POST\"]", 3, 17, "wants a method and its cost", ""),
         (
+            "[rate_limit]\nrequests = 5\nmethod_costs = [\"post=5\"]",
+            3,
+            17,
+            "wants a method, found \"post\"",
+            "in capital letters",
+        ),
+        (
+            "[rate_limit]\nrequests = 5\nmethod_costs = [\"POST=5\", \"PUT=2\", \"POST=1\"]",
+            3,
+            36,
+            "`POST` has two costs",
+            "leave one out",
+        ),
+        (
+            "[rate_limit_store]\nurl = \"unix:///a\"\n[rate_limit]\nrequests = 1000\nshared = \"open\"\n\
+             [[route]]\npath = \"/login\"\ncluster = \"app\"\n[route.rate_limit]\nrequests = 5\nshared = \"open\"",
+            6,
+            1,
+            "the shared rule `default` has the buckets of that of the top level, by another key or rate",
+            "a `name` of its own",
+        ),
+        (
+            "[rate_limit_store]\nurl = \"unix:///a\"\n\
+             [[route]]\npath = \"/a\"\ncluster = \"app\"\n[route.rate_limit]\nrequests = 5\nshared = \"open\"\n\
+             [[route]]\npath = \"/b\"\ncluster = \"app\"\n[route.rate_limit]\nrequests = 5\nkey = [\"host\"]\nshared = \"open\"",
+            9,
+            1,
+            "of that of the route on line 3",
+            "",
+        ),
+        ("rate_limit = []", 1, 14, "`rate_limit` is an empty list", "write `[rate_limit]`"),
+        (
             "[[rate_limit]]\nrequests = 5\n[[rate_limit]]\nrequests = 6",
             3,
             1,

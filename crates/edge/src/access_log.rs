@@ -7,7 +7,6 @@ use portcullis_middleware::access_log::{
     AccessRecord, Details, LogSlot, Outcome, RecordOptions, RouteLog, Sampling, Sink, Upstream,
     UpstreamDetails, Waiting, Which,
 };
-use portcullis_proxy::PathMatch;
 use portcullis_telemetry::access_log::{
     AccessLine, LineOutcome, Writer, WriterError, WriterGuard, WriterOptions,
 };
@@ -200,17 +199,7 @@ fn line<'r>(
 
 /// What the log is to know of a route.
 pub(crate) fn route_log(route: &crate::plan::RoutePlan) -> Arc<RouteLog> {
-    let name = route.name.clone().unwrap_or_else(|| {
-        let host = route.matches.host.as_deref().unwrap_or("*");
-        let path = match &route.matches.path {
-            PathMatch::Prefix(path)
-            | PathMatch::Exact(path)
-            | PathMatch::Segments(path)
-            | PathMatch::Regex(path) => path.as_str(),
-            _ => "",
-        };
-        format!("{host}{path}")
-    });
+    let name = route.label();
     let which = match &route.access_log {
         Setting::Inherit => Which::Usual,
         Setting::Off => Which::None,

@@ -8,7 +8,10 @@ use std::{
 };
 
 use http::{Method, Request, Response, header};
-use portcullis_middleware::access_log::{LogSlot, RouteLog};
+use portcullis_middleware::{
+    access_log::{LogSlot, RouteLog},
+    rate_limit::RouteName,
+};
 use portcullis_proxy::Lookup;
 use portcullis_telemetry::metrics::{HostPlace, HostRequests};
 use tower_service::Service;
@@ -42,17 +45,22 @@ pub(crate) struct Told {
     pub(crate) log: Option<Arc<RouteLog>>,
     /// Where they are counted.
     pub(crate) host: HostPlace,
+    /// To rate limits, if one counts by route.
+    pub(crate) name: Option<RouteName>,
 }
 
 impl Routes {
-    /// Tells who counts and who logs of a request that is for this route, or for none.
-    fn tell(&self, number: Option<usize>, request: &Request<Body>) {
+    /// Tells who counts, who logs and who limits of a request that is for this route, or for none.
+    fn tell(&self, number: Option<usize>, request: &mut Request<Body>) {
         let told = number.and_then(|number| self.told.get(number));
         self.hosts.count(told.map_or(HostPlace::OTHER, |told| told.host), request.version());
         if let Some(log) = told.and_then(|told| told.log.as_ref())
             && let Some(slot) = request.extensions().get::<LogSlot>()
         {
             slot.set_route(Arc::clone(log));
+        }
+        if let Some(name) = told.and_then(|told| told.name.as_ref()) {
+            request.extensions_mut().insert(name.clone());
         }
     }
 }
@@ -107,13 +115,13 @@ impl Service<Request<Body>> for Dispatch {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> DispatchFuture {
+    fn call(&mut self, mut request: Request<Body>) -> DispatchFuture {
         if self.insecure.redirects(&request).is_some() {
-            self.routes.tell(None, &request);
+            self.routes.tell(None, &mut request);
             return DispatchFuture::Chain { future: self.redirecting.call(request) };
         }
         let number = self.choose(&request);
-        self.routes.tell(number, &request);
+        self.routes.tell(number, &mut request);
         let Some(number) = number else {
             return DispatchFuture::Chain { future: self.unrouted.call(request) };
         };

@@ -131,6 +131,11 @@ pub enum PlanFault {
     /// A rule of a rate limit shares its buckets, and nothing says where.
     #[error("rule `{0}` of a rate limit is shared, but there is no store: `[rate_limit_store]` names one")]
     NoRateStore(String),
+    /// Two rules of rate limits share the same buckets, each by its own key or rate.
+    #[error(
+        "two shared rules of rate limits are called `{0}`, and so have the same buckets, but differ in key or rate: give each a name of its own"
+    )]
+    RatesClash(String),
     /// A route to a cluster that is not there.
     #[error("a route names cluster `{0}`, which is not defined")]
     UnknownCluster(String),

@@ -12,6 +12,7 @@ use portcullis_h3::QuicOptions;
 use portcullis_listener::{
     ClientLimit, ListenAddr, OverLimit, ProxyProtocolOptions, TcpOptions, UdpOptions, UnixOptions,
 };
+use portcullis_middleware::rate_limit::redis::RedisOptions;
 use portcullis_proxy::{ForwardedOptions, PathRules, RelayOptions, UpgradeProtocols, Via};
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
@@ -30,7 +31,6 @@ pub use crate::connect_plan::ConnectPlan;
 pub use crate::log_plan::{AccessLogPlan, LogOutput, Overflow};
 pub use crate::qlog::QlogPlan;
 pub use crate::quic_plan::{QuicFileError, QuicPlan, RoutableIdsPlan, hex, read_key};
-pub use crate::rate_store::RateStorePlan;
 pub use crate::request_id_plan::{RequestIdPlan, TrustIds};
 pub use crate::route_plan::{EarlyPlan, MirrorPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost};
 pub use crate::tls_plan::{ClientAuthPlan, HostTlsPlan, ResumptionPlan, TlsPlan, WithoutCertificate};
@@ -95,8 +95,9 @@ pub struct Plan {
     pub chain: ChainPlan,
     /// The store of the shared response cache; `None` (the default) caches nothing. Another one begins empty.
     pub cache: Option<CacheOptions>,
-    /// Where the rules of rate limits keep their buckets that say so (`RateRule::shared`); `None` (the default) is nowhere.
-    pub rate_store: Option<RateStorePlan>,
+    /// Where the rules of rate limits keep their buckets that say so (`RateRule::shared`); `None` (the default) is nowhere. Needs the feature `redis`; without it a plan
+    /// that has one is refused.
+    pub rate_store: Option<RedisOptions>,
 }
 
 impl Default for Plan {

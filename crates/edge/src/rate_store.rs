@@ -1,84 +1,66 @@
 //! The store that instances share their rates in.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use portcullis_middleware::rate_limit::RateStore;
+use portcullis_middleware::rate_limit::{KeyPart, RateRule, RateStore, redis::RedisOptions};
 
 use crate::{EdgeError, PlanFault, plan::Plan};
 
-/// Valkey or Redis, for the rules that ask for it. Built with the feature `redis`; without it a plan that has one is refused.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RateStorePlan {
-    /// `redis://[user:password@]host[:port][/database]`, or `unix:///path`. There is no TLS.
-    pub url: String,
-    /// What keys begin with. Default `portcullis:rate`. Instances with the same share their buckets.
-    pub prefix: String,
-    /// How long a request waits for the store. Default 50 ms.
-    pub timeout: Duration,
-}
-
-impl RateStorePlan {
-    /// The store at this address.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), prefix: "portcullis:rate".to_owned(), timeout: Duration::from_millis(50) }
-    }
-
-    /// Sets [`RateStorePlan::prefix`].
-    #[must_use]
-    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
-        self
-    }
-
-    /// Sets [`RateStorePlan::timeout`].
-    #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-}
-
-impl fmt::Debug for RateStorePlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // the URL may hold a password
-        let (prefix, timeout) = (&self.prefix, &self.timeout);
-        f.debug_struct("RateStorePlan")
-            .field("prefix", prefix)
-            .field("timeout", timeout)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Rules that share buckets need a store, and a store needs to be one.
+/// Rules that share buckets need a store, a store needs to be one, and rules that share the same buckets have to be alike.
 pub(crate) fn check(plan: &Plan) -> Result<(), EdgeError> {
     if let Some(store) = &plan.rate_store {
-        open(store)?;
-        return Ok(());
+        look_at(store)?;
+    } else if let Some(rule) = shared(plan).next() {
+        return Err(PlanFault::NoRateStore(rule.name.clone()).into());
     }
+    // those of one name are alike if each is like the first
+    let mut first: Vec<&RateRule> = Vec::new();
+    for rule in shared(plan) {
+        if first.iter().any(|known| known.clashes_with(rule)) {
+            return Err(PlanFault::RatesClash(rule.name.clone()).into());
+        }
+        if first.iter().all(|known| known.name != rule.name) {
+            first.push(rule);
+        }
+    }
+    Ok(())
+}
+
+/// The rules of all chains.
+fn rules(plan: &Plan) -> impl Iterator<Item = &RateRule> {
     let chains = std::iter::once(&plan.chain).chain(plan.routes.iter().map(|route| &route.chain));
-    let rules = chains.filter_map(|chain| chain.rate_limit.own()).flat_map(|limit| &limit.rules);
-    match rules.into_iter().find(|rule| rule.shared.is_some()) {
-        Some(rule) => Err(PlanFault::NoRateStore(rule.name.clone()).into()),
-        None => Ok(()),
-    }
+    chains.filter_map(|chain| chain.rate_limit.own()).flat_map(|limit| &limit.rules)
+}
+
+/// Those that share their buckets.
+fn shared(plan: &Plan) -> impl Iterator<Item = &RateRule> {
+    rules(plan).filter(|rule| rule.shared.is_some())
+}
+
+/// Whether a rule counts by route, so that requests have to be told theirs.
+pub(crate) fn asks_for_routes(plan: &Plan) -> bool {
+    rules(plan).any(|rule| rule.key.alternatives().flatten().any(|part| *part == KeyPart::Route))
 }
 
 /// Connects with the first request that asks for it.
 #[cfg(feature = "redis")]
-pub(crate) fn open(plan: &RateStorePlan) -> Result<Arc<dyn RateStore>, EdgeError> {
-    use portcullis_middleware::rate_limit::{
-        borrow::{BorrowOptions, Borrowing},
-        redis::{RedisLender, RedisOptions},
-    };
+pub(crate) fn open(options: &RedisOptions) -> Result<Arc<dyn RateStore>, EdgeError> {
+    let store = portcullis_middleware::rate_limit::redis::store(options);
+    Ok(Arc::new(store.map_err(|error| EdgeError::RateStore(error.into()))?))
+}
 
-    let options =
-        RedisOptions::new(plan.url.as_str()).with_prefix(plan.prefix.as_str()).with_timeout(plan.timeout);
-    let lender = RedisLender::open(&options).map_err(|error| EdgeError::RateStore(error.into()))?;
-    Ok(Arc::new(Borrowing::new(lender, BorrowOptions::default().with_timeout(plan.timeout))))
+#[cfg(feature = "redis")]
+fn look_at(options: &RedisOptions) -> Result<(), EdgeError> {
+    let lender = portcullis_middleware::rate_limit::redis::RedisLender::open(options);
+    lender.map(drop).map_err(|error| EdgeError::RateStore(error.into()))
 }
 
 #[cfg(not(feature = "redis"))]
-pub(crate) fn open(_: &RateStorePlan) -> Result<Arc<dyn RateStore>, EdgeError> {
+pub(crate) fn open(_: &RedisOptions) -> Result<Arc<dyn RateStore>, EdgeError> {
     Err(EdgeError::RateStore("this program was built without the feature `redis`".into()))
+}
+
+#[cfg(not(feature = "redis"))]
+fn look_at(options: &RedisOptions) -> Result<(), EdgeError> {
+    open(options).map(drop)
 }

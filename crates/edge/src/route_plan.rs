@@ -10,7 +10,7 @@ use portcullis_proxy::{FieldEdits, PathMatch, RouteMatch, mirror::MirrorOptions}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoutePlan {
-    /// What the access log calls it. Default `None`: its host and path.
+    /// What the access log calls it, and rate limits that count by route: to those, routes of one name are one. Default `None`: its host and path.
     pub name: Option<String>,
     /// What requests it is for.
     pub matches: RouteMatch,
@@ -98,6 +98,21 @@ pub enum EarlyPlan {
 }
 
 impl RoutePlan {
+    /// [`RoutePlan::name`], or its host and path.
+    pub(crate) fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let host = self.matches.host.as_deref().unwrap_or("*");
+            let path = match &self.matches.path {
+                PathMatch::Prefix(path)
+                | PathMatch::Exact(path)
+                | PathMatch::Segments(path)
+                | PathMatch::Regex(path) => path.as_str(),
+                _ => "",
+            };
+            format!("{host}{path}")
+        })
+    }
+
     /// Every path of a host, or of every host.
     pub fn new(host: Option<&str>, action: RouteAction) -> Self {
         Self::matching(RouteMatch::new(host), action)

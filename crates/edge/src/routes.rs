@@ -10,6 +10,7 @@ use portcullis_middleware::{
     ClientIp,
     early_data::{EarlyDataLayer, EarlyPolicy},
     files::ServeFiles,
+    rate_limit::RouteName,
 };
 use portcullis_proxy::{
     Asked, Lookup, PathMatch, ProxyOptions, ReverseProxy, Router,
@@ -37,6 +38,7 @@ use crate::{
         ClusterPlan, DiscoveryPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan,
         UpstreamHost,
     },
+    rate_store,
     service::EdgeService,
     to_route::{Changes, ToRoute},
 };
@@ -227,7 +229,9 @@ pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Resu
     let chains = chains.collect();
     let preflights = live.chains.routes.iter().map(|chain| chain.admission.cors.is_some()).collect();
     let asked = live.chains.default.admission.forward_auth.as_ref().and_then(|plan| by_name(&plan.cluster));
+    let by_route = rate_store::asks_for_routes(&live.plan);
     let told = live.plan.routes.iter().map(|route| Told {
+        name: by_route.then(|| RouteName(route.label().into())),
         log: live.log_sink.as_ref().filter(|log| log.wants_slot()).map(|_| route_log(route)),
         host: route.matches.host.as_deref().map_or(HostPlace::OTHER, |host| live.hosts.place(host)),
     });

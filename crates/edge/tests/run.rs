@@ -5,7 +5,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +17,11 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use portcullis_edge::{
     Body, Edge, EdgeError, EdgeService, PlanFault,
     h3::QuicOptions,
-    plan::{ClusterPlan, ListenerMode, ListenerPlan, PlainHttp, Plan, RouteAction, RoutePlan, Workers},
+    middleware::rate_limit::{KeyPart, OnFailure, RateLimitOptions, RateRule, redis::RedisOptions},
+    plan::{
+        ClusterPlan, ListenerMode, ListenerPlan, PlainHttp, Plan, RouteAction, RoutePlan, Setting, Workers,
+    },
+    proxy::PathMatch,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,6 +35,10 @@ fn any() -> SocketAddr {
 
 fn hello() -> RoutePlan {
     RoutePlan::new(None, RouteAction::Respond { status: StatusCode::OK, body: "hello".to_owned() })
+}
+
+fn n(n: u32) -> NonZeroU32 {
+    NonZeroU32::new(n).unwrap()
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {
@@ -162,6 +170,44 @@ async fn health_fails_before_the_door_closes() {
 }
 
 #[tokio::test]
+async fn a_rate_limit_of_all_routes_counts_by_route() {
+    let mut plan = Plan::default();
+    plan.workers = Workers::PerCore(NonZeroUsize::new(1));
+    plan.listeners.push(ListenerPlan::new(any(), ListenerMode::Http));
+    let rule = RateRule::new(n(1), Duration::from_secs(3600));
+    plan.chain.rate_limit = Setting::Own(RateLimitOptions::new(rule.with_key(KeyPart::Route)));
+    for (path, name) in [("/a", None), ("/b", None), ("/c", Some("c and d")), ("/d", Some("c and d"))] {
+        let mut route = hello();
+        route.matches.path = PathMatch::Prefix(path.to_owned());
+        route.name = name.map(str::to_owned);
+        plan.routes.push(route);
+    }
+    let edge = Edge::new(plan).unwrap();
+    let address = edge.listening()[0].address.ip().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(edge.run(async {
+        let _ = stopped.await;
+    }));
+    // what no route is for has one bucket
+    let table = [
+        ("/a", 200),
+        ("/a/x", 429),
+        ("/b", 200),
+        ("/b", 429),
+        ("/c", 200),
+        ("/d", 429),
+        ("/none", 404),
+        ("/no", 429),
+    ];
+    for (path, expected) in table {
+        let answer = get(address, path).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{path}: {answer}");
+    }
+    drop(stop);
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_service_that_blocks_its_worker_does_not_hold_the_end() {
     let release = Arc::new(AtomicBool::new(false));
     let blocking = {
@@ -233,6 +279,30 @@ fn contradictions_are_found_before_anything_is_opened() {
         fault(|plan| plan.workers = Workers::PerCore(NonZeroUsize::new(256))),
         PlanFault::TooManyWorkers(256)
     ));
+    let shared = |rates: RateRule| Setting::Own(RateLimitOptions::new(rates.with_shared(OnFailure::Open)));
+    let check = |route: RateRule| {
+        let mut plan = Plan::default();
+        plan.listeners.push(ListenerPlan::new(any(), ListenerMode::Http));
+        plan.routes.push(hello());
+        plan.chain.rate_limit = shared(RateRule::new(n(1000), Duration::from_secs(1)));
+        plan.routes[0].chain.rate_limit = shared(route);
+        plan.rate_store = cfg!(feature = "redis").then(|| RedisOptions::new("redis://127.0.0.1:1"));
+        plan.check()
+    };
+    // rules of one name have the same buckets in a store, wherever they stand
+    let login = RateRule::new(n(5), Duration::from_secs(60));
+    if cfg!(feature = "redis") {
+        assert!(check(RateRule::new(n(1000), Duration::from_secs(1)).with_dry_run(true)).is_ok());
+        assert!(check(login.clone().with_name("login")).is_ok());
+        let clash = check(login).unwrap_err();
+        assert!(
+            matches!(&clash, EdgeError::Plan(PlanFault::RatesClash(name)) if name == "default"),
+            "{clash:?}"
+        );
+    } else {
+        let missing = check(login).unwrap_err();
+        assert!(matches!(missing, EdgeError::Plan(PlanFault::NoRateStore(_))), "{missing:?}");
+    }
     let same: SocketAddr = "127.0.0.1:18080".parse().unwrap();
     let twice = |plan: &mut Plan| {
         plan.listeners =

@@ -7,7 +7,7 @@ pub(super) mod shaping;
 
 mod cache;
 
-mod rate_limit;
+pub(super) mod rate_limit;
 
 use http::HeaderValue;
 use portcullis_edge::{

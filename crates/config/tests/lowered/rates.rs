@@ -33,6 +33,25 @@ fn every_key_of_a_rule() {
 }
 
 #[test]
+fn fields_are_for_all_rules_if_one_says_so() {
+    for (a, b, expected) in
+        [("", "", false), ("fields = true", "", true), ("fields = true", "fields = false", true)]
+    {
+        let rule =
+            |name: &str, fields: &str| format!("[[rate_limit]]\nname = \"{name}\"\nrequests = 1\n{fields}\n");
+        let plan = plan(&format!("{}{}{LEAST}", rule("a", a), rule("b", b)));
+        assert_eq!(plan.chain.rate_limit.own().unwrap().fields, expected, "{a} {b}");
+    }
+}
+
+#[test]
+fn a_rule_counts_by_route() {
+    let plan = plan(&format!("[rate_limit]\nrequests = 1\nkey = [\"client\", \"route\"]\n{LEAST}"));
+    let key = RateKey::new([KeyPart::CLIENT, KeyPart::Route]);
+    assert_eq!(plan.chain.rate_limit.own().unwrap().rules[0].key, key);
+}
+
+#[test]
 fn a_list_of_rules_in_both_places() {
     let rule = |name: &str, requests: u32| format!("name = \"{name}\"\nrequests = {requests}\n");
     let text = format!(

@@ -72,8 +72,8 @@ pub enum OnFailure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateRule {
-    /// Names the rule in statistics, logs and response fields. Default `default`. Letters, digits, `-`, `_` and `.`; others
-    /// become `_`, and 64 are kept.
+    /// Names the rule in statistics, logs and response fields, and its buckets in a shared store. Default `default`. Letters, digits, `-`, `_` and
+    /// `.`; others become `_`, and 64 are kept.
     pub name: String,
     /// How many requests may be made in [`RateRule::per`], evenly spread. There is no default: the rate depends on the
     /// application.
@@ -104,7 +104,8 @@ pub struct RateRule {
     /// The answer to who is refused.
     pub refusal: Refusal,
     /// Whether the buckets are those of the store that instances share ([`super::RateLimitLayer::with_store`]), and what happens
-    /// without it. Default `None`: they are this process's own, as they are in a layer without a store.
+    /// without it. Default `None`: they are this process's own, as they are in a layer without a store. Rules of one name have the same buckets
+    /// there, in whichever layer they stand, so they have to be alike: [`RateRule::clashes_with`].
     pub shared: Option<OnFailure>,
 }
 
@@ -207,6 +208,15 @@ impl RateRule {
     pub fn with_shared(mut self, on_failure: OnFailure) -> Self {
         self.shared = Some(on_failure);
         self
+    }
+
+    /// Whether this rule and another one would take from the same shared buckets, but each by its own key or quota, so that one refuses for what
+    /// the other allows.
+    pub fn clashes_with(&self, other: &Self) -> bool {
+        self.shared.is_some()
+            && other.shared.is_some()
+            && (&self.key, self.quota()) != (&other.key, other.quota())
+            && self.plain_name() == other.plain_name()
     }
 
     pub(super) fn quota(&self) -> RateQuota {

@@ -422,6 +422,26 @@ async fn a_new_seed_makes_a_new_key_once() {
 }
 
 #[test]
+fn shared_rules_of_one_name_have_to_be_alike() {
+    let shared = |requests, per| rule(requests, per).with_shared(OnFailure::Open);
+    let one = shared(10, SECOND);
+    let table = [
+        (shared(10, SECOND).with_cost(3).with_dry_run(true), false),
+        (shared(5, SECOND), true),
+        (shared(10, HOUR), true),
+        (shared(10, SECOND).with_burst(n(5)), true),
+        (shared(10, SECOND).with_key(KeyPart::Host), true),
+        (shared(5, SECOND).with_name("other"), false),
+        (rule(5, SECOND), false),
+    ];
+    for (other, expected) in table {
+        assert_eq!((one.clashes_with(&other), other.clashes_with(&one)), (expected, expected), "{other:?}");
+    }
+    let [a, b] = ["a b", "a_b"].map(|name| shared(if name == "a b" { 1 } else { 2 }, SECOND).with_name(name));
+    assert!(a.clashes_with(&b), "they are called the same in the store");
+}
+
+#[test]
 fn the_future_is_small() {
     type Future = ResponseFuture<FnService<fn(Request<()>) -> Response<Body>>, (), Body>;
     let inner = size_of::<std::future::Ready<Result<Response<Body>, std::convert::Infallible>>>();

@@ -6,14 +6,17 @@ use http::{HeaderName, Method, StatusCode};
 use portcullis_edge::{
     middleware::rate_limit::{
         KeyPart, OnFailure, OnMissing, RateKey, RateLimitOptions, RateRule, Refusal, Tarpit,
+        redis::RedisOptions,
     },
-    plan::RateStorePlan,
+    plan::ChainPlan,
 };
 use toml::de::DeValue;
 
+use super::super::route::{Route, matches::method};
 use crate::{
+    errors::{Lines, escape},
     net::{network, not},
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Sink, Spanned, Table, Wrong},
     values::{boolean, choice, duration, integer, ms, secs, text, word},
 };
 
@@ -24,7 +27,7 @@ pub(super) fn rules(tables: Vec<Table<'_, '_>>) -> Option<RateLimitOptions> {
     let mut options: Option<RateLimitOptions> = None;
     let mut fields = false;
     for mut table in tables {
-        table.set("fields", &mut fields, boolean);
+        fields |= table.get("fields", boolean).is_some_and(Spanned::into_inner);
         let named = table.key_span("name").unwrap_or_else(|| table.span());
         let sink = table.sink();
         let Some(rule) = rule(table) else { continue };
@@ -42,6 +45,35 @@ pub(super) fn rules(tables: Vec<Table<'_, '_>>) -> Option<RateLimitOptions> {
     options.map(|options| options.with_fields(fields))
 }
 
+/// Shared rules of one name have the same buckets, in whichever list they stand, so they have to be alike.
+pub(in crate::lower) fn alike(sink: &Sink, lines: &Lines<'_>, edge: &ChainPlan, routes: &[Route]) {
+    fn rules(chain: &ChainPlan) -> impl Iterator<Item = &RateRule> {
+        chain.rate_limit.own().into_iter().flat_map(|limit| &limit.rules)
+    }
+    // by what they clash with, and where that stands if it is in a route
+    let mut known: Vec<(&RateRule, Option<usize>)> = rules(edge).map(|rule| (rule, None)).collect();
+    for route in routes {
+        let Some(plan) = &route.plan else { continue };
+        for rule in rules(&plan.chain).filter(|rule| rule.shared.is_some()) {
+            let Some((_, other)) = known.iter().find(|(other, _)| other.clashes_with(rule)) else {
+                if known.iter().all(|(other, _)| other.name != rule.name || other.shared.is_none()) {
+                    known.push((rule, Some(route.span.start)));
+                }
+                continue;
+            };
+            let place = match other {
+                Some(at) => format!("the route on line {}", lines.number(*at)),
+                None => "the top level".to_owned(),
+            };
+            let name = escape(&rule.name);
+            let wrong = Wrong::new(format!(
+                "the shared rule `{name}` has the buckets of that of {place}, by another key or rate"
+            ));
+            sink.error(route.span.clone(), wrong.hint("give it a `name` of its own in `[route.rate_limit]`"));
+        }
+    }
+}
+
 /// Of one list.
 const MOST: usize = 64;
 
@@ -57,9 +89,7 @@ fn rule(mut table: Table<'_, '_>) -> Option<RateRule> {
     let missing = [("share", OnMissing::Share), ("skip", OnMissing::Skip)];
     table.set("missing", &mut rule.on_missing, choice(&missing));
     let cost = table.get("cost", integer(0..=1_000_000));
-    if let Some(costs) = table.list("method_costs", "\"POST=5\"", method_cost) {
-        rule.method_costs = costs.into_inner().into_iter().map(|cost| cost.into_inner()).collect();
-    }
+    method_costs(&mut table, &mut rule);
     let at = cost.as_ref().map_or_else(|| table.span(), Spanned::span);
     if let Some(cost) = cost {
         rule.cost = cost.into_inner();
@@ -79,6 +109,19 @@ fn rule(mut table: Table<'_, '_>) -> Option<RateRule> {
     rule.shared = table.get("shared", choice(&shared)).map(|shared| shared.into_inner());
     table.finish();
     requests.map(|_| rule)
+}
+
+fn method_costs(table: &mut Table<'_, '_>, rule: &mut RateRule) {
+    let Some(costs) = table.list("method_costs", "\"POST=5\"", method_cost) else { return };
+    for cost in costs.into_inner() {
+        let at = cost.span();
+        let (method, cost) = cost.into_inner();
+        if rule.method_costs.iter().any(|(known, _)| *known == method) {
+            table.sink().error(at, Wrong::new(format!("`{method}` has two costs")).hint("leave one out"));
+            continue;
+        }
+        rule.method_costs.push((method, cost));
+    }
 }
 
 fn key(table: &mut Table<'_, '_>, rule: &mut RateRule) {
@@ -105,7 +148,7 @@ fn key_part(value: &DeValue<'_>) -> Read<KeyPart> {
     let text = word(value, "what to count by", "client")?;
     let wrong = || {
         not("what to count by", text).hint(
-            "\"client\", \"host\", \"path\", \"path:N\", \"method\", \"field:NAME\", \"cookie:NAME\", \"server-name\", \
+            "\"client\", \"host\", \"path\", \"path:N\", \"route\", \"method\", \"field:NAME\", \"cookie:NAME\", \"server-name\", \
              \"certificate\", \"subject\" or \"constant\"",
         )
     };
@@ -122,6 +165,7 @@ fn key_part(value: &DeValue<'_>) -> Read<KeyPart> {
             "client" => KeyPart::CLIENT,
             "host" => KeyPart::Host,
             "path" => KeyPart::Path { segments: None },
+            "route" => KeyPart::Route,
             "method" => KeyPart::Method,
             "server-name" => KeyPart::ServerName,
             "certificate" => KeyPart::ClientCertificate,
@@ -157,13 +201,13 @@ fn refusal(table: &mut Table<'_, '_>) -> Refusal {
 }
 
 /// The store that instances share.
-pub(super) fn store(mut table: Table<'_, '_>) -> Option<RateStorePlan> {
+pub(super) fn store(mut table: Table<'_, '_>) -> Option<RedisOptions> {
     let url = table.need("url", "\"redis://10.0.0.5:6379\"", url);
-    let mut plan = RateStorePlan::new(url.as_ref().map_or("", |url| url.get_ref()));
-    table.set("prefix", &mut plan.prefix, prefix);
-    table.set("timeout", &mut plan.timeout, duration(ms(1)..=Duration::from_secs(5)));
+    let mut options = RedisOptions::new(url.as_ref().map_or("", |url| url.get_ref()));
+    table.set("prefix", &mut options.prefix, prefix);
+    table.set("timeout", &mut options.timeout, duration(ms(1)..=Duration::from_secs(5)));
     table.finish();
-    url.map(|_| plan)
+    url.map(|_| options)
 }
 
 fn url(value: &DeValue<'_>) -> Read<String> {
@@ -214,7 +258,6 @@ fn count(value: &DeValue<'_>) -> Read<NonZeroU32> {
 fn method_cost(value: &DeValue<'_>) -> Read<(Method, u32)> {
     let text = word(value, "a method and its cost", "POST=5")?;
     let wrong = || not("a method and its cost", text).hint("for example \"POST=5\"");
-    let (method, cost) = text.split_once('=').ok_or_else(wrong)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?;
-    Ok((method, cost.parse().map_err(|_| wrong())?))
+    let (name, cost) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((method(&DeValue::String(name.into()))?, cost.parse().map_err(|_| wrong())?))
 }
