@@ -31,7 +31,9 @@ type Counts = [Padded<[AtomicU64; PROTOCOLS.len()]>; STRIPES];
 
 /// Counters of requests by host and protocol. A kibibyte for each host, at most [`MAX_HOSTS`]; nothing that a client sends adds to them.
 pub struct HostRequests {
-    hosts: Vec<(Box<str>, Arc<Counts>)>,
+    hosts: Vec<(Arc<str>, Arc<Counts>)>,
+    /// Where each of them is in the list.
+    places: HashMap<Arc<str>, HostPlace>,
 }
 
 /// One of the hosts.
@@ -49,19 +51,21 @@ impl HostRequests {
         let known: HashMap<&str, &Arc<Counts>> =
             before.iter().flat_map(|before| &before.hosts).map(|(host, counts)| (&**host, counts)).collect();
         let counts = |host: &str| known.get(host).map_or_else(Arc::default, |counts| Arc::clone(counts));
-        let mut all: Vec<(Box<str>, Arc<Counts>)> = vec![(OTHER.into(), counts(OTHER))];
-        let mut seen: std::collections::HashSet<&str> = [OTHER].into();
+        let mut all: Vec<(Arc<str>, Arc<Counts>)> = vec![(OTHER.into(), counts(OTHER))];
+        let mut places: HashMap<Arc<str>, HostPlace> = [(OTHER.into(), HostPlace::OTHER)].into();
         for host in hosts {
-            if all.len() <= MAX_HOSTS && seen.insert(host) {
-                all.push((host.into(), counts(host)));
+            if all.len() <= MAX_HOSTS && !places.contains_key(host) {
+                let name: Arc<str> = host.into();
+                places.insert(Arc::clone(&name), HostPlace(all.len()));
+                all.push((name, counts(host)));
             }
         }
-        Self { hosts: all }
+        Self { hosts: all, places }
     }
 
     /// Where a host is counted.
     pub fn place(&self, host: &str) -> HostPlace {
-        self.hosts.iter().position(|(known, _)| **known == *host).map_or(HostPlace::OTHER, HostPlace)
+        self.places.get(host).copied().unwrap_or(HostPlace::OTHER)
     }
 
     /// A request came for it.
