@@ -70,13 +70,7 @@ fn push_pair(out: &mut Vec<u8>, pair: &[u8]) -> Option<()> {
     out.push(b'=');
     // UTF8String, PrintableString, T61String and IA5String are as good as text; whoever writes it escapes it again
     if matches!(tag, 0x0c | 0x13 | 0x14 | 0x16) {
-        for byte in text {
-            // RFC 4514 section 2.4
-            if matches!(byte, b',' | b'+' | b'"' | b'\\' | b'<' | b'>' | b';' | b'=') {
-                out.push(b'\\');
-            }
-            out.push(*byte);
-        }
+        push_value(out, text);
     } else {
         out.push(b'#');
         for byte in rest {
@@ -86,6 +80,24 @@ fn push_pair(out: &mut Vec<u8>, pair: &[u8]) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// RFC 4514 section 2.4: what means something in a name is escaped, and so are a space or `#` that leads, a space that trails, and NUL.
+fn push_value(out: &mut Vec<u8>, text: &[u8]) {
+    for (at, byte) in text.iter().enumerate() {
+        let (leads, trails) = (at == 0, at + 1 == text.len());
+        match byte {
+            0 => {
+                out.extend_from_slice(b"\\00");
+                continue;
+            }
+            b',' | b'+' | b'"' | b'\\' | b'<' | b'>' | b';' | b'=' => out.push(b'\\'),
+            b'#' if leads => out.push(b'\\'),
+            b' ' if leads || trails => out.push(b'\\'),
+            _ => {}
+        }
+        out.push(*byte);
+    }
 }
 
 /// RFC 4514 section 3, and the address that certificates of people have.
@@ -180,6 +192,18 @@ mod tests {
             );
         }
         assert_eq!(subject(&certificate(&[odd], true)).unwrap(), "1.3.6.1.4.1.311=#040101");
+        for (text, expected) in [
+            (" a ", "CN=\\ a\\ "),
+            ("  a  b  ", "CN=\\  a  b \\ "),
+            (" ", "CN=\\ "),
+            ("#a#", "CN=\\#a#"),
+            ("a\0b", "CN=a\\00b"),
+            ("", "CN="),
+            ("a,b+c\"d\\e<f>g;h=i", r#"CN=a\,b\+c\"d\\e\<f\>g\;h\=i"#),
+        ] {
+            let name = der(SET, &pair(&[0x55, 4, 3], 0x0c, text.as_bytes()));
+            assert_eq!(subject(&certificate(&[name], true)).unwrap(), expected, "{text:?}");
+        }
         assert_eq!(subject(&certificate(&[], true)).unwrap(), "");
         assert_eq!(subject(b"no certificate"), None);
     }
