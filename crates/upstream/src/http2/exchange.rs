@@ -12,7 +12,6 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{Extensions, Response, StatusCode, Version, response};
 use http_body::Body;
-use portcullis_conn::Interim;
 
 use super::{
     conn::{H2Conn, H2Lease},
@@ -189,11 +188,8 @@ where
         interim: 0,
         sending: !ends && !head.upgrade,
     };
-    let passes_on = extensions.get::<Interim>().is_some();
     let answer = poll_fn(|cx| {
-        if passes_on {
-            exchange.poll_interim(extensions, cx)?;
-        }
+        exchange.poll_interim(extensions, cx)?;
         exchange.poll(upload, options, cx)
     })
     .await?;
@@ -226,7 +222,8 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// Passes on what came ahead of the response.
+    /// Passes on what came ahead of the response, to who takes it. It is counted for everybody: an endpoint must not go on so for as long as a response
+    /// may take.
     fn poll_interim(&mut self, to: &Extensions, cx: &mut Context<'_>) -> Result<(), Failure> {
         while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
             self.interim += 1;
