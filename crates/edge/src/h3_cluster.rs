@@ -111,7 +111,9 @@ impl H3Cluster {
     /// Sends a request that has an origin-form target and a `Host`, and waits for the response's head.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         let (parts, body) = request.into_parts();
+        let waiting = trip_of(&parts).map(Trip::waiting);
         let mut turn = self.0.cluster.turn(&parts).await?;
+        drop(waiting);
         let total = self.0.cluster.options().total_timeout;
         let tries = self.tries(&parts, body, &mut turn);
         let result = match total {
@@ -186,17 +188,11 @@ impl H3Cluster {
         picked: &Picked,
     ) -> Result<Response<Answer>, Miss> {
         let endpoint = picked.endpoint();
-        let trip = parts.extensions.get::<Arc<Trip>>();
-        let began = trip.map(|trip| {
+        let trip = trip_of(parts);
+        if let Some(trip) = trip {
             trip.begin(picked.name());
-            Instant::now()
-        });
-        let connected = self.connection(endpoint).await;
-        if let (Some(trip), Some(began)) = (trip, began)
-            && !matches!(connected, Ok((_, true)))
-        {
-            trip.connected(began);
         }
+        let connected = self.connection(endpoint, trip).await;
         let (connection, reused) =
             connected.map_err(|error| Miss { error, untouched: true, stale: false })?;
         let request = request_of(parts, endpoint).map_err(|reason| Miss {
@@ -270,18 +266,26 @@ impl H3Cluster {
     }
 
     /// The connection to an endpoint, and whether it was there. Who waits for another's attempt waits no longer than for his own.
-    async fn connection(&self, endpoint: &Endpoint) -> Result<(Connection, bool), Error> {
+    async fn connection(
+        &self,
+        endpoint: &Endpoint,
+        trip: Option<&Trip>,
+    ) -> Result<(Connection, bool), Error> {
         let options = self.0.cluster.options();
         let limit = options.connect_timeout.saturating_add(options.tls_timeout);
         let connected = timeout(limit, async {
             let slot = self.slot(endpoint.name());
+            let waiting = trip.map(Trip::waiting);
             let mut slot = slot.lock().await;
+            drop(waiting);
             if let Some(connection) = slot.as_ref().filter(|connection| connection.is_ready()) {
                 return Ok((connection.clone(), true));
             }
             // what is under way on it keeps it until it is over
             *slot = None;
+            let connecting = trip.map(Trip::connecting);
             let connection = self.connect(endpoint).await?;
+            drop(connecting);
             *slot = Some(connection.clone());
             Ok((connection, false))
         });
@@ -345,6 +349,11 @@ impl H3Cluster {
         let made = Client::new(bind).map_err(io::Error::other)?;
         Ok(client.get_or_init(|| made))
     }
+}
+
+/// Who wants to know how it goes.
+fn trip_of(parts: &request::Parts) -> Option<&Trip> {
+    parts.extensions.get::<Arc<Trip>>().map(|trip| &**trip)
 }
 
 /// The head as HTTP/3 has it: with scheme and authority, without what is of HTTP/1.1.

@@ -25,7 +25,7 @@ use crate::{
     http2::{self, Failure, H2Conn, H2Lease, H2Response},
     pool::{Found, Pool, Speaks},
     state::{EndpointState, Life, Place},
-    trip::Trip,
+    trip::{Spell, Trip},
     upload::Upload,
 };
 
@@ -88,15 +88,25 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Now, where somebody wants to know how long it takes.
+    /// It waits until this is dropped.
+    fn waiting(&self) -> Option<Spell<'a>> {
+        self.trip.map(Trip::waiting)
+    }
+
+    /// It connects until this is dropped.
+    fn connecting(&self) -> Option<Spell<'a>> {
+        self.trip.map(Trip::connecting)
+    }
+
+    /// Now, where somebody wants to know how long an answer takes.
     fn now(&self) -> Option<Instant> {
         self.trip.map(|_| Instant::now())
     }
 
-    /// Tells how long it took.
-    fn told(&self, tell: fn(&Trip, Instant), since: Option<Instant>) {
+    /// The answer is there.
+    fn answered(&self, since: Option<Instant>) {
         if let (Some(trip), Some(since)) = (self.trip, since) {
-            tell(trip, since);
+            trip.answered(since);
         }
     }
 }
@@ -247,9 +257,9 @@ where
                 Found::Connect(gate) => return self.connect(state, gate, call).await,
                 Found::Wait(connecting) => connecting,
             };
-            let waits = call.now();
+            let waiting = call.waiting();
             let waited = tokio::time::timeout_at(until, connecting).await;
-            call.told(Trip::waited, waits);
+            drop(waiting);
             if waited.is_err() {
                 let endpoint = Arc::clone(&state.endpoint.name);
                 return Err(Miss::new(Error::ConnectTimeout { endpoint }, Why::NotConnected));
@@ -280,9 +290,9 @@ where
             // an idle one of another client's, or of another protocol, stands in the way
             self.pool.evict(state.slot);
             if !state.take_place(options.max_connections) {
-                let waits = call.now();
+                let waiting = call.waiting();
                 let queued = self.queue(state, call.client).await;
-                call.told(Trip::waited, waits);
+                drop(waiting);
                 if let Some(ready) = queued? {
                     return Ok(ready);
                 }
@@ -290,9 +300,9 @@ where
         }
         // from here on the place comes back with the guard, or with the connection that it becomes part of
         let place = Place::taken(Arc::clone(state));
-        let connects = call.now();
+        let connecting = call.connecting();
         let dialled = self.dial(state, call.client).await;
-        call.told(Trip::connected, connects);
+        drop(connecting);
         let io = dialled?;
         let http2 = match (options.protocol, io.alpn()) {
             (Protocol::Http1, _) => false,
@@ -447,7 +457,7 @@ where
         let error = match exchanged {
             Ok((head, sent)) => {
                 observe(&conn.endpoint, began);
-                call.told(Trip::answered, sends);
+                call.answered(sends);
                 self.shared.answered(&conn.endpoint, head.parts.status);
                 return Ok(Answer::H1 { conn, head, pump: (!sent).then_some(pump) });
             }
@@ -501,7 +511,7 @@ where
                 .await
             {
                 Ok(response) => {
-                    call.told(Trip::answered, sends);
+                    call.answered(sends);
                     if let Some(state) = &state {
                         observe(state, began);
                         self.shared.answered(state, response.head.status);

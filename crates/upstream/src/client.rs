@@ -161,12 +161,10 @@ where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let waits = request.extensions().get::<Arc<Trip>>().is_some().then(Instant::now);
-        self.shared.first_list().await?;
         let (parts, body) = request.into_parts();
-        if let (Some(trip), Some(waits)) = (parts.extensions.get::<Arc<Trip>>(), waits) {
-            trip.waited(waits);
-        }
+        let waiting = parts.extensions.get::<Arc<Trip>>().map(|trip| trip.waiting());
+        self.shared.first_list().await?;
+        drop(waiting);
         let framing = framing_of(&parts.headers, &body)?;
         let options = &self.shared.options;
         let call = Call::new(&parts, framing, options);

@@ -64,7 +64,7 @@ pub use health::OutlierOptions;
 pub use options::{ClusterOptions, HedgeOptions, Http2Options, Protocol, RetryOptions};
 pub use state::EndpointStats;
 pub use stream::{Connector, Stream, Transport};
-pub use trip::Trip;
+pub use trip::{Spell, Trip};
 pub use turn::{Picked, Turn};
 pub use upgraded::{Upgraded, UpgradedSlot};
 

@@ -56,19 +56,34 @@ impl Trip {
         *self.endpoint.lock() = Some(Arc::clone(endpoint));
     }
 
-    /// It waited since.
-    pub fn waited(&self, since: Instant) {
-        self.queue.fetch_add(nanos(since), Relaxed);
+    /// It waits, until what is given back is dropped.
+    pub fn waiting(&self) -> Spell<'_> {
+        Spell { sum: &self.queue, least: 0, since: Instant::now() }
     }
 
-    /// It connected since.
-    pub fn connected(&self, since: Instant) {
-        self.connect.fetch_add(nanos(since).max(1), Relaxed);
+    /// It connects, until what is given back is dropped.
+    pub fn connecting(&self) -> Spell<'_> {
+        Spell { sum: &self.connect, least: 1, since: Instant::now() }
     }
 
     /// The head of its answer is there; it began to send then.
     pub fn answered(&self, since: Instant) {
         self.first_byte.store(nanos(since).max(1), Relaxed);
+    }
+}
+
+/// A time that a [`Trip`] is told of when this is dropped: also where a deadline, or a client that leaves, puts an end to it.
+#[derive(Debug)]
+#[must_use = "it is over when this is dropped"]
+pub struct Spell<'t> {
+    sum: &'t AtomicU64,
+    least: u64,
+    since: Instant,
+}
+
+impl Drop for Spell<'_> {
+    fn drop(&mut self) {
+        self.sum.fetch_add(nanos(self.since).max(self.least), Relaxed);
     }
 }
 

@@ -505,6 +505,24 @@ async fn a_trip_is_told_as_it_goes() {
     assert_eq!((known(&fifth), fifth.first_byte()), ((1, true), None));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_trip_that_is_given_up_is_told_of_what_it_waited_for() {
+    let endpoint = Endpoint::from(std::net::SocketAddr::from(([192, 0, 2, 1], 80)));
+    let options = ClusterOptions::default().with_max_connections(1);
+    let client = Cluster::new("test", vec![endpoint], options).unwrap().client_with(tower::service_fn(
+        |_: Destination| std::future::pending::<Result<tokio::net::TcpStream, ConnectError>>(),
+    ));
+    let ((first, one), (second, other)) = (watched("/"), watched("/"));
+    let (one, other) = tokio::join!(timeout(50 * MS, client.send(one)), timeout(40 * MS, client.send(other)));
+    assert!(one.is_err() && other.is_err());
+    let part =
+        |time: Option<Duration>, of: u32| time.is_some_and(|time| time >= of * MS && time < (of + 5) * MS);
+    // the first connects to one that never answers, and the second waits for the only place
+    assert!(part(first.connect(), 50) && part(Some(first.queue()), 0), "{first:?}");
+    assert!(part(Some(second.queue()), 40) && second.connect().is_none(), "{second:?}");
+    assert_eq!((first.attempts(), second.attempts()), (1, 1));
+}
+
 #[tokio::test]
 async fn a_trip_counts_attempts() {
     let gate = Arc::new(Semaphore::new(20));
