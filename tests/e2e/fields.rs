@@ -190,6 +190,12 @@ fn early_hints_go_ahead_of_the_response() {
         assert_eq!(answered.text.matches("HTTP/1.1 ").count(), 6, "{answered:?}");
         let old = raw::send(edge.http(), "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n").await;
         assert_eq!(old.statuses(), [200], "{old:?}");
+        // what a route changes in responses it changes in these too
+        let edits = "cluster = \"app\"\nremove_response_headers = [\"link\"]\nset_response_headers = { x-frame = \"1\" }\n";
+        let edge = Edge::run(&plain(origin.addr()).replace("cluster = \"app\"\n", edits)).await;
+        let answered = raw::send(edge.http(), last).await;
+        let ahead = "HTTP/1.1 103 Early Hints\r\nx-frame: 1\r\n\r\nHTTP/1.1 102 Processing\r\nx-frame: 1\r\n\r\nHTTP/1.1 200 OK\r\n";
+        assert!(answered.text.starts_with(ahead), "{answered:?}");
     });
 }
 

@@ -9,6 +9,15 @@ pub trait InterimSink: Send + Sync {
     fn send(&self, request: u64, status: u16, fields: &mut dyn Iterator<Item = (&str, &[u8])>) -> bool;
 }
 
+/// Sends on the fields that it was given; false where the driver can't.
+pub type SendInterim<'a> = dyn FnMut(&mut dyn Iterator<Item = (&str, &[u8])>) -> bool + 'a;
+
+/// Changes interim responses on their way to the driver.
+pub trait InterimEdit: Send + Sync {
+    /// Gives `send` what is to be sent in place of these fields.
+    fn edit(&self, fields: &mut dyn Iterator<Item = (&str, &[u8])>, send: &mut SendInterim<'_>) -> bool;
+}
+
 /// Sends interim responses, `103 Early Hints` (RFC 8297) among them, ahead of the response to one request. A driver that can do so puts it among
 /// the request's extensions; where it is missing, interim responses end here.
 ///
@@ -17,17 +26,27 @@ pub trait InterimSink: Send + Sync {
 pub struct Interim {
     sink: Arc<dyn InterimSink>,
     request: u64,
+    edit: Option<Arc<dyn InterimEdit>>,
 }
 
 impl Interim {
     /// For this request of the sink's.
     pub fn new(sink: Arc<dyn InterimSink>, request: u64) -> Self {
-        Self { sink, request }
+        Self { sink, request, edit: None }
+    }
+
+    /// Has each one changed before it is sent; in place of who did so until now.
+    pub fn set_edit(&mut self, edit: Arc<dyn InterimEdit>) {
+        self.edit = Some(edit);
     }
 
     /// Sends one. False if it can't be sent any more, or not at all: nothing else follows from that.
     pub fn send<'a>(&self, status: u16, fields: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> bool {
-        self.sink.send(self.request, status, &mut fields.into_iter())
+        let mut fields = fields.into_iter();
+        match &self.edit {
+            None => self.sink.send(self.request, status, &mut fields),
+            Some(edit) => edit.edit(&mut fields, &mut |fields| self.sink.send(self.request, status, fields)),
+        }
     }
 }
 

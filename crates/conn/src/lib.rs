@@ -29,7 +29,7 @@ mod protocol;
 
 pub use early::{Confirm, EarlyData};
 pub use hold::StreamHold;
-pub use interim::{Interim, InterimSink};
+pub use interim::{Interim, InterimEdit, InterimSink, SendInterim};
 pub use protocol::ConnectProtocol;
 
 /// A connection: the byte stream and what is known about it.

@@ -50,6 +50,7 @@ mod followed;
 mod forward;
 mod h3_cluster;
 mod hands;
+mod interim;
 mod keys;
 mod live;
 mod log_plan;

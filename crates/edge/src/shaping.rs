@@ -12,7 +12,10 @@ use portcullis_middleware::{
     request_decompression::{DecompressedBody, RequestDecompressionLayer},
 };
 use portcullis_proxy::FieldEdits;
-use tower::{ServiceBuilder, util::MapResponseLayer};
+use tower::{
+    ServiceBuilder,
+    util::{MapRequestLayer, MapResponseLayer},
+};
 use tower_http::{map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer};
 
 use crate::{
@@ -133,11 +136,14 @@ impl Shaping {
     /// What stands outside of everything in the chain.
     pub(crate) fn outermost(&self, service: EdgeService) -> EdgeService {
         let Some(edits) = self.response_fields.clone() else { return service };
+        let interim = MapRequestLayer::new(crate::interim::edited(&edits));
         let edit = move |mut response: http::Response<Body>| {
             edits.apply(response.headers_mut());
             response
         };
-        EdgeService::new(ServiceBuilder::new().layer(MapResponseLayer::new(edit)).service(service))
+        EdgeService::new(
+            ServiceBuilder::new().layer(MapResponseLayer::new(edit)).layer(interim).service(service),
+        )
     }
 }
 
