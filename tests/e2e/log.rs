@@ -1,10 +1,16 @@
 //! The access log: what stands in it, what never does, and that nothing is lost.
 
-use std::{collections::HashMap, fs, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use http::Method;
+use http::{Method, Response};
 use serde_json::Value;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     config::{plain, secure},
@@ -30,34 +36,42 @@ async fn ended(edge: &mut Edge, files: &[&str]) -> Vec<String> {
 #[test]
 fn no_line_is_lost_while_the_file_is_rotated() {
     const CLIENTS: usize = 8;
-    const EACH: usize = 250;
+    const MOVES: usize = 3;
     run(async {
         let origin = Origin::text("ok").await;
         let log = "[access_log]\noutput = \"./access.log\"\ntemplate = \"$target\"\n";
         let mut edge = Edge::run(&format!("{log}{}", plain(origin.addr()))).await;
         let mut clients = JoinSet::new();
+        let (enough, told) = watch::channel(false);
         for client in 0..CLIENTS {
             let mut connection = Client::plain(edge.http(), "a.test").await;
+            let told = told.clone();
             clients.spawn(async move {
-                for n in 0..EACH {
+                let mut n = 0;
+                while !*told.borrow() {
                     assert_eq!(connection.get(&format!("/{client}/{n}")).await.status, 200);
+                    n += 1;
                 }
+                (client, n)
             });
         }
         let path = |n: usize| edge.dir().path().join(format!("access.log.{n}"));
-        let mut moved = 0;
+        let (mut moved, mut expected) = (0, Vec::new());
         while !clients.is_empty() {
             let log = edge.dir().path().join("access.log");
             if fs::rename(&log, path(moved)).is_ok() {
                 moved += 1;
                 edge.signal("USR1");
             }
+            enough.send_replace(moved >= MOVES);
             tokio::select! {
-                Some(ended) = clients.join_next() => ended.unwrap(),
+                Some(ended) = clients.join_next() => {
+                    let (client, count) = ended.unwrap();
+                    expected.extend((0..count).map(|n| format!("/{client}/{n}")));
+                }
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
             }
         }
-        assert!(moved > 2, "{moved}");
         let names: Vec<_> = (0..moved).map(|n| format!("access.log.{n}")).collect();
         let mut files: Vec<&str> = names.iter().map(String::as_str).collect();
         let last = edge.dir().path().join("access.log");
@@ -70,8 +84,6 @@ fn no_line_is_lost_while_the_file_is_rotated() {
         files.push("access.log");
         let mut lines = ended(&mut edge, &files).await;
         lines.sort();
-        let mut expected: Vec<_> =
-            (0..CLIENTS).flat_map(|c| (0..EACH).map(move |n| format!("/{c}/{n}"))).collect();
         expected.sort();
         assert_eq!(lines, expected);
     });
@@ -90,6 +102,47 @@ fn another_path_takes_over_at_a_reload() {
         assert!(edge.reload(&config("two.log"), 1).await.contains("access_log"));
         client.get("/2").await;
         assert_eq!(ended(&mut edge, &["one.log", "two.log"]).await, ["/1", "/2"]);
+    });
+}
+
+#[test]
+fn a_request_that_goes_on_over_a_reload_follows_the_file() {
+    run(async {
+        let (open, opened) = watch::channel(false);
+        let origin = Origin::start(move |_| {
+            let mut opened = opened.clone();
+            async move {
+                let _ = opened.wait_for(|open| *open).await;
+                Response::new(full("ok"))
+            }
+        })
+        .await;
+        let config = |form: &str| {
+            format!(
+                "[access_log]\noutput = \"./a.log\"\ntemplate = \"{form} $target\"\n{}",
+                plain(origin.addr())
+            )
+        };
+        let mut edge = Edge::run(&config("one")).await;
+        let mut client = Client::plain(edge.http(), "a.test").await;
+        let held = tokio::spawn(async move { client.get("/held").await.status });
+        origin.wait_for_requests(1).await;
+        edge.reload(&config("two"), 1).await;
+        let file = edge.dir().path().join("a.log");
+        fs::rename(&file, edge.dir().path().join("a.log.1")).unwrap();
+        edge.signal("USR1");
+        let made = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(SOON, "another file", made).await;
+        open.send(true).unwrap();
+        assert_eq!(held.await.unwrap(), 200);
+        Client::plain(edge.http(), "a.test").await.get("/new").await;
+        let mut lines = ended(&mut edge, &["a.log"]).await;
+        lines.sort();
+        assert_eq!(lines, ["one /held", "two /new"]);
     });
 }
 
@@ -165,26 +218,34 @@ fn a_line_knows_where_its_request_went() {
     });
 }
 
+/// The lines in this form of a request to an endpoint that is not there, and of one whose client leaves; and the endpoints of both.
+async fn dead_and_left(form: &str) -> (Vec<String>, SocketAddr, SocketAddr) {
+    let (waiting, dead) = (Origin::start(|_| std::future::pending()).await, {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    });
+    let log = format!("[access_log]\noutput = \"./a.log\"\n{form}\n");
+    let more = format!(
+        "[[route]]\npath = \"/dead\"\ncluster = \"dead\"\n[[cluster]]\nname = \"dead\"\nendpoints = [\"{dead}\"]\n"
+    );
+    let mut edge = Edge::run(&format!("{log}{}{more}", plain(waiting.addr()))).await;
+    let mut client = Client::plain(edge.http(), "a.test").await;
+    assert_eq!(client.get("/dead").await.status, 502);
+    let request = client.request(Method::GET, "/left").body(empty()).unwrap();
+    let sent = tokio::spawn(async move { client.send(request).await.map(|_| ()) });
+    waiting.wait_for_requests(1).await;
+    sent.abort();
+    let _ = sent.await;
+    (ended(&mut edge, &["a.log"]).await, dead, waiting.addr())
+}
+
 #[test]
 fn faults_and_clients_that_leave() {
     run(async {
-        let (waiting, dead) = (Origin::start(|_| std::future::pending()).await, {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap()
-        });
-        let log = "[access_log]\noutput = \"./a.log\"\nformat = \"json\"\n";
-        let more = format!(
-            "[[route]]\npath = \"/dead\"\ncluster = \"dead\"\n[[cluster]]\nname = \"dead\"\nendpoints = [\"{dead}\"]\n"
-        );
-        let mut edge = Edge::run(&format!("{log}{}{more}", plain(waiting.addr()))).await;
-        let mut client = Client::plain(edge.http(), "a.test").await;
-        assert_eq!(client.get("/dead").await.status, 502);
-        let request = client.request(Method::GET, "/left").body(empty()).unwrap();
-        let sent = tokio::spawn(async move { client.send(request).await.map(|_| ()) });
-        waiting.wait_for_requests(1).await;
-        sent.abort();
-        let _ = sent.await;
-        let lines = ended(&mut edge, &["a.log"]).await;
+        let (mut lines, dead, waiting) = dead_and_left("template = \"$target $upstream $status\"").await;
+        lines.sort();
+        assert_eq!(lines, [format!("/dead {dead} 502"), format!("/left {waiting} -")]);
+        let (lines, dead, waiting) = dead_and_left("format = \"json\"").await;
         let by_target: HashMap<String, Value> = lines
             .iter()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
@@ -198,10 +259,7 @@ fn faults_and_clients_that_leave() {
         // nobody ever answered, and still it is known who did not
         let line = &by_target["/left"];
         assert_eq!((&line["status"], &line["aborted"]), (&Value::Null, &true.into()), "{line}");
-        assert_eq!(
-            (&line["cluster"], &line["upstream"]),
-            (&"app".into(), &waiting.addr().to_string().into())
-        );
+        assert_eq!((&line["cluster"], &line["upstream"]), (&"app".into(), &waiting.to_string().into()));
         assert_eq!(line["first_byte"], Value::Null);
     });
 }
@@ -244,24 +302,29 @@ fn secrets_are_in_no_log() {
 fn routes_are_sampled_by_themselves() {
     run(async {
         let origin = Origin::text("ok").await;
-        let log = "[access_log]\noutput = \"./a.log\"\ntemplate = \"$path\"\n";
+        let log = "[access_log]\noutput = \"./a.log\"\ntemplate = \"$target\"\n";
         let routes = "[[route]]\npath = \"/quiet\"\nrespond = \"x\"\naccess_log = \"off\"\n\
                       [[route]]\npath = \"/some\"\nrespond = \"x\"\n\
-                      [route.access_log]\nsample = 10\nkeep_errors = \"4xx\"\n\
+                      [route.access_log]\nsample = 5\nkeep_errors = \"4xx\"\n\
                       [[route]]\npath = \"/some/bad\"\nrespond = \"x\"\nstatus = 404\n\
                       [route.access_log]\nsample = 1000\nkeep_errors = \"4xx\"\n";
         let mut edge = Edge::run(&format!("{log}{}{routes}", plain(origin.addr()))).await;
         let mut client = Client::plain(edge.http(), "a.test").await;
-        for _ in 0..40 {
+        for n in 1..=40 {
             for path in ["/quiet", "/some", "/some/bad", "/all"] {
-                client.get(path).await;
+                let request = client.request(Method::GET, &format!("{path}?{n}"));
+                let request = request.header("traceparent", format!("00-{n:032x}-00f067aa0ba902b7-01"));
+                client.fetch(request.body(empty()).unwrap()).await;
             }
         }
         let lines = ended(&mut edge, &["a.log"]).await;
-        let count = |path: &str| lines.iter().filter(|line| *line == path).count();
-        assert_eq!((count("/quiet"), count("/some/bad"), count("/all")), (0, 40, 40));
-        // ids differ, so that it is one of ten on the whole
-        assert!(count("/some") < 40, "{}", count("/some"));
+        let of = |path: &str| -> Vec<u32> {
+            lines.iter().filter_map(|line| line.strip_prefix(path)?.strip_prefix('?')?.parse().ok()).collect()
+        };
+        let all: Vec<u32> = (1..=40).collect();
+        assert_eq!((of("/quiet"), of("/some/bad"), of("/all")), (vec![], all.clone(), all));
+        // every instance chooses the same of the same traces
+        assert_eq!(of("/some"), [3, 12, 23, 25, 28, 31, 34]);
     });
 }
 
@@ -320,6 +383,42 @@ fn who_waits_for_the_log_loses_no_line_and_who_does_not_is_not_slowed() {
             assert!(lines.iter().enumerate().all(|(n, line)| line.starts_with(&format!("/{n}/"))));
             assert!(edge.metric("portcullis_access_log_dropped_total").await < 1.0);
         }
+    });
+}
+
+/// What the last requests with a log left in its buffers is written by somebody else than who serves.
+#[test]
+fn a_log_that_stands_still_holds_up_nobody_at_a_reload() {
+    run(async {
+        let (origin, dir) = (Origin::text("ok").await, Dir::new());
+        let pipe = pipe(&dir);
+        let config = |log: &str| format!("threads = 1\n[access_log]\n{log}\n{}", plain(origin.addr()));
+        let stuck = "output = \"./a.pipe\"\ntemplate = \"$target\"\nbuffer = \"512KiB\"";
+        let edge = Edge::run_in(dir, &config(stuck)).await;
+        let mut client = Client::plain(edge.http(), "a.test").await;
+        let long = "a".repeat(200);
+        // 64 KiB are in the pipe then, and more waits
+        for n in 0..500 {
+            assert_eq!(client.get(&format!("/{n}/{long}")).await.status, 200);
+        }
+        let (stop, mut stopped) = watch::channel(false);
+        let asking = tokio::spawn(async move {
+            let mut slowest = Duration::ZERO;
+            while !*stopped.borrow_and_update() {
+                let begin = Instant::now();
+                assert_eq!(client.get("/").await.status, 200);
+                slowest = slowest.max(begin.elapsed());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            slowest
+        });
+        edge.reload(&config("output = \"./b.log\""), 1).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop.send_replace(true);
+        // two seconds are what the end of a log waits for
+        let slowest = asking.await.unwrap();
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+        drop(pipe);
     });
 }
 

@@ -1,8 +1,13 @@
 //! From what the middleware records to lines of the access log.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    thread,
+    time::{Duration, Instant},
+};
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 use portcullis_middleware::access_log::{
     AccessRecord, Details, LogSlot, Outcome, RecordOptions, RouteLog, Sampling, Sink, Upstream,
     UpstreamDetails, Waiting, Which,
@@ -11,6 +16,7 @@ use portcullis_telemetry::access_log::{
     AccessLine, LineOutcome, Writer, WriterError, WriterGuard, WriterOptions,
 };
 use portcullis_upstream::Trip;
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::plan::{AccessLogPlan, LogOutput, Overflow, Plan, Setting};
 
@@ -25,24 +31,68 @@ struct Output {
     writer: Writer,
     sampling: Sampling,
     wait: Option<Duration>,
+    open: Mutex<Option<Open>>,
+}
+
+/// What an output is open by.
+struct Open {
+    /// First, since the second says that it is gone.
     _guard: WriterGuard,
+    _told: watch::Receiver<()>,
+}
+
+/// The sinks that something may still be written to: that of now, and those of plans before it, with which requests go on.
+#[derive(Default)]
+pub(crate) struct Sinks {
+    /// The newest is the last.
+    known: Mutex<Vec<Weak<[Output]>>>,
+    /// Each output has a receiver until all that it was given is written.
+    open: watch::Sender<()>,
+}
+
+/// Sinks that are opened anew and closed with the newest. Those before them are older than as many reloads.
+const KNOWN: usize = 16;
+/// How long the end waits for all outputs. Each gives up after two seconds.
+const CLOSING: Duration = Duration::from_secs(3);
+
+impl Sinks {
+    /// `None` where the plan has no log. Opens files.
+    pub(crate) fn open(&self, plan: &Plan) -> Result<Option<LogSink>, WriterError> {
+        if plan.access_log.is_empty() {
+            return Ok(None);
+        }
+        let output = |log| Output::open(log, self.open.subscribe());
+        let outputs: Arc<[Output]> = plan.access_log.iter().map(output).collect::<Result<_, _>>()?;
+        let mut known = self.known.lock();
+        known.retain(|sink| sink.strong_count() > 0);
+        let too_many = known.len().saturating_sub(KNOWN - 1);
+        known.drain(..too_many);
+        known.push(Arc::downgrade(&outputs));
+        Ok(Some(LogSink { outputs, options: options(plan) }))
+    }
+
+    fn all(&self) -> Vec<Arc<[Output]>> {
+        self.known.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Opens files anew.
+    pub(crate) fn reopen(&self) {
+        self.all().iter().flat_map(|sink| sink.iter()).for_each(|output| output.writer.reopen());
+    }
+
+    /// Ready when everything is written, or can't be. Later lines are dropped.
+    pub(crate) async fn end(&self) {
+        self.all().iter().flat_map(|sink| sink.iter()).for_each(Output::close);
+        let _ = timeout(CLOSING, self.open.closed()).await;
+    }
 }
 
 /// What needs a [`Details`].
 const DETAILS: [&str; 5] = ["request_id", "trace_id", "conn_request", "fault", "cache"];
 /// What is told by a [`LogSlot`].
-const TOLD: [&str; 6] = ["route", "cluster", "attempts", "queue", "connect", "first_byte"];
+const TOLD: [&str; 7] = ["route", "cluster", "upstream", "attempts", "queue", "connect", "first_byte"];
 
 impl LogSink {
-    /// `None` where the plan has no log. Opens files.
-    pub(crate) fn open(plan: &Plan) -> Result<Option<Self>, WriterError> {
-        if plan.access_log.is_empty() {
-            return Ok(None);
-        }
-        let outputs = plan.access_log.iter().map(Output::open).collect::<Result<_, _>>()?;
-        Ok(Some(Self { outputs, options: options(plan) }))
-    }
-
     /// The same writers for another plan of routes.
     pub(crate) fn for_plan(&self, plan: &Plan) -> Self {
         Self { outputs: Arc::clone(&self.outputs), options: options(plan) }
@@ -56,10 +106,6 @@ impl LogSink {
     /// Whether it asks what became of requests at upstreams, and for their routes.
     pub(crate) fn wants_slot(&self) -> bool {
         self.options.slot
-    }
-
-    pub(crate) fn reopen(&self) {
-        self.outputs.iter().for_each(|output| output.writer.reopen());
     }
 
     /// Lines that were dropped so far.
@@ -95,7 +141,7 @@ fn once<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 impl Output {
-    fn open(plan: &AccessLogPlan) -> Result<Self, WriterError> {
+    fn open(plan: &AccessLogPlan, told: watch::Receiver<()>) -> Result<Self, WriterError> {
         let options = WriterOptions::default()
             .with_format(plan.format.clone())
             .with_redaction(plan.redaction.clone())
@@ -115,7 +161,24 @@ impl Output {
             Overflow::Drop => None,
             Overflow::Wait(most) => Some(most),
         };
-        Ok(Self { writer, sampling: plan.sampling.clone(), wait, _guard: guard })
+        let open = Mutex::new(Some(Open { _guard: guard, _told: told }));
+        Ok(Self { writer, sampling: plan.sampling.clone(), wait, open })
+    }
+
+    /// Has what is buffered written. Inside of a runtime that is waited for in a thread of its own: after a reload the last of those who go on with an
+    /// output is as a rule a worker, and a pipe that nobody reads must not keep it from its other requests.
+    fn close(&self) {
+        let Some(open) = self.open.lock().take() else { return };
+        if Handle::try_current().is_ok() {
+            // where there is no thread it is dropped here
+            let _ = thread::Builder::new().name("access-log-end".to_owned()).spawn(move || drop(open));
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -142,12 +205,19 @@ impl Sink for LogSink {
     }
 
     fn wait(&self) -> Option<Waiting> {
-        let pressed = |output: &&Output| output.wait.is_some() && output.writer.is_pressed();
-        let output = self.outputs.iter().find(pressed)?;
-        let (writer, most) = (output.writer.clone(), output.wait?);
+        let pressed = self.outputs.iter().filter(|output| output.writer.is_pressed());
+        let pressed = pressed.filter_map(|output| Some((output.writer.clone(), output.wait?)));
+        // none, as a rule: nothing is allocated then
+        let pressed: Vec<_> = pressed.collect();
+        if pressed.is_empty() {
+            return None;
+        }
+        let since = Instant::now();
         Some(Box::pin(async move {
-            // past it the request goes on
-            let _ = tokio::time::timeout(most, writer.room()).await;
+            for (writer, most) in pressed {
+                // all at once: what was waited for another counts; past it the request goes on
+                let _ = timeout(most.saturating_sub(since.elapsed()), writer.room()).await;
+            }
         }))
     }
 }
@@ -235,5 +305,93 @@ impl Upstream for Watched {
         details.connect = self.trip.connect();
         details.first_byte = self.trip.first_byte();
         details
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{
+            atomic::{AtomicBool, Ordering},
+            mpsc,
+        },
+        time::SystemTime,
+    };
+
+    use super::*;
+
+    /// Whose writes stand still until its other end is dropped.
+    struct Gate(mpsc::Receiver<()>, Arc<AtomicBool>);
+
+    impl io::Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1.store(true, Ordering::Release);
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An output that is pressed until the gate is dropped.
+    fn pressed(sinks: &Sinks, most: Duration) -> (mpsc::Sender<()>, Output) {
+        let ((gate, closed), began) = (mpsc::channel(), Arc::<AtomicBool>::default());
+        let options = WriterOptions::default().with_buffer_bytes(0).with_flush_interval(Duration::ZERO);
+        let (writer, guard) = Writer::to(Gate(closed, Arc::clone(&began)), &options).unwrap();
+        let line = AccessLine::new(SystemTime::now(), "GET", "/", http::Version::HTTP_11);
+        writer.write(&line);
+        // what comes from here on stays
+        while !began.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        while !writer.is_pressed() {
+            writer.write(&line);
+        }
+        let open = Mutex::new(Some(Open { _guard: guard, _told: sinks.open.subscribe() }));
+        (gate, Output { writer, sampling: Sampling::default(), wait: Some(most), open })
+    }
+
+    #[tokio::test]
+    async fn every_full_output_is_waited_for() {
+        const SOON: Duration = Duration::from_secs(10);
+        let sinks = Sinks::default();
+        let ((first, one), (second, two)) = (pressed(&sinks, SOON), pressed(&sinks, SOON));
+        let sink = LogSink { outputs: [one, two].into(), options: RecordOptions::default() };
+        let mut waiting = sink.wait().unwrap();
+        drop(first);
+        timeout(SOON, sink.outputs[0].writer.room()).await.unwrap();
+        assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err(), "the other is full");
+        drop(second);
+        timeout(SOON, waiting).await.unwrap();
+        assert!(sink.wait().is_none());
+    }
+
+    #[tokio::test]
+    async fn outputs_are_waited_for_at_once_and_not_for_ever() {
+        let sinks = Sinks::default();
+        let most = Duration::from_millis(200);
+        let ((_first, one), (_second, two)) = (pressed(&sinks, most), pressed(&sinks, most));
+        let sink = LogSink { outputs: [one, two].into(), options: RecordOptions::default() };
+        let since = Instant::now();
+        sink.wait().unwrap().await;
+        assert!((most..2 * most).contains(&since.elapsed()), "{:?}", since.elapsed());
+    }
+
+    #[tokio::test]
+    async fn nobody_who_serves_waits_for_the_end_of_an_output() {
+        let sinks = Sinks::default();
+        let (gate, output) = pressed(&sinks, Duration::ZERO);
+        let writer = output.writer.clone();
+        let since = Instant::now();
+        drop(output);
+        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+        // but the end does
+        assert!(timeout(Duration::from_millis(20), sinks.end()).await.is_err());
+        drop(gate);
+        sinks.end().await;
+        assert!(sinks.open.is_closed() && !writer.is_pressed());
     }
 }

@@ -101,12 +101,10 @@ pub struct EdgeHandle {
 }
 
 impl EdgeHandle {
-    /// Opens the access log's files anew, after they were renamed to rotate them. No line is lost: each goes to the old file or the new one. Nothing
-    /// happens without a file.
+    /// Opens the access log's files anew, after they were renamed to rotate them; those too that requests go on with which began before a reload. No line is
+    /// lost: each goes to the old file or the new one. Nothing happens without a file.
     pub fn reopen_access_log(&self) {
-        if let Some(sink) = &self.shared.live.load().log_sink {
-            sink.reopen();
-        }
+        self.shared.live.load().sinks.reopen();
     }
 
     /// Changes [`crate::plan::Limits::max_connections`]. Open connections stay. Whether the descriptors carry them is
@@ -306,6 +304,9 @@ impl Edge {
             Ok(rest) => rest,
             Err(_) => Err(EdgeError::WorkerStuck),
         };
+        // the last requests are over
+        let sinks = Arc::clone(&shared.live.load().sinks);
+        sinks.end().await;
         info!("drained");
         early.unwrap_or(rest)
     }

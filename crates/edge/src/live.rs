@@ -9,7 +9,7 @@ use portcullis_telemetry::metrics::HostRequests;
 
 use crate::{
     EdgeError,
-    access_log::LogSink,
+    access_log::{LogSink, Sinks},
     chain::Chains,
     clusters::{self, ClusterPart},
     parts::Parts,
@@ -30,6 +30,8 @@ pub(crate) struct Live {
     pub(crate) router: Router<()>,
     pub(crate) mirrors: HashMap<usize, Mirror>,
     pub(crate) log_sink: Option<LogSink>,
+    /// It, and those before it.
+    pub(crate) sinks: Arc<Sinks>,
     pub(crate) hosts: Arc<HostRequests>,
     /// The store that chains share.
     pub(crate) cache: Option<CacheLayer>,
@@ -52,9 +54,10 @@ impl Live {
             Some(before) => before.connect.clone(),
             None => plan.connect.as_ref().map(|connect| tunnel_to::proxy(connect, &trust, tunnels)),
         };
+        let sinks = before.map_or_else(Arc::default, |before| Arc::clone(&before.sinks));
         let log_sink = match same(|a, b| a.access_log == b.access_log) {
             Some(before) => before.log_sink.as_ref().map(|sink| sink.for_plan(&plan)),
-            None => LogSink::open(&plan).map_err(EdgeError::AccessLog)?,
+            None => sinks.open(&plan).map_err(EdgeError::AccessLog)?,
         };
         let cache = match same(|a, b| a.cache == b.cache) {
             Some(before) => before.cache.clone(),
@@ -77,6 +80,7 @@ impl Live {
             trust,
             connect,
             log_sink,
+            sinks,
             cache,
             rate_store,
             plan,
