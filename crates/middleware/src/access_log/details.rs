@@ -12,6 +12,7 @@ use std::{
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response};
 
 use super::Sampling;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 
 /// What records are to know beyond what every log shows. Nothing of it is looked for unless it is asked for here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,7 +177,8 @@ impl fmt::Debug for LogSlot {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Details {
-    /// The request's `X-Request-Id`, or else the response's.
+    /// The request's id where one was given to it ([`crate::request_id::RequestId`]); else the response's `X-Request-Id`, or else the request's, which anybody
+    /// may have made up.
     pub request_id: Option<HeaderValue>,
     /// Which request it is on its connection, from 1.
     pub conn_request: Option<u64>,
@@ -186,13 +188,14 @@ pub struct Details {
     pub request_fields: Vec<(HeaderName, HeaderValue)>,
     /// Fields of the response, likewise.
     pub response_fields: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the id was given to the request by a layer outside of this one: nobody else's takes its place.
+    id_is_given: bool,
     trace_parent: Option<HeaderValue>,
     cache_status: Option<HeaderValue>,
     slot: Option<LogSlot>,
     received: Option<Arc<AtomicU64>>,
 }
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// What the edge calls its own cache in `Cache-Status`.
@@ -210,6 +213,7 @@ impl Details {
         let headers = request.headers();
         if options.details {
             details.request_id = headers.get(X_REQUEST_ID).cloned();
+            details.id_is_given = request.extensions().get::<RequestId>().is_some();
             details.trace_parent = headers.get(TRACE_PARENT).cloned();
             details.conn_request = crate::conn_info(request.extensions()).map(|conn| conn.requests.next());
         }
@@ -230,8 +234,10 @@ impl Details {
     pub(super) fn head<B>(&mut self, response: &Response<B>, options: &RecordOptions) {
         let (headers, extensions) = (response.headers(), response.extensions());
         if options.details {
-            if self.request_id.is_none() {
-                self.request_id = headers.get(X_REQUEST_ID).cloned();
+            if !self.id_is_given
+                && let Some(id) = headers.get(X_REQUEST_ID)
+            {
+                self.request_id = Some(id.clone());
             }
             self.fault = fault(extensions);
             // whoever is nearer to the client comes later (RFC 9211 section 2)

@@ -291,7 +291,7 @@ async fn details_are_what_was_asked_for() {
         let record = told(all.clone(), request, make).await;
         assert_eq!(record.user.as_deref(), Some("ann"));
         let details = record.details.unwrap();
-        assert_eq!(details.request_id.as_ref().unwrap(), "r-1");
+        assert_eq!(details.request_id.as_ref().unwrap(), "theirs");
         assert_eq!(details.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
         assert_eq!(details.conn_request, Some(number));
         assert_eq!(details.upstream(), Some(timings.clone()));
@@ -313,6 +313,28 @@ async fn details_are_what_was_asked_for() {
     let details = record.details.unwrap();
     assert_eq!(details.request_id.as_ref().unwrap(), "theirs");
     assert!(details.route().is_none() && details.received().is_none() && details.conn_request.is_none());
+}
+
+#[tokio::test]
+async fn whose_id_is_logged() {
+    for (given, answered, expected) in
+        [(false, Some("b"), "b"), (false, None, "a"), (true, Some("b"), "a"), (true, None, "a")]
+    {
+        let mut request = with_headers(bare("/"), &[("x-request-id", "a")]);
+        if given {
+            let id = crate::request_id::RequestId::new(HeaderValue::from_static("a")).unwrap();
+            request.extensions_mut().insert(id);
+        }
+        let make = move |_: &mut Request<RequestBody<Full<Bytes>>>| {
+            let mut response = Response::new(Full::from("x"));
+            if let Some(id) = answered {
+                response.headers_mut().insert("x-request-id", HeaderValue::from_static(id));
+            }
+            response
+        };
+        let record = told(RecordOptions::default().with_details(true), request, make).await;
+        assert_eq!(record.details.unwrap().request_id.unwrap(), expected, "{given} {answered:?}");
+    }
 }
 
 #[tokio::test]

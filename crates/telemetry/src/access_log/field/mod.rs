@@ -110,7 +110,10 @@ pub const FIELDS: [(&str, &str); 47] = [
     ("cache", "what the cache did: `hit`, `miss`, `stale` or another word of RFC 9211"),
     ("outcome", "`complete`, `aborted` or `failed`"),
     ("aborted", "whether the response was given up before its end"),
-    ("request_id", "the response's or else the request's `X-Request-Id`"),
+    (
+        "request_id",
+        "what `[request_id]` gave; without it the response's or else the request's `X-Request-Id`",
+    ),
     ("trace_id", "of the request's `traceparent` (W3C trace context)"),
     ("conn", "the connection's number, as in the log"),
     ("conn_request", "the request's number on its connection, from 1"),
