@@ -94,7 +94,7 @@ pub(crate) fn page(judged: &Judged) -> Result<String> {
          not run by\n`cargo xtask ci`, since it has to be fetched; the cache's own tests cover the same ground there. To \
          repeat:\n\n```sh\ngit clone https://github.com/http-tests/cache-tests ../cache-tests\n(cd ../cache-tests && npm \
          install)\ncargo xtask cachetests --suite ../cache-tests --beside nginx,varnish   # --write writes this \
-         page\n```\n\nIt fails where a required test does. The others say what a cache could do better (optimal), or only how it \
+         page\n```\n\nIt fails where a required test does, but for those named below. The others say what a cache could do better (optimal), or only how it \
          behaves (check: neither\nanswer is wrong). `[cache]` has `{choices}`: the suite asks for what is off by default, since it takes \
          an origin\nthat means it. Results called published come with the suite; the rest ran in the same run on the same \
          machine.\n\n| proxy | required | optimal | check: yes |\n|---|---|---|---|\n"
