@@ -163,7 +163,7 @@ impl Writer {
         sink: impl Write + Send + 'static,
         options: &WriterOptions,
     ) -> Result<(Self, WriterGuard), WriterError> {
-        Self::start(Target::Stream(Box::new(sink)), options)
+        Self::start(Target::stream(sink), options)
     }
 
     fn start(target: Target, options: &WriterOptions) -> Result<(Self, WriterGuard), WriterError> {

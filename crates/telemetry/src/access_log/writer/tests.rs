@@ -13,10 +13,13 @@ struct Gate {
     permits: Receiver<()>,
     out: Sender<Vec<u8>>,
     fail: bool,
+    /// Set when the first write waits.
+    began: Arc<AtomicBool>,
 }
 
 impl Write for Gate {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.began.store(true, Ordering::Release);
         let _ = self.permits.recv();
         if self.fail {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
@@ -33,7 +36,7 @@ impl Write for Gate {
 fn gate(fail: bool) -> (Sender<()>, Receiver<Vec<u8>>, Gate) {
     let (permit, permits) = channel();
     let (out, written) = channel();
-    (permit, written, Gate { permits, out, fail })
+    (permit, written, Gate { permits, out, fail, began: Arc::default() })
 }
 
 fn line(target: &str) -> AccessLine<'_> {
@@ -112,10 +115,16 @@ fn what_does_not_fit_is_dropped_and_counted() {
 async fn who_waits_for_room_loses_nothing() {
     const LINES: u64 = 20_000;
     let (permit, written, gate) = gate(false);
+    let began = Arc::clone(&gate.began);
     let (writer, guard) = Writer::to(gate, &small()).unwrap();
     let mut waited = 0;
     let (reader, out) = (permit.clone(), writer.clone());
-    for n in 0..LINES {
+    // from here on the thread takes nothing but when it is let
+    out.write(&line("/0"));
+    while !began.load(Ordering::Acquire) {
+        thread::yield_now();
+    }
+    for n in 1..LINES {
         if out.is_pressed() {
             let mut room = pin!(out.room());
             assert!(futures_poll(room.as_mut()).is_pending());
