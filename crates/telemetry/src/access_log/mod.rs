@@ -258,7 +258,7 @@ impl<'a> AccessLine<'a> {
         out.extend_from_slice(b" \"");
         escape(out, &redaction.apply(self.referer.unwrap_or(b"-")), MAX_REFERER, Style::Quoted);
         out.extend_from_slice(b"\" \"");
-        escape(out, self.user_agent.unwrap_or(b"-"), MAX_USER_AGENT, Style::Quoted);
+        escape(out, &redaction.apply(self.user_agent.unwrap_or(b"-")), MAX_USER_AGENT, Style::Quoted);
         out.extend_from_slice(b"\" ");
         push_seconds(out, self.duration);
         out.extend_from_slice(b" \"");

@@ -55,9 +55,9 @@ const MAX_NAME: usize = 64;
 
 /// Which query parameters of targets and of the URIs in fields show `***` in place of their value. Default: [`SECRET_PARAMETERS`].
 ///
-/// Names are compared without regard to case, `-` is `_`, escapes are undone (`%74oken` is `token`), and of `user[password]` and
-/// `token[]` the last name counts. `&`, `;`, `?` and `#` end a value. The userinfo of a URI (`https://name:password@host/`) is always hidden, and so it is where
-/// nothing else is. Names of more than 64 bytes are not looked at.
+/// Names are compared without regard to case, `-` is `_`, escapes are undone (`%74oken` is `token`), and of `user[password]`,
+/// `token[]` and `token[0]` the last name counts. `&`, `;`, `?` and `#` end a value. The userinfo of every URI in a text (`https://name:password@host/`) is always hidden, and so
+/// it is where nothing else is. Names of more than 64 bytes are not looked at.
 ///
 /// Clones share the list.
 #[derive(Clone, PartialEq, Eq)]
@@ -86,6 +86,8 @@ impl Names {
     /// `odd`: there is something in it that may stand for something else.
     fn have(&self, name: &[u8], odd: bool) -> bool {
         let Some(first) = name.first() else { return false };
+        // as `normal` has it
+        let first = if *first == b'-' { b'_' } else { *first };
         if !odd && self.shapes[usize::from(first & 31)] & 1 << (name.len() & 63) == 0 {
             return false;
         }
@@ -128,21 +130,8 @@ impl Redaction {
 
     /// The text without its secrets. Allocates where there is one.
     pub fn apply<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
-        let mut out: Option<Vec<u8>> = None;
-        // how much of the text is in `out`
-        let mut done = 0;
-        let mut hide = |from: usize, to: usize| {
-            let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
-            out.extend_from_slice(&text[done..from]);
-            out.extend_from_slice(HIDDEN);
-            done = to;
-        };
-        let mut start = 0;
-        if let Some((from, to)) = userinfo(text) {
-            hide(from, to);
-            start = to;
-        }
-        let query = start + run_of(&text[start..], |byte| !matches!(byte, b'?' | b'#'));
+        let mut hidden = Hidden { text, out: None, done: 0, next: userinfo(text, 0) };
+        let query = run_of(text, |byte| !matches!(byte, b'?' | b'#'));
         if !self.names.all.is_empty() && query < text.len() {
             let (mut name, mut odd, mut at) = (query + 1, false, query + 1);
             while at < text.len() {
@@ -151,7 +140,7 @@ impl Redaction {
                         let (value, end) =
                             (at + 1, at + 1 + run_of(&text[at + 1..], |byte| !is_separator(byte)));
                         if value < end && self.names.have(&text[name..at], odd) {
-                            hide(value, end);
+                            hidden.hide(value, end);
                         }
                         at = end;
                         continue;
@@ -163,13 +152,7 @@ impl Redaction {
                 at += 1;
             }
         }
-        match out {
-            Some(mut out) => {
-                out.extend_from_slice(&text[done..]);
-                Cow::Owned(out)
-            }
-            None => Cow::Borrowed(text),
-        }
+        hidden.end()
     }
 
     /// An authority without its userinfo (RFC 3986 section 3.2.1): of a CONNECT, or a host as it was asked for.
@@ -200,17 +183,74 @@ fn is_separator(byte: u8) -> bool {
     matches!(byte, b'&' | b';' | b'?' | b'#')
 }
 
-/// RFC 3986 section 3.2.1: from after `//` until before the `@` of an authority.
-fn userinfo(text: &[u8]) -> Option<(usize, usize)> {
-    let colon = text
-        .iter()
-        .take_while(|byte| !matches!(byte, b'/' | b'?' | b'#' | b'@'))
-        .position(|byte| *byte == b':')?;
-    let from = text[colon + 1..].starts_with(b"//").then_some(colon + 3)?;
-    let rest = &text[from..];
-    let end = run_of(rest, |byte| !matches!(byte, b'/' | b'?' | b'#' | b'\\'));
-    let at = rest[..end].iter().rposition(|byte| *byte == b'@')?;
-    Some((from, from + at))
+/// A text on its way to what is shown of it.
+struct Hidden<'t> {
+    text: &'t [u8],
+    /// Made with the first secret.
+    out: Option<Vec<u8>>,
+    /// How much of the text is in it.
+    done: usize,
+    /// The next userinfo.
+    next: Option<(usize, usize)>,
+}
+
+impl<'t> Hidden<'t> {
+    /// Hides a value, after every userinfo before it.
+    fn hide(&mut self, from: usize, to: usize) {
+        self.userinfo_until(from);
+        self.put(from, to);
+    }
+
+    fn userinfo_until(&mut self, end: usize) {
+        while let Some((from, to)) = self.next.filter(|(from, _)| *from < end) {
+            self.put(from, to);
+            self.next = userinfo(self.text, to);
+        }
+    }
+
+    /// What is hidden may lie within what is hidden already, or go on behind it.
+    fn put(&mut self, from: usize, to: usize) {
+        if from >= self.done {
+            let out = self.out.get_or_insert_with(|| Vec::with_capacity(self.text.len()));
+            out.extend_from_slice(&self.text[self.done..from]);
+            out.extend_from_slice(HIDDEN);
+        }
+        self.done = self.done.max(to);
+    }
+
+    fn end(mut self) -> Cow<'t, [u8]> {
+        self.userinfo_until(self.text.len());
+        match self.out {
+            Some(mut out) => {
+                out.extend_from_slice(&self.text[self.done..]);
+                Cow::Owned(out)
+            }
+            None => Cow::Borrowed(self.text),
+        }
+    }
+}
+
+/// RFC 3986 section 3.2.1: from after `//` until before the `@` of the first authority from there on that has one.
+fn userinfo(text: &[u8], mut start: usize) -> Option<(usize, usize)> {
+    loop {
+        let colon = start + run_of(&text[start..], |byte| byte != b':');
+        let after = text.get(colon + 1..)?;
+        start = colon + 1;
+        let Some(rest) = after.strip_prefix(b"//") else { continue };
+        let from = colon + 3;
+        let end = run_of(rest, |byte| !matches!(byte, b'/' | b'?' | b'#' | b'\\'));
+        // a text that is a URI is looked at whole, whatever is in it; one that has others around it ends where no URI goes on
+        let is_all =
+            !text[..colon].iter().any(|byte| !byte.is_ascii_alphanumeric() && !b"+-.".contains(byte));
+        let ends = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'&') || byte.is_ascii_whitespace();
+        let end = match rest[..end].iter().position(ends) {
+            Some(sooner) if !is_all => sooner,
+            _ => end,
+        };
+        if let Some(at) = rest[..end].iter().rposition(|byte| *byte == b'@') {
+            return Some((from, from + at));
+        }
+    }
 }
 
 /// What of a name counts.
@@ -230,15 +270,24 @@ fn normal<'b>(mut name: &[u8], buffer: &'b mut [u8; MAX_NAME]) -> Option<&'b [u8
         name = rest;
     }
     let mut found = &buffer[..len];
-    while let Some(outer) = found.strip_suffix(b"[]") {
-        found = outer;
+    // places of a list
+    while let Some(bracket) = found.strip_suffix(b"]").and_then(opening) {
+        if !found[bracket + 1..found.len() - 1].iter().all(u8::is_ascii_digit) {
+            break;
+        }
+        found = &found[..bracket];
     }
     if let Some(inner) = found.strip_suffix(b"]")
-        && let Some(bracket) = inner.iter().rposition(|byte| *byte == b'[')
+        && let Some(bracket) = opening(inner)
     {
         found = &inner[bracket + 1..];
     }
     Some(found)
+}
+
+/// Where the last bracket opens.
+fn opening(name: &[u8]) -> Option<usize> {
+    name.iter().rposition(|byte| *byte == b'[')
 }
 
 fn digit(byte: u8) -> Option<u8> {
@@ -276,13 +325,28 @@ mod tests {
             ("/?api-key=1;key=2", "/?api-key=***;key=***"),
             ("/?user[password]=1&token[]=2", "/?user[password]=***&token[]=***"),
             ("/?user%5Bpassword%5D=1", "/?user%5Bpassword%5D=***"),
+            ("/?token[0]=1&password[1][]=2&a[0]=3", "/?token[0]=***&password[1][]=***&a[0]=3"),
+            ("/?user[password][0]=1&token[a]=2", "/?user[password][0]=***&token[a]=2"),
             ("/?X-Amz-Signature=ff&X-Amz-Date=1", "/?X-Amz-Signature=***&X-Amz-Date=1"),
             ("/?a=b?token=1", "/?a=b?token=***"),
             ("/?token=a=b", "/?token=***"),
             ("https://u:p@h.test/?code=1#access_token=2", "https://***@h.test/?code=***#access_token=***"),
             ("https://a@b@h.test/", "https://***@h.test/"),
             ("https://h.test/@x", "https://h.test/@x"),
-            ("/x?u=https://a:b@c", "/x?u=https://a:b@c"),
+            ("https://u:p &q@h.test/", "https://***@h.test/"),
+            // not only the first, and not only where it is all
+            ("/x?u=https://a:b@c", "/x?u=https://***@c"),
+            ("/x?u=https://c&mail=a@b", "/x?u=https://c&mail=a@b"),
+            ("/x?token=https://a:b@c/&u=d://e@f", "/x?token=***&u=d://***@f"),
+            ("https://u;token=a@h.test/", "https://***@h.test/"),
+            ("x?y://u;token=1@h;2&key=3", "x?y://***;2&key=***"),
+            ("https://a.test/, https://u:p@h.test/", "https://a.test/, https://***@h.test/"),
+            ("a.test,https://u:p@h.test,http://v@i", "a.test,https://***@h.test,http://***@i"),
+            ("<https://u:p@h>; rel=\"x\", <http://q@i>", "<https://***@h>; rel=\"x\", <http://***@i>"),
+            ("Bot (+https://u:p@h.test/) a@b", "Bot (+https://***@h.test/) a@b"),
+            ("Bot +https://h.test a@b", "Bot +https://h.test a@b"),
+            ("a:b:://c@d ::", "a:b:://***@d ::"),
+            ("://", "://"),
             ("h.test:443", "h.test:443"),
             ("/?%=1&%7=2&token%=3", "/?%=1&%7=2&token%=3"),
         ];
@@ -297,6 +361,8 @@ mod tests {
     fn the_list_is_the_callers() {
         let list = Redaction::default().with(["Card-Number"]).without(["CODE"]);
         assert_eq!(&*list.apply(b"/?card_number=4&code=7&token=1"), b"/?card_number=***&code=7&token=***");
+        let list = Redaction::none().with(["_token"]);
+        assert_eq!(&*list.apply(b"/?-token=1&_token=2&token=3"), b"/?-token=***&_token=***&token=3");
         assert_eq!(&*Redaction::none().apply(b"//u:p@h/?token=1"), b"//u:p@h/?token=1");
         assert_eq!(&*Redaction::none().apply(b"x://u:p@h/?token=1"), b"x://***@h/?token=1");
         for name in SECRET_PARAMETERS {

@@ -74,17 +74,23 @@ fn secrets_are_in_no_form() {
     line.target = "/in?token=s3cret&x=1";
     line.referer = Some(b"https://u:s3cret@r.example/?code=s3cret");
     line.host = Some(b"u:s3cret@h");
-    let fields = [(http::header::ORIGIN, HeaderValue::from_static("https://o.example/?key=s3cret"))];
+    line.user_agent = Some(b"bot (https://u:s3cret@b.example/?token=s3cret)");
+    line.request_id = Some(b"https://u:s3cret@i.example/");
+    let fields = [
+        (http::header::ORIGIN, HeaderValue::from_static("https://o.example/?key=s3cret")),
+        (http::header::ORIGIN, HeaderValue::from_static("https://u:s3,cret@p.example/?key=s3cret")),
+        (http::header::COOKIE, HeaderValue::from_static("a=https://u:s3cret@c.example/?sid=s3cret")),
+    ];
     line.request_fields = &fields;
     for format in [
         Format::Common,
         Format::Combined,
         json_format(),
-        template("$target ${query} $referer ${header:origin}"),
+        template("$target ${query} $referer ${header:origin} $user_agent $request_id ${cookie:a}"),
         template("\"$request\" $path"),
     ] {
         let text = written(&line, &format);
-        assert!(text.contains("***") && !text.contains("s3cret"), "{text}");
+        assert!(text.contains("***") && !text.contains("s3") && !text.contains("cret"), "{text}");
         assert!(text.contains("x=1") || text.ends_with("/in\n"));
     }
     // that of a CONNECT

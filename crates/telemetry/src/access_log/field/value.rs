@@ -86,7 +86,7 @@ impl Put<'_> {
             Plain::Bytes => self.number(Some(line.bytes)),
             Plain::Received => self.number(line.received),
             Plain::Referer => self.uri(line.referer, MAX_REFERER),
-            Plain::UserAgent => self.text(line.user_agent, MAX_USER_AGENT),
+            Plain::UserAgent => self.uri(line.user_agent, MAX_USER_AGENT),
             Plain::Route => self.text(line.route.map(str::as_bytes), MAX_OTHER),
             Plain::User => self.text(line.user.map(str::as_bytes), MAX_OTHER),
             Plain::Upstream => self.text(line.upstream.map(str::as_bytes), MAX_OTHER),
@@ -96,7 +96,7 @@ impl Put<'_> {
             Plain::Cache => self.text(line.cache.map(str::as_bytes), MAX_OTHER),
             Plain::Outcome => self.word(Some(line.outcome.name())),
             Plain::Aborted => self.boolean(Some(line.outcome != LineOutcome::Complete)),
-            Plain::RequestId => self.text(line.request_id, MAX_OTHER),
+            Plain::RequestId => self.uri(line.request_id, MAX_OTHER),
             Plain::TraceId => self.text(line.trace_id.map(str::as_bytes), MAX_OTHER),
             Plain::Conn => self.number(line.conn.map(|conn| conn.id.get())),
             Plain::ConnRequest => self.number(line.conn_request),
@@ -225,8 +225,9 @@ impl Put<'_> {
         match values.next() {
             None => self.uri(Some(first), MAX_OTHER),
             Some(second) => {
-                let all: Vec<&[u8]> = [first, second].into_iter().chain(values).collect();
-                self.uri(Some(&all.join(&b", "[..])), MAX_OTHER)
+                let redacted = |line| self.redaction.apply(line);
+                let all: Vec<_> = [first, second].into_iter().chain(values).map(redacted).collect();
+                self.text(Some(&all.join(&b", "[..])), MAX_OTHER)
             }
         }
     }
@@ -237,6 +238,6 @@ impl Put<'_> {
         let value = fields
             .flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b';'))
             .find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-        self.text(value, MAX_OTHER)
+        self.uri(value, MAX_OTHER)
     }
 }
