@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use crate::{
@@ -72,8 +73,11 @@ async fn used(addr: SocketAddr) -> TcpStream {
     io
 }
 
-/// What came after the head.
-async fn fetch(mut io: TcpStream, object: &[u8], slowly: bool) {
+/// What a slow client reads before it stops.
+const BEGINNING: usize = 64 << 10;
+
+/// What came after the head. One that is given something to wait for reads no more than the beginning until that is so.
+async fn fetch(mut io: TcpStream, object: &[u8], mut until: Option<watch::Receiver<bool>>) {
     io.write_all(b"GET /big HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut buffer = vec![0; 64 << 10];
     let (mut head, mut at) = (Vec::new(), None);
@@ -94,8 +98,10 @@ async fn fetch(mut io: TcpStream, object: &[u8], slowly: bool) {
         let from = at.unwrap_or(0);
         assert!(object[from..].starts_with(data), "other bytes at {from}");
         at = Some(from + data.len());
-        if slowly {
-            tokio::task::yield_now().await;
+        if from + data.len() >= BEGINNING
+            && let Some(mut until) = until.take()
+        {
+            until.wait_for(|go_on| *go_on).await.unwrap();
         }
     }
     assert_eq!(at, Some(object.len()));
@@ -116,12 +122,21 @@ fn a_thousand_clients_for_one_cold_object() {
             connections.push(used(edge.http()).await);
         }
         let before = edge.resident_memory();
-        let mut clients = tokio::task::JoinSet::new();
+        let (mut fast, mut slow) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+        let (go_on, until) = watch::channel(false);
         for (n, io) in connections.into_iter().enumerate() {
-            let object = object.clone();
-            clients.spawn(async move { fetch(io, &object, n % 3 == 0).await });
+            let (object, until) = (object.clone(), (n % 3 == 0).then(|| until.clone()));
+            let clients = if until.is_some() { &mut slow } else { &mut fast };
+            clients.spawn(async move { fetch(io, &object, until).await });
         }
-        while let Some(client) = clients.join_next().await {
+        // a third of them stands still, and nobody else waits for those
+        while let Some(client) = fast.join_next().await {
+            client.unwrap();
+        }
+        assert_eq!(slow.len(), 334);
+        assert!(slow.try_join_next().is_none());
+        go_on.send(true).unwrap();
+        while let Some(client) = slow.join_next().await {
             client.unwrap();
         }
         let grown = edge.peak_memory().saturating_sub(before);
@@ -182,8 +197,8 @@ fn routes_have_rules_of_their_own() {
 fn an_idle_cache_gives_its_memory_back() {
     run(async {
         let origin = Origin::start(|_| async {
-            let mut response = Response::new(full("for a second"));
-            response.headers_mut().insert("cache-control", "max-age=1".parse().unwrap());
+            let mut response = Response::new(full("for a while"));
+            response.headers_mut().insert("cache-control", "max-age=4".parse().unwrap());
             response
         })
         .await;

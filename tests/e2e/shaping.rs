@@ -162,7 +162,7 @@ fn a_deadline_answers_for_an_endpoint_that_does_not() {
             Response::new(full("ok"))
         })
         .await;
-        let deadline = "[deadline]\nhead = \"300ms\"\nstatus = 503\n";
+        let deadline = "[deadline]\nhead = \"2s\"\nstatus = 503\n";
         let edge = Edge::run(&format!("{deadline}{}", secure(origin.addr()))).await;
         for protocol in Protocol::ALL {
             let mut client = Client::connect(protocol, edge.https(), "localhost").await;
