@@ -113,8 +113,10 @@ fn a_thousand_clients_for_one_cold_object() {
     run_within(Duration::from_secs(240), async {
         let object = object();
         let (origin, requests) = origin_of(object.clone()).await;
-        let config =
-            format!("[cache]\nmax_object = \"16MiB\"\n[limits]\nmax_connections = 1500\n{}", plain(origin));
+        // who stands still on purpose is not to be taken for one who is gone
+        let listener =
+            plain(origin).replace("[[route]]", "[listener.http]\nsend_timeout = \"4m\"\n[[route]]");
+        let config = format!("[cache]\nmax_object = \"16MiB\"\n[limits]\nmax_connections = 1500\n{listener}");
         let edge = Edge::run(&config).await;
         // What the connections cost by themselves is there before it is measured.
         let mut connections = Vec::new();
