@@ -1,4 +1,5 @@
-//! The future of a layer that either answers at once or hands the request on.
+//! Answers of layers themselves: the future of a layer that either answers at once or hands the request on, and the mark of an answer
+//! that nobody behind the layer made.
 
 use std::{
     future::Future,
@@ -8,6 +9,11 @@ use std::{
 
 use http::{HeaderValue, Response, StatusCode, header::RETRY_AFTER};
 use pin_project_lite::pin_project;
+
+/// Among a response's extensions: the layer said it in the place of the service behind, of which it tells nothing. A cache outside must not
+/// take such an answer for the origin's; [`crate::concurrency`] and [`crate::request_decompression`], which may stand behind one, set it on all of theirs.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnAnswer;
 
 pin_project! {
     /// Either an answer that is already there or the inner service's future.
@@ -41,6 +47,7 @@ impl<F, B> EarlyFuture<F, B> {
 pub(crate) fn empty<B: Default>(status: StatusCode) -> Response<B> {
     let mut response = Response::new(B::default());
     *response.status_mut() = status;
+    response.extensions_mut().insert(OwnAnswer);
     response
 }
 

@@ -325,6 +325,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::early::OwnAnswer;
     use http_body_util::{BodyExt, Full};
     use std::{convert::Infallible, io::Write};
     use tower::{ServiceExt, service_fn};
@@ -370,6 +371,8 @@ mod tests {
         }
         let response = RequestDecompressionLayer::new(options).layer(service).oneshot(request).await.unwrap();
         let status = response.status().as_u16();
+        let own = response.extensions().get::<OwnAnswer>().is_some();
+        assert_eq!(own, status >= 400, "{status}");
         let accept = response.headers().get(ACCEPT_ENCODING).map(|value| value.to_str().unwrap().to_owned());
         (status, accept, response.into_body().collect().await.unwrap().to_bytes().to_vec())
     }

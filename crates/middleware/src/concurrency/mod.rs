@@ -45,6 +45,7 @@ pub use self::{
     adaptive::AdaptiveOptions,
     limit::{ConcurrencyLimit, ConcurrencyOptions, ConcurrencyStats},
 };
+use crate::early::OwnAnswer;
 
 /// Lets so many requests run at once.
 #[derive(Clone, Debug)]
@@ -237,6 +238,7 @@ fn refusal<B: Default>(retry_after: Duration) -> Response<PlaceBody<B>> {
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(crate::whole_seconds(retry_after)));
     // there may be places for the next one
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.extensions_mut().insert(OwnAnswer);
     response
 }
 

@@ -70,6 +70,7 @@ async fn what_is_beyond_the_queue_is_refused_at_once_and_the_rest_after_its_time
     assert_eq!((third.status().as_u16(), begun.elapsed()), (503, Duration::ZERO));
     assert_eq!(third.headers()["retry-after"], "2");
     let second = second.await.unwrap();
+    assert!([&third, &second].iter().all(|refusal| refusal.extensions().get::<OwnAnswer>().is_some()));
     assert_eq!((second.status().as_u16(), begun.elapsed()), (503, wait));
     assert_eq!(service.limit.stats().refused, 2);
     assert_eq!(service.limit.stats().waiting, 0);
