@@ -145,6 +145,9 @@ fn rebase_chain(chain: &mut ChainPlan, rebase: impl Fn(&mut PathBuf)) {
             *name = path.to_string_lossy().into_owned();
         }
     }
+    if let Setting::Own(MaintenancePlan { file: Some(file), .. }) = &mut chain.maintenance {
+        rebase(file);
+    }
     if let Setting::Own(basic_auth) = &mut chain.basic_auth {
         rebase(&mut basic_auth.users);
     }
@@ -212,12 +215,6 @@ fn rebase(plan: &mut Plan, directory: &Path) {
     }
     if let Some(qlog) = &mut plan.quic.qlog {
         rebase(&mut qlog.directory);
-    }
-    let chains = plan.routes.iter_mut().map(|route| &mut route.chain);
-    for chain in chains.chain([&mut plan.chain]) {
-        if let Setting::Own(MaintenancePlan { file: Some(file), .. }) = &mut chain.maintenance {
-            rebase(file);
-        }
     }
     for route in &mut plan.routes {
         if let RouteAction::Files(files) = &mut route.action {

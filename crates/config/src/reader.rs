@@ -35,6 +35,11 @@ impl Wrong {
 /// A value, or what is wrong with it.
 pub(crate) type Read<T> = Result<T, Wrong>;
 
+/// What a list has, without where.
+pub(crate) fn items<T>(list: Option<Spanned<Vec<Spanned<T>>>>) -> Vec<T> {
+    list.into_iter().flat_map(Spanned::into_inner).map(Spanned::into_inner).collect()
+}
+
 /// Collects what is found, from anywhere in the tree.
 #[derive(Debug, Default)]
 pub(crate) struct Sink {

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use super::certificate::{Certificate, path};
 use crate::{
     errors::escape,
-    reader::{Read, Sink, Spanned, Table, Wrong},
+    reader::{Read, Sink, Spanned, Table, Wrong, items},
     values::{choice, duration, integer, ms, secs, text, word},
 };
 
@@ -74,7 +74,7 @@ fn section(mut table: Table<'_, '_>) -> AcmePlan {
     table.set("directory", &mut options.directory, directory);
     table.set("roots", &mut plan.roots, |value| path(value).map(Some));
     if let Some(contacts) = table.list("contacts", "\"you@example.com\"", contact) {
-        options.contacts = contacts.into_inner().into_iter().map(Spanned::into_inner).collect();
+        options.contacts = items(Some(contacts));
     }
     table.set("profile", &mut options.profile, |value| text(value).map(|name| Some(name.to_owned())));
     let keys = [("p256", KeyKind::P256), ("p384", KeyKind::P384), ("rsa2048", KeyKind::Rsa2048)];

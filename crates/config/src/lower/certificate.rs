@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use crate::{
     net::certificate_name,
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::word,
 };
 
@@ -58,13 +58,11 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Certificate {
     } else if let Some(directory) = directory {
         Some(CertificateSource::Directory(directory.into_inner()))
     } else {
-        names.map(|names| CertificateSource::SelfSigned {
-            names: names.into_inner().into_iter().map(|name| name.into_inner()).collect(),
-        })
+        names.map(|names| CertificateSource::SelfSigned { names: items(Some(names)) })
     };
     let acme = acme.map(|names| {
         let span = names.span();
-        Spanned::new(span, names.into_inner().into_iter().map(Spanned::into_inner).collect())
+        Spanned::new(span, items(Some(names)))
     });
     Certificate { span, source, acme }
 }

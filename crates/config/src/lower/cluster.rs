@@ -19,7 +19,7 @@ use toml::de::DeValue;
 
 use crate::{
     errors::escape,
-    reader::{Read, Spanned, Table, Wrong, describe},
+    reader::{Read, Spanned, Table, Wrong, describe, items},
     values::{boolean, duration, integer, ms, secs, size, word},
 };
 
@@ -74,7 +74,7 @@ fn retry(table: &mut Table<'_, '_>, to: &mut ClusterOptions) {
     let retry = &mut to.retry;
     table.set("max_attempts", &mut retry.attempts, integer(1..=10));
     if let Some(list) = table.list("retry_statuses", "\"502-504\"", status_range) {
-        retry.statuses = list.into_inner().into_iter().map(Spanned::into_inner).collect();
+        retry.statuses = items(Some(list));
     }
     table.set("retry_on_timeout", &mut retry.on_timeout, boolean);
     table.set("retry_buffer", &mut retry.replay_bytes, size(0..=16 << 20));

@@ -14,7 +14,7 @@ use crate::{
     ProcessOptions,
     errors::escape,
     net::{self, network, socket_address},
-    reader::{Read, Table, Wrong},
+    reader::{Read, Table, Wrong, items},
     values::{boolean, choice, duration, integer, ms, secs, word},
 };
 
@@ -136,7 +136,7 @@ fn client_details(limits: &mut Table<'_, '_>, client: &mut ClientLimit) {
     limits.set("client_prefix_v4", &mut client.ipv4_prefix, integer(8..=32));
     limits.set("client_prefix_v6", &mut client.ipv6_prefix, integer(16..=128));
     if let Some(exempt) = limits.list("uncounted_clients", "\"10.0.0.0/8\"", network) {
-        client.exempt = exempt.into_inner().into_iter().map(|network| network.into_inner()).collect();
+        client.exempt = items(Some(exempt));
     }
 }
 
@@ -228,7 +228,7 @@ fn forwarded_fields(mut forwarded: Table<'_, '_>, plan: &mut Plan) {
                 .hint("name only the networks of your own proxies");
             forwarded.sink().warn(network.span(), wrong);
         }
-        plan.trusted_proxies = trusted.into_inner().into_iter().map(|network| network.into_inner()).collect();
+        plan.trusted_proxies = items(Some(trusted));
     }
     forwarded.finish();
 }

@@ -13,7 +13,7 @@ use portcullis_edge::{
 use super::certificate::path;
 use crate::{
     net::host_pattern,
-    reader::{Spanned, Table, Wrong},
+    reader::{Spanned, Table, Wrong, items},
     values::{choice, integer, size},
 };
 
@@ -122,10 +122,8 @@ fn client_auth(table: &mut Table<'_, '_>) -> ClientAuthPlan {
     } else {
         table.need("client_ca", "\"clients-ca.pem\"", path)
     };
-    let crls: Vec<PathBuf> = table
-        .list("client_crls", "\"revoked.pem\"", path)
-        .map(|list| list.into_inner().into_iter().map(Spanned::into_inner).collect())
-        .unwrap_or_default();
+    let crls: Vec<PathBuf> =
+        table.list("client_crls", "\"revoked.pem\"", path).map(|list| items(Some(list))).unwrap_or_default();
     let Some(ca) = ca.map(Spanned::into_inner) else { return ClientAuthPlan::None };
     match ask {
         Ask::No => ClientAuthPlan::None,
@@ -144,7 +142,7 @@ fn host(mut table: Table<'_, '_>, listener: &TlsPlan) -> Option<HostTlsPlan> {
     // left out it is the listener's: less is asked of nobody by accident
     let client_auth = if is_said { own } else { listener.client_auth.clone() };
     table.finish();
-    let names = names?.into_inner().into_iter().map(Spanned::into_inner).collect();
+    let names = items(Some(names?));
     let mut host = HostTlsPlan::new(names, client_auth);
     host.versions = versions;
     Some(host)

@@ -18,7 +18,7 @@ use super::super::{
 use crate::{
     errors::escape,
     net::{final_status, host_pattern, network, path},
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::{choice, text},
 };
 
@@ -82,10 +82,6 @@ fn compiles(rule: &Rule, countries: bool) -> Result<(), String> {
         format!("{error}{cause}").replacen("rule 1: ", "the rule is wrong: ", 1)
     });
     error.map_or(Ok(()), Err)
-}
-
-fn items<T>(list: Option<Spanned<Vec<Spanned<T>>>>) -> Vec<T> {
-    list.into_iter().flat_map(Spanned::into_inner).map(Spanned::into_inner).collect()
 }
 
 fn rule(mut table: Table<'_, '_>) -> Rule {

@@ -20,7 +20,7 @@ use super::or_off;
 use crate::{
     errors::escape,
     net::{network, path},
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::{boolean, choice, duration, integer, ms, secs, size, text, whole_seconds, word},
 };
 
@@ -104,10 +104,10 @@ fn maintenance(mut table: Table<'_, '_>) -> MaintenancePlan {
         maintenance.pages = vec![MaintenancePage::new(kind, page.into_inner())];
     }
     if let Some(networks) = table.list("allow_clients", "\"10.0.0.0/8\"", network) {
-        maintenance.allow = networks.into_inner().into_iter().map(Spanned::into_inner).collect();
+        maintenance.allow = items(Some(networks));
     }
     if let Some(paths) = table.list("allow_paths", "\"/status\"", path) {
-        maintenance.allow_paths = paths.into_inner().into_iter().map(Spanned::into_inner).collect();
+        maintenance.allow_paths = items(Some(paths));
     }
     table.finish();
     MaintenancePlan::new(maintenance).with_file(file)
@@ -148,7 +148,7 @@ pub(crate) const CODINGS: [(&str, Coding); 3] =
 
 pub(crate) fn codings(table: &mut Table<'_, '_>, key: &'static str, to: &mut Vec<Coding>) {
     if let Some(codings) = table.list(key, "\"gzip\"", choice(&CODINGS)) {
-        *to = codings.into_inner().into_iter().map(Spanned::into_inner).collect();
+        *to = items(Some(codings));
     }
 }
 
@@ -157,7 +157,7 @@ fn compression(mut table: Table<'_, '_>) -> CompressionOptions {
     codings(&mut table, "codings", &mut options.codings);
     table.set("min_size", &mut options.min_size, size(0..=1 << 30));
     if let Some(types) = table.list("types", "\"text/*\"", content_type) {
-        options.types = types.into_inner().into_iter().map(Spanned::into_inner).collect();
+        options.types = items(Some(types));
     }
     table.set("gzip_level", &mut options.gzip_level, integer(0..=9));
     table.set("brotli_level", &mut options.brotli_level, integer(0..=11));

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use crate::{
     errors::escape,
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::{boolean, duration, integer, ms, secs, word},
 };
 
@@ -19,7 +19,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, plan: &mut ClusterPlan) {
     table.set("balance", &mut to.policy, policy);
     let hashes = matches!(to.policy, Policy::Maglev { .. } | Policy::RingHash { .. });
     if let Some(list) = table.list("hash_on", "\"client-ip\"", hash_key) {
-        to.hash_on = list.into_inner().into_iter().map(Spanned::into_inner).collect();
+        to.hash_on = items(Some(list));
     }
     match (hashes, hash_at, policy_at) {
         (false, Some(at), _) => {

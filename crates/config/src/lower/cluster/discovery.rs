@@ -12,7 +12,7 @@ use crate::{
     errors::escape,
     lower::certificate::path,
     net::{endpoint, socket_address},
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::{choice, duration, integer, ms, secs, word},
 };
 
@@ -68,7 +68,7 @@ fn dns(mut table: Table<'_, '_>) -> Option<DiscoveryPlan> {
     };
     let mut options = DnsOptions::default();
     if let Some(servers) = table.list("servers", "\"10.0.0.2:53\"", server) {
-        options.servers = servers.into_inner().into_iter().map(Spanned::into_inner).collect();
+        options.servers = items(Some(servers));
     }
     table.set("timeout", &mut options.timeout, duration(ms(100)..=secs(60)));
     table.set("attempts", &mut options.attempts, integer(1..=10));

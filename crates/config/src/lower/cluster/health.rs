@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::status_range;
 use crate::{
     errors::escape,
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::{choice, duration, integer, ms, secs, text, word},
 };
 
@@ -88,7 +88,7 @@ fn http(table: &mut Table<'_, '_>) -> HttpCheck {
         check = check.with_host(host.into_inner());
     }
     if let Some(statuses) = table.list("statuses", "\"200-299\"", status_range) {
-        check = check.with_statuses(statuses.into_inner().into_iter().map(Spanned::into_inner).collect());
+        check = check.with_statuses(items(Some(statuses)));
     }
     if let Some(contains) = table.get("contains", bytes) {
         check = check.with_body_contains(contains.into_inner());
