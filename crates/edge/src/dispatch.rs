@@ -118,15 +118,15 @@ impl Service<Request<Body>> for Dispatch {
     fn call(&mut self, mut request: Request<Body>) -> DispatchFuture {
         if self.insecure.redirects(&request).is_some() {
             self.routes.tell(None, &mut request);
-            return DispatchFuture::Chain { future: self.redirecting.call(request) };
+            return DispatchFuture::Chain { future: self.redirecting.send(request) };
         }
         let number = self.choose(&request);
         self.routes.tell(number, &mut request);
         let Some(number) = number else {
-            return DispatchFuture::Chain { future: self.unrouted.call(request) };
+            return DispatchFuture::Chain { future: self.unrouted.send(request) };
         };
         match self.routes.chains.get(number) {
-            Some(Some(chain)) => DispatchFuture::Chain { future: chain.clone().call(request) },
+            Some(Some(chain)) => DispatchFuture::Chain { future: chain.send(request) },
             _ => {
                 let targets = Arc::clone(&self.routes.targets);
                 let mut actor = Actor { targets, act: Act::Route(number) };

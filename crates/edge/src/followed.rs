@@ -44,17 +44,16 @@ impl Content {
 
     /// Puts what the bytes say in the place of what was there. Changes nothing if they say nothing.
     fn replace(&self, bytes: Vec<u8>) -> Result<(), BoxError> {
-        let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned);
         match self {
-            Self::Clients(set) => set.replace(CidrSet::parse(&text(&bytes)?)?),
+            Self::Clients(set) => set.replace(CidrSet::parse(str::from_utf8(&bytes)?)?),
             Self::Countries(countries) => countries.replace(CountryDatabase::parse(bytes)?),
-            Self::Users(users) => users.replace(Users::parse(&text(&bytes)?)?),
+            Self::Users(users) => users.replace(Users::parse(str::from_utf8(&bytes)?)?),
             Self::Secret(keys) => {
                 let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
                 keys.replace(Keys::from_secret(secret.strip_suffix(b"\r").unwrap_or(secret))?);
             }
             Self::Pem(keys) => keys.replace(Keys::from_pem(&bytes)?),
-            Self::KeySet(keys) => keys.replace(Keys::from_jwks(&text(&bytes)?)?),
+            Self::KeySet(keys) => keys.replace(Keys::from_jwks(str::from_utf8(&bytes)?)?),
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{Method, Request, Response, StatusCode};
+use portcullis_cache::NotForStore;
 use portcullis_h3::{OnTunnel, RecvBody};
 use portcullis_proxy::ClientStream;
 use tower_service::Service;
@@ -47,6 +48,11 @@ impl EdgeService {
             Box::pin(Guarded { state }) as EdgeFuture
         };
         Self { call: Arc::new(call) }
+    }
+
+    /// As a call, without the clone that a service has to be to be called.
+    pub(crate) fn send(&self, request: Request<Body>) -> EdgeFuture {
+        (self.call)(request)
     }
 }
 
@@ -106,7 +112,10 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Response<Body> {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     error!(message, "a request panicked");
-    respond(StatusCode::INTERNAL_SERVER_ERROR)
+    let mut response = respond(StatusCode::INTERNAL_SERVER_ERROR);
+    // it may have been inside of the cache, and no origin said it
+    response.extensions_mut().insert(NotForStore);
+    response
 }
 
 /// A short text that says no more than the status.
@@ -129,7 +138,7 @@ impl Service<Request<Body>> for EdgeService {
     }
 
     fn call(&mut self, request: Request<Body>) -> EdgeFuture {
-        (self.call)(request)
+        self.send(request)
     }
 }
 
@@ -160,7 +169,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> EdgeFuture {
-        (self.0.load().call)(request.map(Body::from))
+        self.0.load().send(request.map(Body::from))
     }
 }
 
@@ -183,7 +192,7 @@ impl Service<Request<RecvBody>> for FromQuic {
         {
             request.extensions_mut().insert(ClientStream::new(tunnel.wait()));
         }
-        (self.0.load().call)(request.map(Body::from))
+        self.0.load().send(request.map(Body::from))
     }
 }
 
