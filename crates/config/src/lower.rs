@@ -26,6 +26,8 @@ use crate::{
 /// Reads everything. What the plan lacks because it was wrong is in the sink.
 pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, ProcessOptions) {
     let mut plan = Plan::default();
+    // one with mistakes is there too
+    let is_log = root.key_span("access_log").is_some();
     process::read(&mut root, &mut plan);
     let options = process::options(&mut root);
     let asked = chain::read(&mut root, &mut plan);
@@ -41,7 +43,11 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
         .collect();
     let certificates: Vec<_> =
         root.tables("certificate", "`[[certificate]]`").into_iter().map(certificate::read).collect();
-    let routes: Vec<_> = root.tables("route", "`[[route]]`").into_iter().map(route::read).collect();
+    let routes: Vec<_> = root
+        .tables("route", "`[[route]]`")
+        .into_iter()
+        .map(|table| route::read(table, plan.cache.as_ref()))
+        .collect();
     let clusters: Vec<_> = root.tables("cluster", "`[[cluster]]`").into_iter().map(cluster::read).collect();
 
     let acme = acme::read(&mut root, &certificates);
@@ -59,6 +65,12 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
         if route.plan.as_ref().is_some_and(|plan| plan.chain.cache.own().is_some()) {
             let wrong = Wrong::new("`[route.cache]` has no cache to put anything into");
             sink.error(route.span.clone(), wrong.hint("add a `[cache]` at the top level"));
+        }
+    }
+    for route in routes.iter().filter(|_| !is_log) {
+        if route.plan.as_ref().is_some_and(|plan| plan.access_log.own().is_some()) {
+            let wrong = Wrong::new("`[route.access_log]` samples a log that is not there");
+            sink.error(route.span.clone(), wrong.hint("add an `[access_log]` at the top level"));
         }
     }
     root.finish();

@@ -1,5 +1,7 @@
 //! What a file says is what the plan says.
 
+#[path = "lowered/admission.rs"]
+mod admission;
 #[path = "lowered/cache.rs"]
 mod cache;
 #[path = "lowered/clusters.rs"]
@@ -405,6 +407,8 @@ fn every_key_of_the_layers() {
     assert!(headers.hsts_include_subdomains);
     assert_eq!(headers.content_security_policy.unwrap(), "default-src 'self'");
     assert_eq!(headers.permissions_policy.unwrap(), "camera=(), microphone=()");
+    assert_eq!(headers.cross_origin_opener_policy.unwrap(), "same-origin-allow-popups");
+    assert!(headers.replace);
     let rate = &plan.chain.rate_limit.own().expect("the table is there").rules[0];
     assert_eq!((rate.requests.get(), rate.per, rate.burst.get()), (100, secs(1), 50));
     assert_eq!(rate.max_keys, 100_000);

@@ -205,6 +205,13 @@ fn one_mistake_is_one_error_in_tables() {
         ("[rate_limit_store]\nurl = \"http://a\"", 2, 7, "is not the address of a store", "redis://"),
         ("[filter]\ndeny = [\".git\"]", 2, 9, "`deny[0]` wants a path", "\"/.git\""),
         ("[cache]\nmax_size = \"1MiB\"\nmax_object = \"2MiB\"", 3, 14, "larger than `max_size`", "is 1MiB"),
+        (
+            "[cache]\nmax_size = \"1MiB\"\n[[route]]\npath = \"/x\"\nrespond = \"\"\n[route.cache]\nmax_object = \"2MiB\"",
+            7,
+            14,
+            "larger than `max_size`",
+            "is 1MiB",
+        ),
         ("[cache]\nmax_object = \"1GiB\"\nmax_size = \"1GiB\"", 2, 14, "larger than `max_fill`", "is 64MiB"),
         (
             "[cache]\nheuristic_max = \"1h\"",

@@ -250,6 +250,11 @@ fn the_defaults_of_the_reference_are_those_of_the_code() {
             let more = |text: &str| text.replacen("[concurrency]\n", "[concurrency]\nadaptive = true\n", 1);
             (text, without) = (more(&text), more(&without));
         }
+        if key == "key_set_every" {
+            let fetched = "key_set_path = \"/keys\"\nkey_set_cluster = \"app\"";
+            let more = |text: &str| text.replacen("public_keys = \"keys.pem\"", fetched, 1);
+            (text, without) = (more(&text), more(&without));
+        }
         if FILES.contains(&key) {
             let more = |text: &str| text.replacen("cluster = \"app\"", "files = \"/srv\"", 1);
             (text, without) = (more(&text), more(&without));

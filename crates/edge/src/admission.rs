@@ -7,12 +7,9 @@ use std::{
 };
 
 use http::{Method, Request, Response, header};
-use portcullis_cache::Authorized;
-use portcullis_middleware::{
-    basic_auth::BasicAuthLayer, forward_auth::ForwardAuthLayer, identity::Authenticated, jwt::JwtLayer,
-};
+use portcullis_middleware::{basic_auth::BasicAuthLayer, forward_auth::ForwardAuthLayer, jwt::JwtLayer};
 use portcullis_proxy::{Fault, InternalFault, hop::strip_response, target::to_origin_form};
-use tower::util::MapRequest;
+use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::{
     cors::{AllowOrigin, Any, Cors, CorsLayer},
     csrf::CsrfLayer,
@@ -50,9 +47,6 @@ impl Admission {
         mut service: EdgeService,
         clusters: impl Fn(&str) -> Option<ToCluster>,
     ) -> EdgeService {
-        if self.basic_auth.is_some() || self.jwt.is_some() || self.forward_auth.is_some() {
-            service = EdgeService::new(MapRequest::new(service, as_authorized));
-        }
         if let Some(plan) = &self.forward_auth {
             let ask = Ask(clusters(&plan.cluster));
             service = EdgeService::new(ForwardAuthLayer::new(plan.options.clone(), ask).layer(service));
@@ -64,7 +58,11 @@ impl Admission {
             service = EdgeService::new(basic_auth.layer(service));
         }
         if let Some(csrf) = &self.csrf {
-            service = EdgeService::new(csrf.layer(service));
+            let layers = ServiceBuilder::new()
+                .layer(MapRequestLayer::new(handshake_as_unsafe))
+                .layer(csrf.clone())
+                .layer(MapRequestLayer::new(handshake_as_it_was));
+            service = EdgeService::new(layers.service(service));
         }
         if let Some(cors) = &self.cors {
             service = EdgeService::new(Preflights { plain: service.clone(), cors: cors.layer(service) });
@@ -91,17 +89,44 @@ pub(crate) fn steps(edge: &ChainPlan, route: &ChainPlan) -> [Option<Step>; 5] {
     ]
 }
 
-/// RFC 9111 section 3.5 holds for whoever was authenticated, with or without `Authorization`.
-fn as_authorized(mut request: Request<Body>) -> Request<Body> {
-    if request.extensions().get::<Authenticated>().is_some() {
-        request.extensions_mut().insert(Authorized);
+/// Of a request: it is an upgrade by GET, whose method is put back behind the check.
+#[derive(Clone, Copy)]
+struct UpgradeByGet;
+
+/// tower-http's layer lets every GET pass. A handshake of a WebSocket is one over HTTP/1.1 (RFC 6455 section 4.1), browsers send cookies with it, and no
+/// preflight goes before it; over HTTP/2 and HTTP/3 the same handshake is a CONNECT (RFC 8441, RFC 9220), which is looked at. So that the protocol makes no difference, an upgrade
+/// is shown to the layer as what it would be there.
+fn handshake_as_unsafe(mut request: Request<Body>) -> Request<Body> {
+    if *request.method() == Method::GET && request.headers().contains_key(header::UPGRADE) {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(UpgradeByGet);
     }
     request
 }
 
+fn handshake_as_it_was(mut request: Request<Body>) -> Request<Body> {
+    if *request.method() == Method::CONNECT && request.extensions_mut().remove::<UpgradeByGet>().is_some() {
+        *request.method_mut() = Method::GET;
+    }
+    request
+}
+
+/// What tower-http would panic at, and what browsers would not take for all (Fetch standard section 3.2.3).
 pub(crate) fn check_cors(plan: &CorsPlan) -> Result<(), PlanFault> {
-    match plan.origins {
-        CorsOrigins::Any if plan.credentials => Err(PlanFault::CorsForAll),
+    match &plan.origins {
+        CorsOrigins::Any if plan.credentials => return Err(PlanFault::CorsForAll),
+        CorsOrigins::List(list) if list.iter().any(|origin| origin == "*") => {
+            return Err(PlanFault::CorsWildcard("origins"));
+        }
+        _ => {}
+    }
+    let lists = [
+        ("methods", plan.methods.iter().any(|method| method.as_str() == "*")),
+        ("headers", plan.headers.iter().any(|name| name == "*")),
+        ("expose", plan.expose.iter().any(|name| name == "*")),
+    ];
+    match lists.into_iter().find(|(_, all)| *all) {
+        Some((list, _)) if plan.credentials => Err(PlanFault::CorsWildcard(list)),
         _ => Ok(()),
     }
 }
@@ -149,11 +174,13 @@ impl Service<Request<Body>> for Preflights {
     }
 
     fn call(&mut self, request: Request<Body>) -> PreflightsFuture {
-        let headers = request.headers();
-        let preflight = headers.contains_key(header::ORIGIN)
-            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if *request.method() == Method::OPTIONS && !preflight {
-            return PreflightsFuture::Plain { future: self.plain.call(request) };
+        let is_preflight = || {
+            let headers = request.headers();
+            headers.contains_key(header::ORIGIN)
+                && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        };
+        if *request.method() == Method::OPTIONS && !is_preflight() {
+            return PreflightsFuture::Plain { future: self.plain.send(request) };
         }
         PreflightsFuture::Cors { future: self.cors.call(request) }
     }

@@ -76,6 +76,8 @@ pub enum JwtKeys {
         cluster: String,
         /// What for.
         target: PathAndQuery,
+        /// `Host` of the question. `None`: the name of the cluster's endpoint where it has one, else the cluster's own, which an issuer that goes by its host won't know.
+        host: Option<HeaderValue>,
         /// How often.
         every: Duration,
     },
@@ -140,7 +142,7 @@ pub enum CorsOrigins {
 }
 
 /// Keeps out what pages of other sites make browsers send: a request that is neither GET, HEAD nor OPTIONS, and of which `Sec-Fetch-Site` or
-/// `Origin` say that it comes from elsewhere, is answered 403. What has neither field is no browser's, and passes.
+/// `Origin` say that it comes from elsewhere, is answered 403; so is the handshake of a WebSocket, which is a GET over HTTP/1.1. What has neither field is no browser's, and passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CsrfPlan {

@@ -26,21 +26,30 @@ use std::{
 };
 
 use http::{Request, Response};
-use portcullis_cache::{CacheBody, CacheBodyInner, CacheLayer, CacheRules};
+use portcullis_cache::{Authorized, CacheBody, CacheBodyInner, CacheLayer, CacheRules, NotForStore};
 use portcullis_middleware::{
-    filter::FilterLayer,
+    concurrency::{ConcurrencyLimit, ConcurrencyStats},
+    early::OwnAnswer,
+    filter::{Action, FilterLayer},
+    identity::Authenticated,
     rate_limit::{RateKey, RateLimitLayer, RateLimitOptions, RateRule, RateStore, RuleCounts},
     security_headers::SecurityHeadersLayer,
 };
-use tower::{ServiceBuilder, util::option_layer};
+use portcullis_proxy::FieldEdits;
+use tower::{
+    ServiceBuilder,
+    util::{MapRequestLayer, MapResponseLayer, option_layer},
+};
 use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_service::Service;
 
 use crate::{
     Body, EdgeError,
+    access_log::route_log,
     admission::{self, Admission},
     explain::Step,
     forward::ToCluster,
+    interim,
     live::Live,
     parts::Parts,
     plan::{ChainPlan, FilterPlan, Plan, RoutePlan, Setting},
@@ -51,6 +60,8 @@ use crate::{
 /// The layers of one chain. What is `None` costs nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chain {
+    /// Changes to the fields of every response, whoever made it.
+    pub(crate) response_fields: Option<Arc<FieldEdits>>,
     pub(crate) security_headers: Option<SecurityHeadersLayer>,
     pub(crate) rate_limit: Option<RateLimitLayer>,
     pub(crate) filter: Option<FilterLayer>,
@@ -68,6 +79,8 @@ pub(crate) struct Chains {
     pub(crate) routes: Vec<Arc<Chain>>,
     /// Every rate limit once.
     rates: Vec<RateLimitLayer>,
+    /// Every set of places once, with whose it is.
+    places: Vec<(Arc<str>, ConcurrencyLimit)>,
 }
 
 impl Chains {
@@ -102,7 +115,7 @@ impl Chains {
                 Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
             });
             let mut chain = Chain::build(&route.chain, &made, &default, known);
-            chain.shaping.response_fields = (!edits.is_empty()).then(|| Arc::new(edits.clone()));
+            chain.response_fields = (!edits.is_empty()).then(|| Arc::new(edits.clone()));
             chain.cache = match &route.chain.cache {
                 Setting::Inherit if is_for_some(route) => None,
                 setting => cache_layer(setting, &default.cache, cache, Some(route)),
@@ -113,7 +126,14 @@ impl Chains {
         let own = plan.routes.iter().zip(&routes).filter(|(route, _)| route.chain.rate_limit.own().is_some());
         let rates = std::iter::once(&default).chain(own.map(|(_, chain)| chain));
         let rates = rates.filter_map(|chain| chain.rate_limit.clone()).collect();
-        Ok(Self { default, routes, rates })
+        let own =
+            plan.routes.iter().zip(&routes).filter(|(route, _)| route.chain.concurrency.own().is_some());
+        let own = own.map(|(route, chain)| (route_log(route).name.as_ref().into(), chain));
+        let places = std::iter::once((Arc::from("edge"), &default)).chain(own);
+        let places = places
+            .filter_map(|(name, chain)| Some((name, chain.shaping.concurrency.as_ref()?.limit().clone())));
+        let places = places.collect();
+        Ok(Self { default, routes, rates, places })
     }
 
     /// What the rules of rate limits have counted, those of the same name together. Rules have names of the plan, so there are as many as it has.
@@ -126,6 +146,19 @@ impl Chains {
             sum.dry_run += counts.dry_run;
             sum.unavailable += counts.unavailable;
             sum.forgotten += counts.forgotten;
+        }
+        sums
+    }
+
+    /// How it stands with places: the edge's, and those of routes by their names, of the same name together.
+    pub(crate) fn concurrency(&self) -> BTreeMap<Arc<str>, ConcurrencyStats> {
+        let mut sums: BTreeMap<Arc<str>, ConcurrencyStats> = BTreeMap::new();
+        for (name, limit) in &self.places {
+            let (sum, stats) = (sums.entry(Arc::clone(name)).or_default(), limit.stats());
+            sum.limit += stats.limit;
+            sum.running += stats.running;
+            sum.waiting += stats.waiting;
+            sum.refused += stats.refused;
         }
         sums
     }
@@ -215,8 +248,9 @@ impl Chain {
         let Made { parts, pages, rates } = made;
         let shaping = before.map(|(plan, chain)| (plan, &chain.shaping));
         Self {
+            response_fields: None,
             shaping: Shaping::build(plan, &default.shaping, shaping, pages),
-            security_headers: layer(&plan.security_headers, &default.security_headers, None, |headers| {
+            security_headers: layer(&plan.security_headers, &default.security_headers, |headers| {
                 Some(SecurityHeadersLayer::new(headers))
             }),
             rate_limit: match &plan.rate_limit {
@@ -231,7 +265,7 @@ impl Chain {
                     ))
                 }
             },
-            filter: layer(&plan.filter, &default.filter, None, |own| {
+            filter: layer(&plan.filter, &default.filter, |own| {
                 (!own.options.is_empty()).then(|| parts.filter(own))
             }),
             admission: admission(plan, parts, &default.admission),
@@ -240,8 +274,9 @@ impl Chain {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { security_headers, rate_limit, filter, admission, cache, shaping } = self;
-        security_headers.is_none()
+        let Self { response_fields, security_headers, rate_limit, filter, admission, cache, shaping } = self;
+        response_fields.is_none()
+            && security_headers.is_none()
             && rate_limit.is_none()
             && filter.is_none()
             && admission.is_empty()
@@ -270,8 +305,21 @@ impl Chain {
         S::Future: Send,
     {
         // layers that wrap the response's body get a `Body` around what they make of it
-        let cache = self.cache.clone().map(|layer| (MapResponseBodyLayer::new(of_cache as OfCache), layer));
+        let cache = self.cache.clone().map(|layer| {
+            let (body, own) =
+                (MapResponseBodyLayer::new(of_cache as OfCache), MapResponseLayer::new(not_for_store));
+            (MapRequestLayer::new(as_authorized), body, layer, own)
+        });
+        let edits = self.response_fields.clone().map(|edits| {
+            let interim = MapRequestLayer::new(interim::edited(&edits));
+            let edit = MapResponseLayer::new(move |mut response: Response<Body>| {
+                edits.apply(response.headers_mut());
+                response
+            });
+            (edit, interim)
+        });
         let outer = ServiceBuilder::new()
+            .layer(option_layer(edits))
             .layer(option_layer(self.security_headers.clone()))
             .layer(option_layer(self.rate_limit.clone()))
             .layer(option_layer(self.filter.clone()));
@@ -286,20 +334,36 @@ impl Chain {
         let service = self.shaping.behind_admission(service);
         let service = self.admission.around(service, clusters);
         let service = self.shaping.before_admission(service);
-        self.shaping.outermost(EdgeService::new(outer.service(service)))
+        EdgeService::new(outer.service(service))
     }
 }
 
 fn admission(plan: &ChainPlan, parts: &Parts, default: &Admission) -> Admission {
     Admission {
-        cors: layer(&plan.cors, &default.cors, None, |own| Some(admission::cors(own))),
-        csrf: layer(&plan.csrf, &default.csrf, None, |own| {
+        cors: layer(&plan.cors, &default.cors, |own| Some(admission::cors(own))),
+        csrf: layer(&plan.csrf, &default.csrf, |own| {
             Some(admission::csrf(own).expect("the plan was checked before anything was made of it"))
         }),
-        basic_auth: layer(&plan.basic_auth, &default.basic_auth, None, |own| Some(parts.basic_auth(own))),
-        jwt: layer(&plan.jwt, &default.jwt, None, |own| Some(parts.jwt(own))),
-        forward_auth: layer(&plan.forward_auth, &default.forward_auth, None, |own| Some(own.clone())),
+        basic_auth: layer(&plan.basic_auth, &default.basic_auth, |own| Some(parts.basic_auth(own))),
+        jwt: layer(&plan.jwt, &default.jwt, |own| Some(parts.jwt(own))),
+        forward_auth: layer(&plan.forward_auth, &default.forward_auth, |own| Some(own.clone())),
     }
+}
+
+/// RFC 9111 section 3.5 holds for whoever was authenticated, with or without `Authorization`.
+fn as_authorized(mut request: Request<Body>) -> Request<Body> {
+    if request.extensions().get::<Authenticated>().is_some() {
+        request.extensions_mut().insert(Authorized);
+    }
+    request
+}
+
+/// What a layer inside of the cache said by itself is not the origin's word: it is neither stored nor does it tell that what was asked for can't be.
+fn not_for_store(mut response: Response<Body>) -> Response<Body> {
+    if response.extensions().get::<OwnAnswer>().is_some() {
+        response.extensions_mut().insert(NotForStore);
+    }
+    response
 }
 
 type OfCache = fn(CacheBody<Body>) -> Body;
@@ -313,8 +377,25 @@ fn of_cache(body: CacheBody<Body>) -> Body {
     }
 }
 
+/// The way of [`Chain::without_admission`] in words.
+pub(crate) fn steps_of_redirect(plan: &Plan) -> Vec<Step> {
+    let mut plan = plan.clone();
+    plan.cache = None;
+    plan.chain = ChainPlan {
+        cors: Setting::Off,
+        csrf: Setting::Off,
+        basic_auth: Setting::Off,
+        jwt: Setting::Off,
+        forward_auth: Setting::Off,
+        ..plan.chain
+    };
+    steps(&plan, None)
+}
+
 /// The same order in words, for a route with this chain of its own.
 pub(crate) fn steps(plan: &Plan, route: Option<&RoutePlan>) -> Vec<Step> {
+    let edits = route.filter(|route| !route.response_fields.is_empty());
+    let edits = edits.map(|_| Step::of_route("response fields", "changed in whatever answer"));
     let inherits = ChainPlan::default();
     let no_cache = route.is_none_or(|route| route.chain.cache.is_inherit() && is_for_some(route));
     let (edge, route) = (&plan.chain, route.map_or(&inherits, |route| &route.chain));
@@ -325,6 +406,7 @@ pub(crate) fn steps(plan: &Plan, route: Option<&RoutePlan>) -> Vec<Step> {
         (Some(_), setting) => setting.clone(),
     };
     let outer = [
+        edits,
         Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
         Step::of("rate limit", &edge.rate_limit, &route.rate_limit, rate_limit),
         Step::of("filter", &edge.filter, &route.filter, filter_in_words),
@@ -344,7 +426,11 @@ pub(crate) fn steps(plan: &Plan, route: Option<&RoutePlan>) -> Vec<Step> {
 fn rate_limit(limit: &RateLimitOptions) -> String {
     let rule = |rule: &RateRule| {
         let whose = if rule.key == RateKey::default() { "of a client" } else { "by its key" };
-        format!("{} past {} in {:?} {whose}", rule.refusal.status.as_u16(), rule.requests, rule.per)
+        let past = format!("past {} in {:?} {whose}", rule.requests, rule.per);
+        match rule.dry_run {
+            true => format!("a dry run counts {past}"),
+            false => format!("{} {past}", rule.refusal.status.as_u16()),
+        }
     };
     limit.rules.iter().map(rule).collect::<Vec<_>>().join(", ")
 }
@@ -371,22 +457,26 @@ fn cache_in_words(rules: &CacheRules) -> String {
 fn filter_in_words(own: &FilterPlan) -> String {
     let hides = (!own.options.deny.is_empty()).then(|| "404 for denied paths".to_owned());
     let rules = (!own.options.rules.is_empty()).then(|| format!("{} rules", own.options.rules.len()));
-    hides.into_iter().chain(rules).collect::<Vec<_>>().join(", ")
+    let rest = match own.options.default {
+        Action::Deny(status) => Some(format!("{} for the rest", status.as_u16())),
+        Action::Close => Some("403 and the connection's end for the rest".to_owned()),
+        _ => None,
+    };
+    hides.into_iter().chain(rules).chain(rest).collect::<Vec<_>>().join(", ")
 }
 
-/// One layer: the default's, none, one that goes on, or a new one.
-pub(crate) fn layer<T: PartialEq, L: Clone>(
+/// One layer: the default's, none, or one of its own.
+pub(crate) fn layer<T, L: Clone>(
     setting: &Setting<T>,
     default: &Option<L>,
-    before: Option<(&Setting<T>, &Option<L>)>,
     make: impl FnOnce(&T) -> Option<L>,
 ) -> Option<L> {
     match setting {
         Setting::Inherit => default.clone(),
         Setting::Off => None,
-        Setting::Own(own) => match before {
-            Some((Setting::Own(old), layer)) if old == own => layer.clone(),
-            _ => make(own),
-        },
+        Setting::Own(own) => make(own),
     }
 }
+
+#[cfg(test)]
+mod tests;

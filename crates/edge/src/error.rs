@@ -148,6 +148,16 @@ pub enum PlanFault {
     /// Pages of any origin with the user's cookies.
     #[error("CORS for any origin does not go with credentials: every page could act as the user")]
     CorsForAll,
+    /// A list of CORS with `*` where it does not stand for all.
+    #[error(
+        "`{0}` of CORS has `*`, which stands for all neither among origins that are listed nor, where credentials are allowed, among methods and fields"
+    )]
+    CorsWildcard(&'static str),
+    /// A field of a message's frame, or of one hop, that what says who may pass was to set.
+    #[error(
+        "the field {0} belongs to the message's frame or to one hop: what says who may pass can't set it"
+    )]
+    ProtectedField(http::HeaderName),
     /// No origin.
     #[error("`{origin}` is no origin")]
     CsrfOrigin {

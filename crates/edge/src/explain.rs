@@ -6,7 +6,7 @@ use http::{Method, Uri};
 use portcullis_proxy::{Asked, router::Explanation};
 
 use crate::{
-    PlanFault, chain,
+    PlanFault, chain, parts,
     plan::{ListenerMode, Plan, RouteAction, RoutePlan, Setting},
     routes::router,
 };
@@ -68,6 +68,11 @@ impl Step {
         Self { name, from: StepFrom::Edge, what: what.into() }
     }
 
+    /// One that a route adds, and nobody else.
+    pub(crate) fn of_route(name: &'static str, what: &str) -> Self {
+        Self { name, from: StepFrom::Route, what: what.to_owned() }
+    }
+
     /// One of a chain; `None` where there is none.
     pub(crate) fn of<T>(
         name: &'static str,
@@ -121,11 +126,16 @@ impl Plan {
             .with_method(method)
             .with_connection(client, secure);
         let route = router.explain(&asked);
-        let own = route.route().and_then(|number| self.routes.get(number));
+        // what is redirected takes no route
+        let redirected = !secure && self.redirects_all();
+        let own = route.route().filter(|_| !redirected).and_then(|number| self.routes.get(number));
         let mut steps = self.before_routes(own);
-        steps.extend(chain::steps(self, own));
+        steps.extend(match redirected {
+            true => chain::steps_of_redirect(self),
+            false => chain::steps(self, own),
+        });
         let action = match own.map(|route| &route.action) {
-            _ if !secure && self.redirects_all() => "redirected to HTTPS".to_owned(),
+            _ if redirected => "redirected to HTTPS".to_owned(),
             Some(action) => describe(action),
             None => "answered by the edge".to_owned(),
         };
@@ -155,6 +165,11 @@ impl Plan {
         let when = |there: bool, step: Step| there.then_some(step);
         let tls = self.listeners.iter().any(|listener| matches!(listener.mode, ListenerMode::Https { .. }));
         let proxies = format!("told by {} networks of proxies", self.trusted_proxies.len());
+        let identity = parts::identity_names(self).into_iter().map(|name| name.as_str()).collect::<Vec<_>>();
+        let identity = match identity.is_empty() {
+            true => String::new(),
+            false => format!("what clients send as {} is taken away", identity.join(", ")),
+        };
         [
             when(
                 self.request_id.is_some(),
@@ -170,6 +185,7 @@ impl Plan {
             self.health_path.as_ref().map(|path| Step::edge("health", format!("answers {path}"))),
             when(!self.paths.is_empty(), Step::edge("paths", "brought into one form")),
             when(tls, Step::edge("early data", "holds back what must not be replayed")),
+            when(!identity.is_empty(), Step::edge("identity fields", identity)),
         ]
         .into_iter()
         .flatten()

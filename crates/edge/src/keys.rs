@@ -2,14 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, header};
+use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt as _, Limited};
 use portcullis_middleware::jwt::{KeySet, Keys};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower_service::Service as _;
 use tracing::{info, warn};
 
-use crate::{Body, BoxError, forward::ToCluster, plan::JwtKeys};
+use crate::{
+    Body, BoxError,
+    forward::ToCluster,
+    plan::{JwtKeys, Plan},
+    routes::one_endpoint,
+};
 
 /// Between one question and the next, whatever tokens come.
 const REST: Duration = Duration::from_secs(10);
@@ -17,10 +22,20 @@ const REST: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_SET: usize = 1 << 20;
 
+/// `Host` of the question: an issuer may go by it.
+pub(crate) fn host(plan: &Plan, keys: &JwtKeys) -> Option<HeaderValue> {
+    let JwtKeys::Fetch { cluster, host, .. } = keys else { return None };
+    let known = plan.clusters.iter().find(|known| known.name == *cluster);
+    let endpoint = || one_endpoint(cluster, known).ok();
+    host.clone().or_else(endpoint).or_else(|| HeaderValue::from_str(cluster).ok())
+}
+
 /// Keys, and where they come from.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) plan: JwtKeys,
+    /// `Host` of the question. `None` where nothing that is known can be one.
+    pub(crate) host: Option<HeaderValue>,
     pub(crate) keys: KeySet,
 }
 
@@ -64,11 +79,12 @@ impl Fetched {
     }
 
     async fn fetch(&self, mut client: ToCluster) -> Result<Keys, BoxError> {
-        let JwtKeys::Fetch { cluster, target, .. } = &self.plan else {
+        let JwtKeys::Fetch { target, .. } = &self.plan else {
             return Err("nothing to fetch".into());
         };
+        let host = self.host.clone().ok_or("the cluster's name is no host: say which by `key_set_host`")?;
         let request = Request::get(target.clone())
-            .header(header::HOST, cluster)
+            .header(header::HOST, host)
             .header(header::ACCEPT, "application/json")
             .body(Body::empty())?;
         let answer = async {

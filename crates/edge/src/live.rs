@@ -12,6 +12,7 @@ use crate::{
     access_log::{LogSink, Sinks},
     chain::Chains,
     clusters::{self, ClusterPart},
+    counted::Counted,
     parts::Parts,
     plan::Plan,
     rate_store, routes,
@@ -40,6 +41,8 @@ pub(crate) struct Live {
     pub(crate) chains: Chains,
     /// What chains share among them.
     pub(crate) parts: Parts,
+    /// What layers counted that are there no more.
+    pub(crate) gone: Counted,
 }
 
 impl Live {
@@ -77,6 +80,7 @@ impl Live {
             mirrors: routes::mirrors(&plan, before),
             chains: Chains::build(&plan, &parts, cache.as_ref(), rate_store.as_ref(), before)?,
             parts,
+            gone: Counted::default(),
             trust,
             connect,
             log_sink,

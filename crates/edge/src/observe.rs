@@ -7,7 +7,6 @@ use std::{
 
 use http::{StatusCode, Version};
 use portcullis_middleware::metrics::{RequestMetricsLayer, RequestObserver};
-use portcullis_middleware::rate_limit::RuleCounts;
 use portcullis_proxy::{
     LIFE_BOUNDS,
     mirror::{Mirror, MirrorStats},
@@ -20,9 +19,9 @@ use portcullis_telemetry::{
 use portcullis_tls::{CertSummary, FailureReason, HandshakeStats};
 
 use crate::{
-    access_log::LogSink,
     certificates_page::{page, state},
     edge::Shared,
+    observe_chains,
 };
 
 /// Tells the registry of every request.
@@ -417,59 +416,9 @@ impl Telemetry {
                 series.push("over_bound", sum(|stats| stats.over_bound));
             },
         )?;
-        let live = Arc::clone(&shared.live);
-        self.metrics.register_counter_fn(
-            "portcullis_rate_limited_total",
-            "Requests answered 429",
-            move || live.load().chains.rate_limited(),
-        )?;
-        self.bind_rates(shared)?;
-        let live = Arc::clone(&shared.live);
-        self.metrics.register_counter_fn(
-            "portcullis_filtered_total",
-            "Requests that filters denied",
-            move || live.load().parts.denied(),
-        )?;
-        let live = Arc::clone(&shared.live);
-        self.metrics.register_counter_fn(
-            "portcullis_access_log_dropped_total",
-            "Access log lines dropped because their writer was too slow",
-            move || live.load().log_sink.as_ref().map_or(0, LogSink::dropped),
-        )?;
+        observe_chains::bind(&self.metrics, &shared.live)?;
         let live = Arc::clone(&shared.live);
         self.metrics.register_hosts(move || Arc::clone(&live.load().hosts))
-    }
-
-    /// By the rules' names.
-    fn bind_rates(&self, shared: &Shared) -> Result<(), MetricError> {
-        type Read = fn(&RuleCounts) -> u64;
-        let series: [(&str, &str, Read); 5] = [
-            ("allowed", "Requests that a rule of a rate limit let through", |counts| counts.allowed),
-            ("refused", "Requests that a rule refused", |counts| counts.refused),
-            ("dry_run", "Requests that a rule would have refused if it were not a dry run", |counts| {
-                counts.dry_run
-            }),
-            ("unavailable", "Requests for which the shared store could not be asked in time", |counts| {
-                counts.unavailable
-            }),
-            ("forgotten", "Keys forgotten for want of room before their bucket was full again", |counts| {
-                counts.forgotten
-            }),
-        ];
-        for (name, help, read) in series {
-            let live = Arc::clone(&shared.live);
-            self.metrics.register_counter_series(
-                &format!("portcullis_rate_limit_{name}_total"),
-                help,
-                "rule",
-                move |series| {
-                    for (rule, counts) in live.load().chains.rates() {
-                        series.push(&rule, read(&counts));
-                    }
-                },
-            )?;
-        }
-        Ok(())
     }
 
     fn bind_reloads(&self, shared: &Shared) -> Result<(), MetricError> {

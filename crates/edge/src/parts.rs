@@ -9,11 +9,12 @@ use portcullis_middleware::{
     identity::IdentityFields,
     jwt::{JwtLayer, KeySet},
 };
+use portcullis_proxy::FieldEdits;
 
 use crate::{
     EdgeError, PlanFault,
     followed::{Content, Followed},
-    keys::Fetched,
+    keys::{self, Fetched},
     plan::{BasicAuthPlan, ChainPlan, FilterPlan, JwtKeys, JwtPlan, Plan},
 };
 
@@ -66,7 +67,7 @@ impl Parts {
             if let Some(own) = chain.jwt.own()
                 && known(&parts.jwt, own).is_none()
             {
-                let keys = parts.keys(&own.keys, before)?;
+                let keys = parts.keys(plan, &own.keys, before)?;
                 let layer = match known(&before.jwt, own) {
                     Some(layer) => layer,
                     None => JwtLayer::new(&own.options, keys).map_err(PlanFault::Jwt)?,
@@ -120,30 +121,39 @@ impl Parts {
         Ok(sets)
     }
 
-    fn keys(&mut self, plan: &JwtKeys, before: &Self) -> Result<KeySet, EdgeError> {
-        let (path, content): (_, fn() -> Content) = match plan {
+    fn keys(&mut self, plan: &Plan, keys: &JwtKeys, before: &Self) -> Result<KeySet, EdgeError> {
+        let (path, content): (_, fn() -> Content) = match keys {
             JwtKeys::Secret(path) => (path, || Content::Secret(KeySet::default())),
             JwtKeys::Pem(path) => (path, || Content::Pem(KeySet::default())),
             JwtKeys::Set(path) => (path, || Content::KeySet(KeySet::default())),
-            JwtKeys::Fetch { .. } => {
-                let same = |fetched: &&Arc<Fetched>| fetched.plan == *plan;
-                if let Some(fetched) = self.fetched.iter().find(same) {
-                    return Ok(fetched.keys.clone());
-                }
-                let made = || Arc::new(Fetched { plan: plan.clone(), keys: KeySet::default() });
-                let fetched = before.fetched.iter().find(same).cloned().unwrap_or_else(made);
-                let keys = fetched.keys.clone();
-                self.fetched.push(fetched);
-                return Ok(keys);
-            }
+            JwtKeys::Fetch { .. } => return Ok(self.fetch(plan, keys, before)),
         };
         let file = self.file(path, before, content)?;
-        match (&file.content, plan) {
+        match (&file.content, keys) {
             (Content::Secret(keys), JwtKeys::Secret(_))
             | (Content::Pem(keys), JwtKeys::Pem(_))
             | (Content::KeySet(keys), JwtKeys::Set(_)) => Ok(keys.clone()),
             _ => Err(two_kinds(path)),
         }
+    }
+
+    /// Keys that are asked for. The set goes on where it is asked for as before, also under another `Host`.
+    fn fetch(&mut self, plan: &Plan, keys: &JwtKeys, before: &Self) -> KeySet {
+        let same = |fetched: &&Arc<Fetched>| fetched.plan == *keys;
+        if let Some(fetched) = self.fetched.iter().find(same) {
+            return fetched.keys.clone();
+        }
+        let host = keys::host(plan, keys);
+        let fetched = match before.fetched.iter().find(same) {
+            Some(fetched) if fetched.host == host => Arc::clone(fetched),
+            known => {
+                let set = known.map(|fetched| fetched.keys.clone()).unwrap_or_default();
+                Arc::new(Fetched { plan: keys.clone(), host, keys: set })
+            }
+        };
+        let set = fetched.keys.clone();
+        self.fetched.push(fetched);
+        set
     }
 
     /// A file that is known by now, that was known before, or a new one.
@@ -188,14 +198,37 @@ pub(crate) fn chains(plan: &Plan) -> impl Iterator<Item = &ChainPlan> {
 /// What any chain tells the services behind: on a route without that chain nobody may say it either. Fields that clients have a use for
 /// stay, but on the routes themselves.
 fn identity(plan: &Plan) -> Option<Arc<IdentityFields>> {
-    let mut names: Vec<&HeaderName> = Vec::new();
-    for chain in chains(plan) {
-        names.extend(chain.basic_auth.own().and_then(|own| own.options.user_field.as_ref()));
-        names.extend(chain.jwt.own().into_iter().flat_map(|own| &own.options.claims).map(|(_, field)| field));
-        names.extend(chain.forward_auth.own().into_iter().flat_map(|own| &own.options.request_fields));
-    }
-    names.retain(|name| ![header::AUTHORIZATION, header::COOKIE].contains(name));
+    let names = identity_names(plan);
     (!names.is_empty()).then(|| Arc::new(IdentityFields::new(names)))
+}
+
+/// Their names, each once.
+pub(crate) fn identity_names(plan: &Plan) -> Vec<&HeaderName> {
+    let mut names: Vec<&HeaderName> = Vec::new();
+    for name in chains(plan).flat_map(told) {
+        if ![header::AUTHORIZATION, header::COOKIE].contains(name) && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// What a chain puts into requests.
+fn told(chain: &ChainPlan) -> impl Iterator<Item = &HeaderName> {
+    let user = chain.basic_auth.own().and_then(|own| own.options.user_field.as_ref());
+    let claims = chain.jwt.own().into_iter().flat_map(|own| &own.options.claims).map(|(_, field)| field);
+    let asked = chain.forward_auth.own().into_iter().flat_map(|own| &own.options.request_fields);
+    user.into_iter().chain(claims).chain(asked)
+}
+
+/// Fields of a message's frame are neither taken away as somebody's name nor set from one (RFC 9110 section 7.6.1, RFC 9112 section 6).
+fn check_fields(chain: &ChainPlan) -> Result<(), PlanFault> {
+    let answered = chain.forward_auth.own().into_iter().flat_map(|own| &own.options.response_fields);
+    for name in told(chain).chain(answered) {
+        let fault = |_| PlanFault::ProtectedField(name.clone());
+        FieldEdits::default().remove(name.clone()).map_err(fault)?;
+    }
+    Ok(())
 }
 
 /// Finds what is wrong with it before any file is read.
@@ -205,6 +238,7 @@ pub(crate) fn check(plan: &Plan) -> Result<(), PlanFault> {
         false => Err(PlanFault::UnknownCluster(name.to_owned())),
     };
     for chain in chains(plan) {
+        check_fields(chain)?;
         if let Some(filter) = chain.filter.own() {
             let names = filter.options.rules.iter().flat_map(|rule| &rule.client_sets);
             let sets =

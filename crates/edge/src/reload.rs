@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     EdgeError, EdgeHandle, PlanFault,
+    counted::Counted,
     edge::{Shared, client_limit},
     live::Live,
     plan::{ListenerPlan, Plan},
@@ -113,10 +114,12 @@ impl EdgeHandle {
         }
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || read(&shared, plan));
-        let (live, certificates, reloaded) = read.await.map_err(|_| EdgeError::WorkerPanicked)??;
+        let (mut live, certificates, reloaded) = read.await.map_err(|_| EdgeError::WorkerPanicked)??;
         if self.shared.stop.is_cancelled() || workers.is_empty() {
             return Err(EdgeError::NotRunning);
         }
+        // as late as can be: the generation before counts until then
+        live.gone = Counted::gone(&self.shared.live.load(), &live);
         let live = Arc::new(live);
         self.shared.live.store(Arc::clone(&live));
         let (mut waiting, mut certificates) = (Vec::new(), certificates);

@@ -94,7 +94,7 @@ fn rewrite(route: &RoutePlan) -> Result<Option<Rewrite>, RewriteError> {
 }
 
 /// The name of a cluster's one endpoint as a `Host`.
-fn one_endpoint(name: &str, cluster: Option<&ClusterPlan>) -> Result<HeaderValue, PlanFault> {
+pub(crate) fn one_endpoint(name: &str, cluster: Option<&ClusterPlan>) -> Result<HeaderValue, PlanFault> {
     let fault = || PlanFault::HostOfEndpoints(name.to_owned());
     let cluster = cluster.ok_or_else(fault)?;
     let address = match (&*cluster.endpoints, &cluster.discovery) {

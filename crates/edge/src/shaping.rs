@@ -1,6 +1,6 @@
 //! The layers of a chain that few routes have, each as a step of its own: what has none of them pays for none.
 
-use std::{collections::HashMap, fs, io::Read, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fs, io::Read, path::PathBuf};
 
 use http::HeaderValue;
 use portcullis_middleware::{
@@ -11,17 +11,14 @@ use portcullis_middleware::{
     maintenance::{MaintenanceLayer, MaintenancePage},
     request_decompression::{DecompressedBody, RequestDecompressionLayer},
 };
-use portcullis_proxy::FieldEdits;
-use tower::{
-    ServiceBuilder,
-    util::{MapRequestLayer, MapResponseLayer},
-};
+use tower::ServiceBuilder;
 use tower_http::{map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer};
 
 use crate::{
     Body, EdgeError,
     chain::layer,
     explain::Step,
+    parts::chains,
     plan::{ChainPlan, MaintenancePlan, Plan, Setting},
     service::EdgeService,
 };
@@ -29,8 +26,6 @@ use crate::{
 /// What is `None` costs nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shaping {
-    /// Changes to the fields of every response, whoever made it.
-    pub(crate) response_fields: Option<Arc<FieldEdits>>,
     pub(crate) maintenance: Option<MaintenanceLayer>,
     pub(crate) body_limit: Option<BodyLimitLayer>,
     pub(crate) deadline: Option<DeadlineLayer>,
@@ -53,21 +48,19 @@ impl Shaping {
             Setting::Own(own) => Some(pages.maintenance(own)),
         };
         Self {
-            response_fields: None,
             maintenance,
-            body_limit: layer(&plan.body_limit, &default.body_limit, None, |limit| {
+            body_limit: layer(&plan.body_limit, &default.body_limit, |limit| {
                 Some(BodyLimitLayer::new(*limit))
             }),
-            deadline: layer(&plan.deadline, &default.deadline, None, |options| {
+            deadline: layer(&plan.deadline, &default.deadline, |options| {
                 Some(DeadlineLayer::new(options.clone()))
             }),
-            compression: layer(&plan.compression, &default.compression, None, |options| {
+            compression: layer(&plan.compression, &default.compression, |options| {
                 Some(CompressionLayer::new(options.clone()))
             }),
             request_decompression: layer(
                 &plan.request_decompression,
                 &default.request_decompression,
-                None,
                 |options| Some(RequestDecompressionLayer::new(options.clone())),
             ),
             concurrency: concurrency(plan, default, before),
@@ -75,17 +68,9 @@ impl Shaping {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let Self {
-            response_fields,
-            maintenance,
-            body_limit,
-            deadline,
-            compression,
-            request_decompression,
-            concurrency,
-        } = self;
-        response_fields.is_none()
-            && maintenance.is_none()
+        let Self { maintenance, body_limit, deadline, compression, request_decompression, concurrency } =
+            self;
+        maintenance.is_none()
             && body_limit.is_none()
             && deadline.is_none()
             && compression.is_none()
@@ -131,19 +116,6 @@ impl Shaping {
             Some(layer) => EdgeService::new(ServiceBuilder::new().layer(layer.clone()).service(service)),
             None => service,
         }
-    }
-
-    /// What stands outside of everything in the chain.
-    pub(crate) fn outermost(&self, service: EdgeService) -> EdgeService {
-        let Some(edits) = self.response_fields.clone() else { return service };
-        let interim = MapRequestLayer::new(crate::interim::edited(&edits));
-        let edit = move |mut response: http::Response<Body>| {
-            edits.apply(response.headers_mut());
-            response
-        };
-        EdgeService::new(
-            ServiceBuilder::new().layer(MapResponseLayer::new(edit)).layer(interim).service(service),
-        )
     }
 }
 
@@ -216,8 +188,7 @@ impl Pages {
     /// Reads all that a plan names. Blocks.
     pub(crate) fn read(plan: &Plan) -> Result<Self, EdgeError> {
         let mut pages = HashMap::new();
-        let chains = std::iter::once(&plan.chain).chain(plan.routes.iter().map(|route| &route.chain));
-        for path in chains.filter_map(|chain| chain.maintenance.own()?.file.as_ref()) {
+        for path in chains(plan).filter_map(|chain| chain.maintenance.own()?.file.as_ref()) {
             let unread = |source| EdgeError::MaintenancePage { path: path.clone(), source };
             let mut body = Vec::new();
             let file = fs::File::open(path).map_err(unread)?;

@@ -9,8 +9,9 @@ mod cache;
 
 pub(super) mod rate_limit;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use portcullis_edge::{
+    cache::CacheOptions,
     middleware::security_headers::{FrameOptions, SecurityHeaders},
     plan::{ChainPlan, Plan, Setting},
 };
@@ -19,7 +20,7 @@ use toml::de::DeValue;
 use self::admission::Named;
 use super::route::header_name;
 use crate::{
-    reader::{Read, Table, Wrong},
+    reader::{Read, Table, Wrong, items},
     values::{boolean, choice, secs, text, whole_seconds},
 };
 
@@ -36,10 +37,14 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) -> Named {
     named
 }
 
-/// A route's own. The clusters that it names come to `named`.
-pub(crate) fn of_route(route: &mut Table<'_, '_>, named: &mut Named) -> ChainPlan {
+/// A route's own, where this is the cache's store. The clusters that it names come to `named`.
+pub(crate) fn of_route(
+    route: &mut Table<'_, '_>,
+    store: Option<&CacheOptions>,
+    named: &mut Named,
+) -> ChainPlan {
     let mut chain = common(route, &ROUTE, named);
-    chain.cache = route.setting("cache", "`[route.cache]`", |table| Some(cache::of_route(table)));
+    chain.cache = route.setting("cache", "`[route.cache]`", |table| Some(cache::of_route(table, store)));
     chain
 }
 
@@ -130,9 +135,8 @@ fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {
         table.set(key, to, or_off(field_value));
     }
     table.set("replace", &mut headers.replace, boolean);
-    if let Some((remove, _)) = table.list_or_empty("remove", "\"server\"", |value| header_name(text(value)?))
-    {
-        headers.remove = remove.into_inner().into_iter().map(|name| name.into_inner()).collect();
+    if let Some((remove, _)) = table.list_or_empty("remove", "\"server\"", field) {
+        headers.remove = items(Some(remove));
     }
     if let Err(error) = headers.check() {
         // values of fields are visible ASCII here, and not long
@@ -140,6 +144,11 @@ fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {
     }
     table.finish();
     headers
+}
+
+/// The name of a field.
+fn field(value: &DeValue<'_>) -> Read<HeaderName> {
+    header_name(text(value)?)
 }
 
 /// `"off"`, or something.

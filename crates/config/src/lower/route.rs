@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use http::StatusCode;
 use portcullis_edge::{
+    cache::CacheOptions,
     middleware::files::FileOptions,
     plan::{EarlyPlan, RewritePlan, RouteAction, RoutePlan, UpstreamHost},
     proxy::{EncodedSlash, PathMatch, PathRules, RouteMatch, rewrite::RedirectTarget},
@@ -18,7 +19,7 @@ use super::chain::shaping;
 use crate::{
     errors::escape,
     net::{final_status, redirect_status, redirect_target},
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::{boolean, choice, integer, text, word},
 };
 
@@ -66,7 +67,7 @@ pub(crate) fn paths(root: &mut Table<'_, '_>) -> PathRules {
     rules
 }
 
-pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
+pub(crate) fn read(mut table: Table<'_, '_>, store: Option<&CacheOptions>) -> Route {
     let span = table.span();
     let matches = matches::read(&mut table);
     let first = one_action(&mut table);
@@ -94,7 +95,7 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Route {
         clusters.push(cluster);
         mirror
     });
-    let chain = super::chain::of_route(&mut table, &mut clusters);
+    let chain = super::chain::of_route(&mut table, store, &mut clusters);
     let access_log = super::log::of_route(&mut table);
     let mut name = None;
     table.set("name", &mut name, super::log::route_name);
@@ -213,12 +214,12 @@ fn files(table: &mut Table<'_, '_>) -> Option<FileOptions> {
     let root = table.get("files", shaping::file_path);
     let mut options = FileOptions::new(root.as_ref().map(|root| root.get_ref().clone()).unwrap_or_default());
     if let Some(index) = table.list("index", "\"index.html\"", below_root) {
-        options.index = index.into_inner().into_iter().map(Spanned::into_inner).collect();
+        options.index = items(Some(index));
     }
     options.fallback = table.get("fallback", below_root).map(Spanned::into_inner);
     table.set("hidden_files", &mut options.hidden, boolean);
     if let Some((codings, _)) = table.list_or_empty("precompressed", "\"gzip\"", choice(&shaping::CODINGS)) {
-        options.precompressed = codings.into_inner().into_iter().map(Spanned::into_inner).collect();
+        options.precompressed = items(Some(codings));
     }
     options.cache_control = table.get("cache_control", changes::field_value).map(Spanned::into_inner);
     root.map(|_| options)

@@ -50,3 +50,16 @@ fn a_route_has_cache_rules_of_its_own() {
     assert!(own.contains(&&Setting::Own(rules)) && own.contains(&&Setting::Off), "{own:?}");
     assert_eq!(plan.chain.cache.own().map(|rules| rules.max_ttl), Some(secs(3600)));
 }
+
+/// Nothing larger than the store is kept, and a route's own rules have the same bound.
+#[test]
+fn what_is_kept_is_no_larger_than_the_store() {
+    let plan = plan(&format!(
+        "{LEAST}[cache]\nmax_size = \"8MiB\"\nmax_fill = \"4MiB\"\n[[route]]\npath = \"/a\"\ncluster = \"app\"\n\
+         [route.cache]\ncollapse = false\n"
+    ));
+    let route = plan.routes.iter().find_map(|route| route.chain.cache.own()).unwrap();
+    let wanted = CacheRules::default().with_max_object_bytes(4 << 20);
+    assert_eq!((route.collapse, plan.chain.cache.own()), (false, Some(&wanted)));
+    assert_eq!(route.max_object_bytes, 4 << 20);
+}

@@ -65,7 +65,8 @@ fn forms() {
 #[test]
 fn of_routes() {
     let route = |text: &str| {
-        let plan = plan(&format!("{LEAST}[[route]]\nhost = \"r.test\"\nrespond = \"x\"\n{text}"));
+        let plan =
+            plan(&format!("{LEAST}[access_log]\n[[route]]\nhost = \"r.test\"\nrespond = \"x\"\n{text}"));
         plan.routes.into_iter().find(|route| route.matches.host.is_some()).unwrap()
     };
     assert_eq!((route("").name, route("").access_log), (None, Setting::Inherit));

@@ -36,6 +36,13 @@ fn of_the_access_log() {
         ("[access_log]\nformat = \"json\"\nfields = [\"conn\", \"conn\"]", 3, 19, "this name twice", ""),
         ("[access_log]\nredact = [1]", 2, 11, "the name of a parameter", "\"off\""),
         ("[access_log]\nsample = 0", 2, 10, "must be from 1", ""),
+        (
+            "[[route]]\npath = \"/x\"\nrespond = \"\"\n[route.access_log]\nsample = 2",
+            1,
+            1,
+            "samples a log that is not there",
+            "`[access_log]` at the top level",
+        ),
         ("[access_log]\nmax_wait = \"1s\"", 2, 1, "goes only with `overflow", "nobody waits"),
     ]);
 }

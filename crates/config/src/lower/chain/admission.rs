@@ -1,6 +1,6 @@
 //! `[basic_auth]`, `[jwt]`, `[forward_auth]`, `[cors]`, `[csrf]`.
 
-use http::{HeaderName, HeaderValue, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use portcullis_edge::{
     middleware::{
         forward_auth::ForwardAuthOptions,
@@ -13,22 +13,19 @@ use toml::de::DeValue;
 use super::super::{
     certificate,
     route::{
-        changes::field_value,
-        matches::{header_name, method, pairs},
+        changes::{field_value, host, protected},
+        matches::{method, pairs},
     },
 };
+use super::field;
 use crate::{
     errors::escape,
-    reader::{Read, Spanned, Table, Wrong},
+    reader::{Read, Spanned, Table, Wrong, items},
     values::{boolean, duration, integer, ms, secs, text, whole_seconds},
 };
 
 /// Clusters that are named, with where.
 pub(super) type Named = Vec<Spanned<String>>;
-
-fn items<T>(list: Option<Spanned<Vec<Spanned<T>>>>) -> Vec<T> {
-    list.into_iter().flat_map(Spanned::into_inner).map(Spanned::into_inner).collect()
-}
 
 fn string(value: &DeValue<'_>) -> Read<String> {
     let text = text(value)?;
@@ -36,8 +33,9 @@ fn string(value: &DeValue<'_>) -> Read<String> {
     sound.then(|| text.to_owned()).ok_or_else(|| Wrong::new("wants 1 to 256 characters in one line"))
 }
 
-fn field(value: &DeValue<'_>) -> Read<HeaderName> {
-    header_name(text(value)?)
+/// The name of a field that is set in a message.
+fn settable(value: &DeValue<'_>) -> Read<HeaderName> {
+    protected(field(value)?)
 }
 
 fn target(value: &DeValue<'_>) -> Read<PathAndQuery> {
@@ -54,7 +52,7 @@ pub(super) fn basic_auth(mut table: Table<'_, '_>) -> Option<BasicAuthPlan> {
     let options = &mut plan.options;
     table.set("realm", &mut options.realm, string);
     table.set("strip", &mut options.strip, boolean);
-    options.user_field = table.get("user_header", field).map(Spanned::into_inner);
+    options.user_field = table.get("user_header", settable).map(Spanned::into_inner);
     table.set("max_hashing", &mut options.max_hashing, integer(1..=256));
     table.set("max_waiting", &mut options.max_waiting, integer(0..=65_536));
     table.set("remember", &mut options.remember, integer(0..=1_000_000));
@@ -66,6 +64,9 @@ pub(super) fn basic_auth(mut table: Table<'_, '_>) -> Option<BasicAuthPlan> {
 
 /// The keys that say where keys come from.
 const KEYS: [&str; 4] = ["secret", "public_keys", "key_set", "key_set_path"];
+
+/// Those that say more about the last of them.
+const FETCHING: [&str; 3] = ["key_set_cluster", "key_set_host", "key_set_every"];
 
 pub(super) fn jwt(mut table: Table<'_, '_>, named: &mut Named) -> Option<JwtPlan> {
     let given: Vec<_> = KEYS.into_iter().filter_map(|key| Some((key, table.key_span(key)?))).collect();
@@ -82,6 +83,11 @@ pub(super) fn jwt(mut table: Table<'_, '_>, named: &mut Named) -> Option<JwtPlan
             for (key, at) in rest {
                 let wrong = Wrong::new(format!("`{key}` does not go with `{first}`"));
                 table.sink().error(at.clone(), wrong.hint("keys come from one place"));
+            }
+            let stray = FETCHING.iter().filter(|_| table.key_span("key_set_path").is_none());
+            for (key, at) in stray.filter_map(|key| Some((key, table.key_span(key)?))) {
+                let wrong = Wrong::new(format!("`{key}` goes only with `key_set_path`"));
+                table.sink().error(at, wrong.hint("a file is not asked for"));
             }
         }
     }
@@ -107,8 +113,10 @@ pub(super) fn jwt(mut table: Table<'_, '_>, named: &mut Named) -> Option<JwtPlan
     table.set("strip", &mut options.strip, boolean);
     table.set("user_claim", &mut options.user_claim, string);
     let name = |name: &str| Ok(name.to_owned());
-    options.claims =
-        table.get("claims", |value| pairs(value, name, field)).map(Spanned::into_inner).unwrap_or_default();
+    options.claims = table
+        .get("claims", |value| pairs(value, name, settable))
+        .map(Spanned::into_inner)
+        .unwrap_or_default();
     table.set("realm", &mut options.realm, string);
     options.algorithms = items(algorithms);
     if matches!(keys, Some(JwtKeys::Secret(_))) {
@@ -142,13 +150,14 @@ fn fetched(table: &mut Table<'_, '_>, named: &mut Named) -> Option<JwtKeys> {
     let mut every = secs(300);
     table.set("key_set_every", &mut every, duration(secs(10)..=secs(86_400)));
     let cluster = table.get("key_set_cluster", string);
+    let host = table.get("key_set_host", |value| host(text(value)?)).map(Spanned::into_inner);
     if path.is_some() && cluster.is_none() {
         let wrong = Wrong::new("`key_set_path` goes with `key_set_cluster`");
         table.sink().absent(table.span(), wrong.hint("add `key_set_cluster = \"issuer\"`"));
     }
     let (path, cluster) = path.zip(cluster)?;
     named.push(cluster.clone());
-    Some(JwtKeys::Fetch { cluster: cluster.into_inner(), target: path.into_inner(), every })
+    Some(JwtKeys::Fetch { cluster: cluster.into_inner(), target: path.into_inner(), host, every })
 }
 
 pub(super) fn forward_auth(mut table: Table<'_, '_>, named: &mut Named) -> Option<ForwardAuthPlan> {
@@ -157,8 +166,8 @@ pub(super) fn forward_auth(mut table: Table<'_, '_>, named: &mut Named) -> Optio
     let mut options = ForwardAuthOptions::new(PathAndQuery::from_static("/"));
     options.host = table.get("host", field_value).map(Spanned::into_inner);
     table.set("timeout", &mut options.timeout, duration(ms(10)..=secs(300)));
-    options.request_fields = items(table.list("request_headers", "\"x-user\"", field));
-    options.response_fields = items(table.list("response_headers", "\"set-cookie\"", field));
+    options.request_fields = items(table.list("request_headers", "\"x-user\"", settable));
+    options.response_fields = items(table.list("response_headers", "\"set-cookie\"", settable));
     options.user_field = table.get("user_header", field).map(Spanned::into_inner);
     table.finish();
     let cluster = cluster?;
@@ -173,11 +182,21 @@ pub(super) fn cors(mut table: Table<'_, '_>) -> Option<CorsPlan> {
         DeValue::String(text) if *text == "*" => Ok(None),
         value => origin(value).map(Some),
     });
-    plan.methods = items(table.list("methods", "\"PUT\"", method));
-    plan.headers = items(table.list("headers", "\"content-type\"", field));
-    plan.expose = items(table.list("expose", "\"etag\"", field));
+    let methods = table.list("methods", "\"PUT\"", |value| match method(value)? {
+        // pages may send one, but it would be answered as any other OPTIONS, without what lets them read it
+        Method::OPTIONS => Err(Wrong::new("is OPTIONS, of which pages can read nothing")
+            .hint("leave it out: preflights are answered in any case")),
+        method => Ok(method),
+    });
+    let headers = table.list("headers", "\"content-type\"", field);
+    let expose = table.list("expose", "\"etag\"", field);
     let credentials = table.get("credentials", boolean);
     plan.credentials = credentials.as_ref().is_some_and(|is| *is.get_ref());
+    if plan.credentials {
+        no_wildcard(&table, "headers", headers.as_ref());
+        no_wildcard(&table, "expose", expose.as_ref());
+    }
+    (plan.methods, plan.headers, plan.expose) = (items(methods), items(headers), items(expose));
     plan.max_age = table.get("max_age", whole_seconds(secs(0)..=secs(86_400))).map(Spanned::into_inner);
     let origins = items(Some(origins?));
     let all = origins.contains(&None);
@@ -199,6 +218,14 @@ pub(super) fn cors(mut table: Table<'_, '_>) -> Option<CorsPlan> {
     };
     table.finish();
     Some(plan)
+}
+
+/// Fetch standard section 3.2.3: with credentials `*` is a name like any other.
+fn no_wildcard(table: &Table<'_, '_>, key: &str, list: Option<&Spanned<Vec<Spanned<HeaderName>>>>) {
+    for all in list.into_iter().flat_map(|list| list.get_ref()).filter(|name| *name.get_ref() == "*") {
+        let wrong = Wrong::new(format!("`{key}` has \"*\", which stands for all only without `credentials`"));
+        table.sink().error(all.span(), wrong.hint("name them"));
+    }
 }
 
 pub(super) fn csrf(mut table: Table<'_, '_>) -> Option<CsrfPlan> {

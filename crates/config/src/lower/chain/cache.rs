@@ -2,15 +2,15 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use http::HeaderName;
 use portcullis_edge::cache::{
     Bypass, CacheOptions, CacheRules, DiskOptions, Heuristic, Query, SetCookie, StatusTtl,
 };
 use toml::de::DeValue;
 
+use super::field;
 use crate::{
     net::path,
-    reader::{Read, Table, Wrong},
+    reader::{Read, Table, Wrong, items},
     values::{boolean, choice, duration, integer, ms, secs, show_size, size, text, word},
 };
 
@@ -44,9 +44,9 @@ fn directory(value: &DeValue<'_>) -> Read<PathBuf> {
     Ok(path.into())
 }
 
-/// A route's: rules alone.
-pub(super) fn of_route(table: Table<'_, '_>) -> CacheRules {
-    rules(table, None)
+/// A route's: rules alone, for the store that there is.
+pub(super) fn of_route(table: Table<'_, '_>, store: Option<&CacheOptions>) -> CacheRules {
+    rules(table, store)
 }
 
 fn rules(mut table: Table<'_, '_>, store: Option<&CacheOptions>) -> CacheRules {
@@ -110,7 +110,7 @@ fn freshness(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
     }
     table.set("obey_request", &mut rules.obey_request, boolean);
     if let Some((targeted, _)) = table.list_or_empty("targeted", "\"cdn-cache-control\"", field) {
-        rules.targeted = targeted.into_inner().into_iter().map(|name| name.into_inner()).collect();
+        rules.targeted = items(Some(targeted));
     }
     let choices = [("refuse", SetCookie::Refuse), ("strip", SetCookie::Strip), ("keep", SetCookie::Keep)];
     table.set("set_cookie", &mut rules.set_cookie, choice(&choices));
@@ -125,22 +125,19 @@ fn key(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
         let wrong = Wrong::new("`query`, `query_without` and `query_only` exclude one another");
         table.sink().error(table.span(), wrong.hint("keep one of them"));
     }
-    let names = |list: crate::reader::Spanned<Vec<crate::reader::Spanned<String>>>| {
-        list.into_inner().into_iter().map(|name| name.into_inner()).collect()
-    };
     if let Some(without) = without {
-        rules.query = Query::Without(names(without));
+        rules.query = Query::Without(items(Some(without)));
     } else if let Some(only) = only {
-        rules.query = Query::Only(names(only));
+        rules.query = Query::Only(items(Some(only)));
     } else if whole.is_some_and(|whole| !whole.into_inner()) {
         rules.query = Query::Nothing;
     }
     table.set("sort_query", &mut rules.sort_query, boolean);
     if let Some(fields) = table.list("key_fields", "\"x-country\"", field) {
-        rules.key_fields = fields.into_inner().into_iter().map(|name| name.into_inner()).collect();
+        rules.key_fields = items(Some(fields));
     }
     if let Some(cookies) = table.list("key_cookies", "\"theme\"", name) {
-        rules.key_cookies = names(cookies);
+        rules.key_cookies = items(Some(cookies));
     }
 }
 
@@ -188,10 +185,6 @@ fn statuses(value: &DeValue<'_>) -> Read<RangeInclusive<u16>> {
         }
         None => status(text).map(|status| status..=status),
     }
-}
-
-fn field(value: &DeValue<'_>) -> Read<HeaderName> {
-    HeaderName::try_from(text(value)?).map_err(|_| Wrong::new("is no name of a field"))
 }
 
 /// Of a parameter or a cookie; with `*` at its end for any rest.

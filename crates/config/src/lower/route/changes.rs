@@ -81,15 +81,20 @@ pub(super) fn upstream_host(value: &DeValue<'_>) -> Read<UpstreamHost> {
     match text(value)? {
         "keep" => Ok(UpstreamHost::Keep),
         "endpoint" => Ok(UpstreamHost::Endpoint),
-        host => {
-            let sound = portcullis_edge::proxy::host::HostPort::parse(host.as_bytes()).is_some();
-            let host = HeaderValue::from_str(host).ok().filter(|_| sound);
-            host.map(UpstreamHost::Value).ok_or_else(|| {
-                Wrong::new("wants \"keep\", \"endpoint\" or a host")
-                    .hint("a host with or without port, as in \"app.internal:8080\"")
-            })
-        }
+        text => host(text).map(UpstreamHost::Value).map_err(|Wrong { hint, .. }| Wrong {
+            message: "wants \"keep\", \"endpoint\" or a host".to_owned(),
+            hint,
+        }),
     }
+}
+
+/// A value of `Host`.
+pub(in crate::lower) fn host(text: &str) -> Read<HeaderValue> {
+    let sound = portcullis_edge::proxy::host::HostPort::parse(text.as_bytes()).is_some();
+    let host = HeaderValue::from_str(text).ok().filter(|_| sound);
+    host.ok_or_else(|| {
+        Wrong::new("wants a host").hint("a host with or without port, as in \"app.internal:8080\"")
+    })
 }
 
 /// The keys that change the fields of one direction.
@@ -129,8 +134,8 @@ fn fields(
     table.get(key, |value| pairs(value, &name, field_value)).map(Spanned::into_inner).unwrap_or_default()
 }
 
-/// A name that a route may change.
-fn protected(name: HeaderName) -> Read<HeaderName> {
+/// A name that a route may change, and that may say who the user is.
+pub(in crate::lower) fn protected(name: HeaderName) -> Read<HeaderName> {
     FieldEdits::default().remove(name.clone()).map_err(|_| {
         let hint = if name == http::header::HOST {
             "`upstream_host` says which Host a cluster sees"
