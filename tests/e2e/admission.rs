@@ -162,14 +162,17 @@ fn tokens_by_a_set_of_keys_that_a_cluster_has_and_the_cache_beside() {
         .await;
         let (signing, public) = key("one");
         let (strange, _) = key("one");
-        let issuer = Origin::start(move |_| {
+        let issuer = Origin::start(move |request: http::Request<_>| {
             let set = json!({ "keys": [public] }).to_string();
-            async move { Response::new(full(set)) }
+            let host = request.headers()["host"].to_str().unwrap().to_owned();
+            // it goes by its host
+            let status = if host == "issuer.test" { 200 } else { 421 };
+            async move { Response::builder().status(status).body(full(set)).unwrap() }
         })
         .await;
         let config = format!(
             "[cache]\n[jwt]\nalgorithms = [\"ES256\"]\nkey_set_cluster = \"issuer\"\nkey_set_path = \"/keys\"\n\
-             audiences = [\"here\"]\ncookie = \"session\"\nclaims = {{ sub = \"x-user\" }}\n{}\
+             key_set_host = \"issuer.test\"\naudiences = [\"here\"]\ncookie = \"session\"\nclaims = {{ sub = \"x-user\" }}\n{}\
              [[cluster]]\nname = \"issuer\"\nendpoints = [\"{}\"]\n",
             secure(origin.addr()),
             issuer.addr()

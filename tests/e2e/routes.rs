@@ -353,6 +353,25 @@ fn explain_tells_the_way_of_a_request() {
     assert!(told.ends_with(chain), "{told}");
     let health = told.find("  health: answers /health\n").unwrap();
     assert!(health < told.find("  security fields\n").unwrap(), "{told}");
+    dir.write(
+        "edge.toml",
+        "[rate_limit]\nrequests = 5\ndry_run = true\n[filter]\ndefault = \"deny\"\n[cache]\n\
+         [basic_auth]\nusers = \"u\"\nuser_header = \"x-user\"\n[[certificate]]\nself_signed = [\"a.test\"]\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+         [[route]]\nrespond = \"all\"\nrate_limit = \"off\"\nset_response_headers = { x-a = \"1\" }\n",
+    );
+    let told = explain("https://a.test/");
+    let chain = "  identity fields: what clients send as x-user is taken away\n\
+                 \x20 response fields (the route's): changed in whatever answer\n\
+                 \x20 rate limit (not here: the route says \"off\")\n  filter: 403 for the rest\n\
+                 \x20 passwords: 401 for who is not in ";
+    assert!(told.contains(chain), "{told}");
+    // what is redirected goes past the route, its chain, who may pass and the cache
+    let told = explain("http://a.test/");
+    let chain = "  identity fields: what clients send as x-user is taken away\n\
+                 \x20 rate limit: a dry run counts past 5 in 1s of a client\n  filter: 403 for the rest\n\
+                 then: redirected to HTTPS\n";
+    assert!(told.ends_with(chain), "{told}");
 }
 
 #[test]

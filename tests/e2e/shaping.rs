@@ -185,7 +185,11 @@ fn so_many_at_once_and_more_after_a_reload() {
         })
         .await;
         let config = |max: u32| {
-            format!("[concurrency]\nmax = {max}\nqueue = 0\nretry_after = \"7s\"\n{}", plain(origin.addr()))
+            let filter = if max == 1 { "[filter]\ndeny = [\"/.git\"]\n" } else { "" };
+            format!(
+                "[admin]\naddress = \"127.0.0.1:0\"\n{filter}[concurrency]\nmax = {max}\nqueue = 0\nretry_after = \"7s\"\n{}",
+                plain(origin.addr())
+            )
         };
         let edge = Edge::run(&config(1)).await;
         let held = |edge: &Edge| {
@@ -198,7 +202,14 @@ fn so_many_at_once_and_more_after_a_reload() {
         let reply = client.get("/").await;
         assert_eq!((reply.status.as_u16(), reply.field("retry-after")), (503, "7"));
         assert_eq!(client.get("/health").await.status, 200, "health is always told");
+        assert_eq!(client.get("/.git").await.status, 404);
+        let of_edge = |name: &str| format!("portcullis_concurrency_{name}{{chain=\"edge\"}}");
+        for (name, value) in [("limit", 1.0), ("running", 1.0), ("waiting", 0.0), ("refused_total", 1.0)] {
+            assert_eq!(edge.metric(&of_edge(name)).await, value, "{name}");
+        }
         edge.reload(&config(2), 1).await;
+        assert_eq!(edge.metric(&of_edge("limit")).await, 2.0);
+        assert_eq!(edge.metric("portcullis_filtered_total").await, 1.0, "it never falls");
         // the first one still counts
         let second = held(&edge);
         origin.wait_for_requests(2).await;
