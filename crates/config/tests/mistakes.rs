@@ -4,6 +4,8 @@
 mod acme;
 #[path = "mistakes/admission.rs"]
 mod admission;
+#[path = "mistakes/cache.rs"]
+mod cache;
 #[path = "mistakes/clusters.rs"]
 mod clusters;
 #[path = "mistakes/connect.rs"]
@@ -12,6 +14,8 @@ mod connect;
 mod log;
 #[path = "mistakes/quic.rs"]
 mod quic;
+#[path = "mistakes/rates.rs"]
+mod rates;
 #[path = "mistakes/sockets.rs"]
 mod sockets;
 
@@ -143,87 +147,6 @@ fn one_mistake_is_one_error_in_tables() {
         ("[forwarded]\nvia = \"a b\"", 2, 7, "\"a b\" is no name for `Via`", "letters"),
         ("[forwarded]\nheaders = \"none\"\nport = true", 3, 1, "`port` goes only with `headers", "remove it"),
         ("[errors]\nformat = \"jsn\"", 2, 10, "found \"jsn\"", "did you mean \"json\"?"),
-        ("[rate_limit]\nper = \"1s\"", 1, 1, "`requests` is missing", "add `requests = 100`"),
-        ("[rate_limit]\nrequests = 0", 2, 12, "must be from 1 to 1000000, found 0", ""),
-        (
-            "[rate_limit]\nrequests = 1\nkey = [\"field:\"]",
-            3,
-            8,
-            "`key[0]` wants what to count by",
-            "\"client\", \"host\"",
-        ),
-        ("[rate_limit]\nrequests = 1\nkey = [\"path:x\"]", 3, 8, "`key[0]` wants what to count by", ""),
-        (
-            "[rate_limit]\nrequests = 5\ncost = 6",
-            3,
-            8,
-            "a request costs 6, and `burst` is 5",
-            "it could never pass",
-        ),
-        ("[rate_limit]\nrequests = 5\nmax_held = 6", 3, 12, "`max_held` goes with `tarpit`", "add `tarpit"),
-        ("[rate_limit]\nrequests = 5\nmethod_costs = [\"POST\"]", 3, 17, "wants a method and its cost", ""),
-        (
-            "[rate_limit]\nrequests = 5\nmethod_costs = [\"post=5\"]",
-            3,
-            17,
-            "wants a method, found \"post\"",
-            "in capital letters",
-        ),
-        (
-            "[rate_limit]\nrequests = 5\nmethod_costs = [\"POST=5\", \"PUT=2\", \"POST=1\"]",
-            3,
-            36,
-            "`POST` has two costs",
-            "leave one out",
-        ),
-        (
-            "[rate_limit_store]\nurl = \"unix:///a\"\n[rate_limit]\nrequests = 1000\nshared = \"open\"\n\
-             [[route]]\npath = \"/login\"\ncluster = \"app\"\n[route.rate_limit]\nrequests = 5\nshared = \"open\"",
-            6,
-            1,
-            "the shared rule `default` has the buckets of that of the top level, by another key or rate",
-            "a `name` of its own",
-        ),
-        (
-            "[rate_limit_store]\nurl = \"unix:///a\"\n\
-             [[route]]\npath = \"/a\"\ncluster = \"app\"\n[route.rate_limit]\nrequests = 5\nshared = \"open\"\n\
-             [[route]]\npath = \"/b\"\ncluster = \"app\"\n[route.rate_limit]\nrequests = 5\nkey = [\"host\"]\nshared = \"open\"",
-            9,
-            1,
-            "of that of the route on line 3",
-            "",
-        ),
-        ("rate_limit = []", 1, 14, "`rate_limit` is an empty list", "write `[rate_limit]`"),
-        (
-            "[[rate_limit]]\nrequests = 5\n[[rate_limit]]\nrequests = 6",
-            3,
-            1,
-            "two rules are called `default`",
-            "a `name` of its own",
-        ),
-        ("[rate_limit_store]\nurl = \"rediss://a\"", 2, 7, "there is no TLS to the store", "a tunnel"),
-        ("[rate_limit_store]\nurl = \"http://a\"", 2, 7, "is not the address of a store", "redis://"),
-        ("[filter]\ndeny = [\".git\"]", 2, 9, "`deny[0]` wants a path", "\"/.git\""),
-        ("[cache]\nmax_size = \"1MiB\"\nmax_object = \"2MiB\"", 3, 14, "larger than `max_size`", "is 1MiB"),
-        (
-            "[cache]\nmax_size = \"1MiB\"\n[[route]]\npath = \"/x\"\nrespond = \"\"\n[route.cache]\nmax_object = \"2MiB\"",
-            7,
-            14,
-            "larger than `max_size`",
-            "is 1MiB",
-        ),
-        ("[cache]\nmax_object = \"1GiB\"\nmax_size = \"1GiB\"", 2, 14, "larger than `max_fill`", "is 64MiB"),
-        (
-            "[cache]\nheuristic_max = \"1h\"",
-            2,
-            1,
-            "bounds nothing without `heuristic`",
-            "add `heuristic = 10`",
-        ),
-        ("[cache]\nquery = \"none\"\nquery_only = [\"a\"]", 1, 1, "exclude one another", "keep one"),
-        ("[cache]\nttl = [{ status = \"4\", time = \"1m\" }]", 2, 19, "names no statuses", "\"5xx\""),
-        ("[cache]\nttl = [{ status = \"404\" }]", 2, 8, "`time` is missing", "add `time = \"1m\"`"),
-        ("[cache]\nkey_cookies = [\"a=b\"]", 2, 16, "`key_cookies[0]` is no name", "a `*` at the end"),
         ("[security_headers]\nhsts_preload = true", 1, 1, "needs a max-age of a year", ""),
         ("[security_headers]\ncontent_security_policy = \"default-src self\"", 1, 1, "single quotes", ""),
         ("[security_headers]\ncross_origin_opener_policy = \"x\"", 1, 1, "has no value", ""),

@@ -256,7 +256,7 @@ fn what_finds_no_room_sets_nothing_aside() {
     sky.shared = Arc::new(Shared::new(options, None));
     let flight = sky.flight();
     let big = "x".repeat(900);
-    let frames = Frames(VecDeque::from([Bytes::from(big.clone()), Bytes::from_static(b"y")]));
+    let frames = Frames(VecDeque::from([Bytes::from(big), Bytes::from_static(b"y")]));
     let seat = flight.begin(frames, Target { expected: Some(10_000), ..sky.target() });
     assert!(read(&seat, &Arc::default()).is_ready() && flight.seat().is_some());
     assert!(read(&seat, &Arc::default()).is_ready() && flight.seat().is_none());

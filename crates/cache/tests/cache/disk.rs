@@ -132,11 +132,12 @@ async fn what_no_purge_means_stays() {
         let uri = format!("https://a.example.com/none/{n}").parse().unwrap();
         world.layer.purge_prefix(&uri, Purge::Hard).unwrap();
     }
-    // what was stored before them and went to the disk after them
-    for n in first..COUNT {
-        world.get(&path(n)).await;
+    // what was stored before them goes to the disk after them, since the others are wanted more
+    for _ in 0..4 {
+        for n in first..COUNT {
+            world.get(&path(n)).await;
+        }
     }
-    assert!(world.stats().evicted > 0);
     for n in 0..first {
         assert!(world.get(&path(n)).await.is_hit(), "{n}");
     }

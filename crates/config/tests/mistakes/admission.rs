@@ -43,41 +43,12 @@ fn one_mistake_is_one_error_in_who_may_pass() {
             "did you mean \"app\"?",
         ),
         ("[forward_auth]\npath = \"x\"\ncluster = \"app\"", 2, 8, "wants a path", "\"/verify\""),
-        (
-            "[cors]\norigins = [\"*\"]\ncredentials = true",
-            3,
-            15,
-            "does not go with `origins",
-            "name the origins",
-        ),
-        (
-            "[cors]\norigins = [\"https://a.test\"]\nmethods = [\"PUT\", \"*\"]\ncredentials = true",
-            3,
-            19,
-            "`methods[1]` wants a method",
-            "in capital letters",
-        ),
-        (
-            "[cors]\norigins = [\"https://a.test\"]\nheaders = [\"*\"]\ncredentials = true",
-            3,
-            12,
-            "`headers` has \"*\"",
-            "name them",
-        ),
-        (
-            "[cors]\norigins = [\"https://a.test\"]\nexpose = [\"*\"]\ncredentials = true",
-            3,
-            11,
-            "`expose` has \"*\"",
-            "name them",
-        ),
-        (
-            "[cors]\norigins = [\"https://a.test\"]\nmethods = [\"OPTIONS\"]",
-            3,
-            12,
-            "is OPTIONS",
-            "leave it out",
-        ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_keys_of_tokens_and_fields_that_say_who_it_is() {
+    one_error_each(&[
         ("[basic_auth]\nusers = \"u\"\nuser_header = \"te\"", 3, 15, "not a route's to change", "frame"),
         (
             "[jwt]\nalgorithms = [\"RS256\"]\nkey_set = \"s\"\nclaims = { sub = \"transfer-encoding\" }",
@@ -127,6 +98,47 @@ fn one_mistake_is_one_error_in_who_may_pass() {
             16,
             "wants a host",
             "app.internal:8080",
+        ),
+    ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_what_pages_of_other_origins_may() {
+    one_error_each(&[
+        (
+            "[cors]\norigins = [\"*\"]\ncredentials = true",
+            3,
+            15,
+            "does not go with `origins",
+            "name the origins",
+        ),
+        (
+            "[cors]\norigins = [\"https://a.test\"]\nmethods = [\"PUT\", \"*\"]\ncredentials = true",
+            3,
+            19,
+            "`methods[1]` wants a method",
+            "in capital letters",
+        ),
+        (
+            "[cors]\norigins = [\"https://a.test\"]\nheaders = [\"*\"]\ncredentials = true",
+            3,
+            12,
+            "`headers` has \"*\"",
+            "name them",
+        ),
+        (
+            "[cors]\norigins = [\"https://a.test\"]\nexpose = [\"*\"]\ncredentials = true",
+            3,
+            11,
+            "`expose` has \"*\"",
+            "name them",
+        ),
+        (
+            "[cors]\norigins = [\"https://a.test\"]\nmethods = [\"OPTIONS\"]",
+            3,
+            12,
+            "is OPTIONS",
+            "leave it out",
         ),
         ("[cors]\norigins = [\"app.test\"]", 2, 12, "wants an origin", "https://"),
         ("[csrf]\ntrusted = [\"https://a.test:443\"]", 2, 12, "wants an origin", "leave the port"),
