@@ -17,9 +17,10 @@ use tracing::debug;
 use crate::{
     Body, BoxError, Cluster, ConnectError, Connector, Destination, Error, Protocol, ProtocolError, Transport,
     Upgraded, UpgradedSlot,
-    attempt::{Answer, Call, Miss, Why},
+    attempt::{Answer, Miss, Why},
     balance::Tried,
     body::{H1Source, H2Source},
+    call::Call,
     cluster::{Shared, Ticket},
     h1::{H1Conn, Pump, RequestFraming, ResponseHead, framing_of},
     health::jitter,

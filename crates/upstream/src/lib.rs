@@ -29,6 +29,7 @@
 mod attempt;
 mod balance;
 mod body;
+mod call;
 mod client;
 mod cluster;
 mod connect;

@@ -10,8 +10,8 @@ use http::{StatusCode, request};
 
 use crate::{
     Cluster, Endpoint, Error,
-    attempt::wish_of,
     balance::Tried,
+    call::wish_of,
     cluster::{Ticket, Wish},
     health::FailureKind,
     state::EndpointState,
