@@ -9,7 +9,7 @@ mod http2;
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -222,11 +222,16 @@ async fn origin() -> Origin {
     .await
 }
 
+/// A flood at a time, of whatever protocol: it is not to be taken for what another does.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs a flood beside honest clients; see the module. The machine may be busy with something else for a moment: their latency is
 /// looked at up to three times, all else every time.
 fn withstands(flood: Flood) {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     run(async move {
         let origin = origin().await;
         let listener = format!("[listener.http]\nlinger = \"100ms\"\n{}[[route]]", flood.keys);

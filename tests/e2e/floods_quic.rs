@@ -5,12 +5,7 @@
 
 mod raw;
 
-use std::{
-    env,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{env, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Response};
@@ -24,6 +19,7 @@ use tokio::{
 use self::raw::{CANCELLED, Clients, EXCESSIVE_LOAD, HEADERS, Raw, first_packets, frame, head, section};
 use crate::{
     config::secure,
+    floods,
     support::{
         SOON,
         client::{Client, Protocol, empty, full},
@@ -189,8 +185,7 @@ where
 }
 
 fn alone(test: impl Future<Output = ()>) {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = floods::alone();
     run_within(Duration::from_secs(if is_full() { 120 } else { 40 }), test);
 }
 

@@ -158,18 +158,20 @@ fn empty_data() {
 /// CVE-2025-8671: a client that makes the server reset its streams. Some of what it may do for that ends the connection at once.
 #[test]
 fn resets_that_a_client_provokes() {
-    fn streams_with(n: u32, wrong: fn(u32) -> Vec<u8>) -> Vec<u8> {
+    fn streams_with(n: u32, each: u32, wrong: fn(u32) -> Vec<u8>) -> Vec<u8> {
         let begin = |stream| frame(HEADERS, END_HEADERS, stream, block("POST", "/hang", &[]));
-        turn(n, streams(n, 10).flat_map(|stream| [begin(stream), wrong(stream)]))
+        turn(n, streams(n, each).flat_map(|stream| [begin(stream), wrong(stream)]))
     }
     let overflow = flood("MadeYouReset: a window too large", |_, n| {
-        streams_with(n, |stream| frame(WINDOW_UPDATE, 0, stream, [0x7f, 0xff, 0xff, 0xff]))
+        streams_with(n, 5, |stream| frame(WINDOW_UPDATE, 0, stream, [0x7f, 0xff, 0xff, 0xff]))
     });
     let zero = flood("MadeYouReset: a window grows by 0", |_, n| {
-        streams_with(n, |stream| frame(WINDOW_UPDATE, 0, stream, [0; 4]))
+        streams_with(n, 10, |stream| frame(WINDOW_UPDATE, 0, stream, [0; 4]))
     });
     let behind = flood("MadeYouReset: DATA behind the end", |_, n| {
-        streams_with(n, |stream| [frame(DATA, END_STREAM, stream, "x"), frame(DATA, 0, stream, "y")].concat())
+        streams_with(n, 10, |stream| {
+            [frame(DATA, END_STREAM, stream, "x"), frame(DATA, 0, stream, "y")].concat()
+        })
     });
     // each reset costs an endpoint's connection: fewer of them
     withstands(Flood { connections: 4, closed: 30, ..overflow });
