@@ -35,7 +35,8 @@ pub(crate) fn run_with(args: &[OsString], envs: &[(&str, &str)]) -> Result<()> {
     let mut test = sh::cargo();
     test.arg("test");
     if !selects_packages(args) {
-        test.args(["--workspace", "--all-features"]);
+        // one run tells of all that fails
+        test.args(["--workspace", "--all-features", "--no-fail-fast"]);
     }
     sh::run(test.args(args).env(BINARY_VARIABLE, binary).envs(envs.iter().copied()))
 }

@@ -115,6 +115,7 @@ async fn ten_thousand_connections_against_a_thousand() {
         for n in 0..CLIENTS {
             let (served, refused) = (Arc::clone(&served), Arc::clone(&refused));
             let (at_once, address) = (Arc::clone(&at_once), server.address);
+            let limits = server.limits.clone();
             clients.spawn(async move {
                 let _one = at_once.acquire().await.expect("never closed");
                 let Ok(mut io) = connect(address, 2 + (n % 8) as u8).await else {
@@ -137,7 +138,10 @@ async fn ten_thousand_connections_against_a_thousand() {
                         let answer = io.read(&mut [0; 1]).await;
                         let counter = if matches!(answer, Ok(1)) { served } else { refused };
                         counter.fetch_add(1, Ordering::SeqCst);
-                        // held for a while, so that the limit is met
+                        // held until the limit was met, however slow the machine
+                        while over == OverLimit::Wait && limits.stats().limit_reached == 0 {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
                         tokio::time::sleep(Duration::from_millis(150)).await;
                     }
                 }
