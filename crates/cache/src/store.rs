@@ -58,11 +58,9 @@ pub(crate) struct StoredBody {
 /// The responses of one key, the newest first. All have the same selectors.
 pub(crate) type Variants = Arc<[Arc<Stored>]>;
 
-/// Keys share these counters by hash; a collision only keeps one response from being stored.
-const GENERATIONS: usize = 1024;
-
-/// With a disk a collision also loses what is there, so there are more (256 KiB).
-const GENERATIONS_OF_DISK: usize = 64 << 10;
+/// Keys share these counters by hash. A collision keeps one response from being stored, and loses what the disk has of the key: with 256 KiB of them that is seldom, also where
+/// hundreds of unsafe requests come while a response is on its way.
+const GENERATIONS: usize = 64 << 10;
 
 /// Beside keys, fields and bodies: the tables' entries, timers and allocations of one variant.
 const OVERHEAD: usize = 512;
@@ -98,8 +96,8 @@ pub(crate) struct Generations {
 }
 
 impl Generations {
-    fn new(len: usize) -> Self {
-        Self { hasher: RandomState::new(), counters: (0..len).map(|_| AtomicU32::new(0)).collect() }
+    fn new() -> Self {
+        Self { hasher: RandomState::new(), counters: (0..GENERATIONS).map(|_| AtomicU32::new(0)).collect() }
     }
 
     fn of(&self, key: &[u8]) -> &AtomicU32 {
@@ -121,8 +119,7 @@ impl Shared {
         let options = options.bounded();
         let disk = disk.map(Arc::new);
         let below = disk.clone();
-        let len = if disk.is_some() { GENERATIONS_OF_DISK } else { GENERATIONS };
-        let generations = Arc::new(Generations::new(len));
+        let generations = Arc::new(Generations::new());
         let dropped = Arc::clone(&generations);
         let counters = Arc::new(Counters::default());
         let evicted = Arc::clone(&counters);
