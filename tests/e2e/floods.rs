@@ -229,7 +229,7 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// Runs a flood beside honest clients; see the module. The machine may be busy with something else for a moment: their latency is
-/// looked at up to three times, all else every time.
+/// looked at up to five times, all else every time.
 fn withstands(flood: Flood) {
     let _alone = alone();
     run(async move {
@@ -244,7 +244,7 @@ fn withstands(flood: Flood) {
             if slower.is_empty() {
                 break;
             }
-            assert!(round < 3, "{}: {slower}", flood.name);
+            assert!(round < 5, "{}: {slower}", flood.name);
         }
     });
 }
