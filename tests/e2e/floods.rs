@@ -272,9 +272,10 @@ async fn round_of(flood: &Flood, edge: &Edge) -> String {
     assert!(failures.is_empty(), "{}: {} failed: {:?}", flood.name, failures.len(), failures[0]);
     assert!(grown < MEMORY, "{}: {grown} KiB more", flood.name);
     assert!(closed >= f64::from(flood.closed), "{}: {closed} closed for {}", flood.name, flood.reason);
-    let slower = [(50, FLOOR / 4), (99, FLOOR)].into_iter().filter_map(|(percent, floor)| {
+    // a slow machine has a slow tail also where nobody attacks
+    let slower = [(50, FLOOR / 4, 2), (99, FLOOR, 3)].into_iter().filter_map(|(percent, floor, times)| {
         let (now, then) = (honest.percentile(percent), quiet.percentile(percent));
-        (now > floor.max(then * 2)).then(|| format!("p{percent} is {now:?}, and {then:?} without; "))
+        (now > floor.max(then * times)).then(|| format!("p{percent} is {now:?}, and {then:?} without; "))
     });
     slower.collect()
 }
