@@ -196,7 +196,9 @@ async fn one_client_with_five_thousand_connections_keeps_nobody_out() {
         timeout(Duration::from_secs(5), other).await.expect("another client is served");
         let stats = server.limits.stats();
         eprintln!("{over:?}: {} of the greedy one are connected; {stats:?}", greedy.len());
-        assert!(server.most.load(Ordering::SeqCst) <= 101 + 2 * 128, "{over:?}: {stats:?}");
+        // of each of two acceptors 128 that wait, and the one in its hand that finds no place there
+        let most = server.most.load(Ordering::SeqCst);
+        assert!(most <= 101 + 2 * (128 + 1), "{over:?}: {most} were open; {stats:?}");
         assert!(server.limits.clients() <= 2);
         drop(greedy);
         all_gone(&server.limits).await;
