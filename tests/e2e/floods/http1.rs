@@ -60,7 +60,7 @@ fn large_heads() {
     withstands(Flood {
         name: "large heads",
         keys: "",
-        connections: 4,
+        connections: 8,
         sends: |number, turn| match (turn, number % 2) {
             (0, 0) => {
                 let field = "x".repeat(100 << 10);

@@ -163,7 +163,7 @@ fn resets_that_a_client_provokes() {
         turn(n, streams(n, each).flat_map(|stream| [begin(stream), wrong(stream)]))
     }
     let overflow = flood("MadeYouReset: a window too large", |_, n| {
-        streams_with(n, 5, |stream| frame(WINDOW_UPDATE, 0, stream, [0x7f, 0xff, 0xff, 0xff]))
+        streams_with(n, 10, |stream| frame(WINDOW_UPDATE, 0, stream, [0x7f, 0xff, 0xff, 0xff]))
     });
     let zero = flood("MadeYouReset: a window grows by 0", |_, n| {
         streams_with(n, 10, |stream| frame(WINDOW_UPDATE, 0, stream, [0; 4]))
@@ -174,7 +174,7 @@ fn resets_that_a_client_provokes() {
         })
     });
     // each reset costs an endpoint's connection: fewer of them, for making hundreds in a second is a load by itself
-    withstands(Flood { connections: 4, pace: Duration::from_millis(80), closed: 4, ..overflow });
+    withstands(Flood { connections: 4, closed: 30, ..overflow });
     // a breach of the connection's own rules
     withstands(Flood { reason: "protocol_error", ..zero });
     withstands(Flood { reason: "protocol_error", ..behind });
