@@ -12,7 +12,7 @@ use portcullis_h3::QuicOptions;
 use portcullis_listener::{
     ClientLimit, ListenAddr, OverLimit, ProxyProtocolOptions, TcpOptions, UdpOptions, UnixOptions,
 };
-use portcullis_middleware::rate_limit::redis::RedisOptions;
+use portcullis_middleware::rate_limit::{RateRule, redis::RedisOptions};
 use portcullis_proxy::{ForwardedOptions, PathRules, RelayOptions, UpgradeProtocols, Via};
 use portcullis_server::HttpOptions;
 use portcullis_tls::{CertStore, ReloadOptions};
@@ -98,6 +98,14 @@ pub struct Plan {
     /// Where the rules of rate limits keep their buckets that say so (`RateRule::shared`); `None` (the default) is nowhere. Needs the feature `redis`; without it a plan
     /// that has one is refused.
     pub rate_store: Option<RedisOptions>,
+}
+
+impl Plan {
+    /// The rules that limit rates, of all chains.
+    pub(crate) fn rate_rules(&self) -> impl Iterator<Item = &RateRule> {
+        let chains = std::iter::once(&self.chain).chain(self.routes.iter().map(|route| &route.chain));
+        chains.filter_map(|chain| chain.rate_limit.own()).flat_map(|limit| &limit.rules)
+    }
 }
 
 impl Default for Plan {

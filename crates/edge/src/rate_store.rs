@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_middleware::rate_limit::{KeyPart, RateRule, RateStore, redis::RedisOptions};
+use portcullis_middleware::rate_limit::{RateRule, RateStore, redis::RedisOptions};
 
 use crate::{EdgeError, PlanFault, plan::Plan};
 
@@ -26,20 +26,9 @@ pub(crate) fn check(plan: &Plan) -> Result<(), EdgeError> {
     Ok(())
 }
 
-/// The rules of all chains.
-fn rules(plan: &Plan) -> impl Iterator<Item = &RateRule> {
-    let chains = std::iter::once(&plan.chain).chain(plan.routes.iter().map(|route| &route.chain));
-    chains.filter_map(|chain| chain.rate_limit.own()).flat_map(|limit| &limit.rules)
-}
-
-/// Those that share their buckets.
+/// The rules that share their buckets.
 fn shared(plan: &Plan) -> impl Iterator<Item = &RateRule> {
-    rules(plan).filter(|rule| rule.shared.is_some())
-}
-
-/// Whether a rule counts by route, so that requests have to be told theirs.
-pub(crate) fn asks_for_routes(plan: &Plan) -> bool {
-    rules(plan).any(|rule| rule.key.alternatives().flatten().any(|part| *part == KeyPart::Route))
+    plan.rate_rules().filter(|rule| rule.shared.is_some())
 }
 
 /// Connects with the first request that asks for it.

@@ -10,7 +10,7 @@ use portcullis_middleware::{
     ClientIp,
     early_data::{EarlyDataLayer, EarlyPolicy},
     files::ServeFiles,
-    rate_limit::RouteName,
+    rate_limit::{KeyPart, RouteName},
 };
 use portcullis_proxy::{
     Asked, Lookup, PathMatch, ProxyOptions, ReverseProxy, Router,
@@ -38,7 +38,6 @@ use crate::{
         ClusterPlan, DiscoveryPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan,
         UpstreamHost,
     },
-    rate_store,
     service::EdgeService,
     to_route::{Changes, ToRoute},
 };
@@ -229,7 +228,7 @@ pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Resu
     let chains = chains.collect();
     let preflights = live.chains.routes.iter().map(|chain| chain.admission.cors.is_some()).collect();
     let asked = live.chains.default.admission.forward_auth.as_ref().and_then(|plan| by_name(&plan.cluster));
-    let by_route = rate_store::asks_for_routes(&live.plan);
+    let by_route = counts_by_route(&live.plan);
     let told = live.plan.routes.iter().map(|route| Told {
         name: by_route.then(|| RouteName(route.label().into())),
         log: live.log_sink.as_ref().filter(|log| log.wants_slot()).map(|_| route_log(route)),
@@ -237,6 +236,11 @@ pub(crate) fn table(shared: &Shared, live: &Live, clients: &mut Clients) -> Resu
     });
     let (told, hosts) = (told.collect(), Arc::clone(&live.hosts));
     Ok(Routes { targets, chains, preflights, told, hosts, asked })
+}
+
+/// Whether a rule counts by route, so that requests have to be told theirs.
+fn counts_by_route(plan: &Plan) -> bool {
+    plan.rate_rules().any(|rule| rule.key.alternatives().flatten().any(|part| *part == KeyPart::Route))
 }
 
 /// The program's own layers around a service. The first one given is the outermost, as in tower's `ServiceBuilder`.
