@@ -39,8 +39,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let python = python(&target)?;
     sh::run(sh::cargo().args(["build", "--package", "portcullis"]))?;
     let (full, rest): (Vec<&OsString>, Vec<&OsString>) = args.iter().partition(|arg| *arg == "--full");
-    let mut tests = sh::cargo();
-    tests.args(["test", "--package", "portcullis-tests", "--test", "interop", "--"]);
+    let mut tests = test::suite("interop");
     tests.args(["--ignored", "--test-threads=2"]).args(rest).env(PYTHON_VARIABLE, python);
     if sh::env(test::BINARY_VARIABLE).is_none() {
         tests.env(test::BINARY_VARIABLE, target.join("debug/portcullis"));

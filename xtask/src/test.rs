@@ -1,6 +1,6 @@
 //! `test`: the end-to-end tests run the real binary, so it is built before them.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, process::Command};
 
 use crate::{Result, metadata, sh};
 
@@ -41,17 +41,23 @@ pub(crate) fn run_with(args: &[OsString], envs: &[(&str, &str)]) -> Result<()> {
     sh::run(test.args(args).env(BINARY_VARIABLE, binary).envs(envs.iter().copied()))
 }
 
+/// `cargo test` of one test target; what is added goes to the tests. Of the whole workspace, though the target is in one
+/// package: so its features are those of [`run`], and nothing is compiled a second time after that.
+pub(crate) fn suite(target: &str) -> Command {
+    let mut test = sh::cargo();
+    test.args(["test", "--workspace", "--all-features", "--test", target, "--"]);
+    test
+}
+
 /// The suite that takes Pebble; `args` go to the tests.
 pub(crate) fn pebble(args: &[OsString]) -> Result<()> {
-    let mut test = sh::cargo();
-    test.args(["test", "--package", "portcullis-acme", "--all-features", "--test", "pebble", "--"]);
+    let mut test = suite("pebble");
     sh::run(test.args(["--ignored", "--test-threads=4"]).args(args))
 }
 
 /// The suite that takes a redis-server; `args` go to the tests. One after another: they count by the clock.
 pub(crate) fn redis(args: &[OsString]) -> Result<()> {
-    let mut test = sh::cargo();
-    test.args(["test", "--package", "portcullis-middleware", "--all-features", "--test", "redis", "--"]);
+    let mut test = suite("redis");
     sh::run(test.args(["--ignored", "--test-threads=1"]).args(args))
 }
 
