@@ -1,9 +1,9 @@
 //! How long a request may take.
 //!
 //! tower-http's `TimeoutLayer` bounds the wait for the response's head, and another layer the body by a clock of its own. This
-//! one has one clock for both, which starts when the request comes: [`DeadlineOptions::head`] is when the head must be there,
-//! [`DeadlineOptions::total`] when the last byte must have been taken by whoever sends it. Both count the time that the request's
-//! body takes to come, so what takes uploads needs a longer one.
+//! one has one clock for both, which starts when the layer is called: [`DeadlineOptions::head`] is when the head must be there,
+//! [`DeadlineOptions::total`] when the last byte must have been taken by whoever sends it. What a request waits for in front of the layer does not count. Both count
+//! the time that the request's body takes to come, so what takes uploads needs a longer one.
 //!
 //! Past the first, the service's future is dropped, which ends what it began, and the client gets an empty 504 or 503. Past the second a body
 //! that has begun fails with [`DeadlinePassed`]; the driver cuts the response, and no client takes it for whole. A tunnel (a 101, or
@@ -35,9 +35,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadlineOptions {
-    /// From the request's head until the response's head. Default `None`: no limit.
+    /// From the call of the layer until the response's head. Default `None`: no limit.
     pub head: Option<Duration>,
-    /// From the request's head until the response's last byte. It bounds the head too. Default `None`: no limit, for a download
+    /// From the call of the layer until the response's last byte. It bounds the head too. Default `None`: no limit, for a download
     /// takes as long as its client does.
     pub total: Option<Duration>,
     /// What a client is told whose response has not begun. Default 504: somebody behind did not answer in time (RFC 9110
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_total_counts_from_the_request_on() {
+    async fn the_total_counts_from_the_call_on() {
         let options = DeadlineOptions::default().with_total(Some(secs(10)));
         assert_eq!(run(options.clone(), 4, &[2, 3]).await, (200, 2, true, 9));
         assert_eq!(run(options.clone(), 4, &[2, 2, 3]).await, (200, 2, false, 10));

@@ -33,7 +33,7 @@
 //! way to make a response body: `Default` where its answer is empty, `From<Bytes>` where it holds text. axum's `Body`,
 //! `http_body_util::Full<Bytes>` and most boxed bodies have both.
 //!
-//! **Readiness.** `poll_ready` is that of the inner service, but for [`health`], whose documentation says why.
+//! **Readiness.** `poll_ready` is that of the inner service, but for [`health`], whose documentation says why, and [`access_log`], which also waits where its sink asks for it.
 //!
 //! What tower-http has as it is needed here (catching panics, setting a field) is not written again. Where a layer does what one of tower or tower-http
 //! does too, its documentation says what is different.
@@ -82,6 +82,7 @@ pub mod request_id;
 pub mod security_headers;
 
 mod cidr;
+mod cookie;
 mod host;
 mod percent;
 
@@ -89,26 +90,28 @@ mod percent;
 mod test_support;
 
 /// The client's address where it isn't the peer's: put into a request's extensions by whoever believes a forwarded
-/// address, after checking that the peer is trusted to give one. [`rate_limit`] and [`access_log`] prefer it to
-/// [`ConnInfo::client_ip`].
+/// address, after checking that the peer is trusted to give one. Every layer that asks for the client ([`rate_limit`], [`filter`], [`forward_auth`],
+/// [`maintenance`], [`access_log`]) prefers it to [`ConnInfo::client_ip`]. An IPv4 address inside an IPv6 one is taken as itself, and the unspecified address,
+/// which connections over unix sockets have for a peer, as none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientIp(pub IpAddr);
 
 /// Whether the client's own connection is encrypted where this one need not be: put into a request's extensions by whoever believes what a
-/// proxy tells of it, after checking that the peer is trusted to. [`forward_auth`] prefers it to [`ConnInfo::is_secure`].
+/// proxy tells of it, after checking that the peer is trusted to. [`forward_auth`] and [`security_headers`] prefer it to [`ConnInfo::is_secure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientSecure(pub bool);
 
-/// The client's address, if anything is known about it.
+/// The client's address, if anything is known about it. The unspecified one is nobody's: a peer on a unix socket has none.
 fn client_ip(extensions: &Extensions) -> Option<IpAddr> {
     let ip = match extensions.get::<ClientIp>() {
         Some(ClientIp(ip)) => *ip,
         None => conn_info(extensions)?.client_ip(),
     };
-    Some(match ip {
+    let ip = match ip {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, |v4: Ipv4Addr| IpAddr::V4(v4)),
         IpAddr::V4(_) => ip,
-    })
+    };
+    (!ip.is_unspecified()).then_some(ip)
 }
 
 /// The method that a request is routed and forwarded by: an extended CONNECT (RFC 8441, RFC 9220), which says so by [`ConnectProtocol`] among its extensions, is
@@ -131,6 +134,13 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
+/// Places for what may be at work at once, for all clones of a layer.
+#[cfg(any(feature = "compression", feature = "files"))]
+fn places(most: usize) -> Arc<tokio::sync::Semaphore> {
+    // what a semaphore has no room for is no bound anyway
+    Arc::new(tokio::sync::Semaphore::new(most.min(tokio::sync::Semaphore::MAX_PERMITS)))
+}
+
 fn conn_info(extensions: &Extensions) -> Option<&Arc<ConnInfo>> {
     extensions.get::<Arc<ConnInfo>>()
 }
@@ -145,4 +155,35 @@ fn client_secure(extensions: &Extensions) -> Option<bool> {
 
 fn is_secure(extensions: &Extensions) -> bool {
     conn_info(extensions).is_some_and(|info| info.is_secure())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::conn;
+
+    #[test]
+    fn who_is_a_client() {
+        for (told, peer, expected) in [
+            (None, "198.51.100.7:1", Some("198.51.100.7")),
+            (None, "[::ffff:198.51.100.7]:1", Some("198.51.100.7")),
+            (Some("192.0.2.1"), "198.51.100.7:1", Some("192.0.2.1")),
+            (Some("::ffff:192.0.2.1"), "198.51.100.7:1", Some("192.0.2.1")),
+            // a unix socket, behind which a proxy may tell
+            (None, "0.0.0.0:0", None),
+            (None, "[::]:0", None),
+            (None, "[::ffff:0.0.0.0]:0", None),
+            (Some("192.0.2.1"), "0.0.0.0:0", Some("192.0.2.1")),
+            (Some("::"), "198.51.100.7:1", None),
+        ] {
+            let mut extensions = Extensions::new();
+            extensions.insert(Arc::new(conn(peer)));
+            if let Some(told) = told {
+                extensions.insert(ClientIp(told.parse().unwrap()));
+            }
+            let expected = expected.map(|ip| ip.parse().unwrap());
+            assert_eq!(client_ip(&extensions), expected, "{told:?} {peer}");
+        }
+        assert_eq!(client_ip(&Extensions::new()), None);
+    }
 }

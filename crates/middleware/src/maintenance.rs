@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::client_ip;
+use crate::{client_ip, filter::AllowedPaths};
 
 /// What is said while a site is closed, and who is let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,8 @@ pub struct Maintenance {
     /// Networks whose clients are let in. Default empty. All are looked through for every request while the site is closed.
     pub allow: Vec<IpNet>,
     /// Paths that are let through, each with all below it on a border of segments: `/api` is `/api` and `/api/x`, not `/apix`. Default empty.
-    /// They are compared with the path as it is in the request; bring it into one form before.
+    /// They are compared as [`crate::filter`] does for a rule that allows: a path is let through only if whatever servers may read it as is below the same
+    /// one of these, so `/api/%252e%252e/app` is not.
     pub allow_paths: Vec<String>,
 }
 
@@ -108,15 +109,6 @@ impl Maintenance {
         self
     }
 
-    fn lets_in<B>(&self, request: &Request<B>) -> bool {
-        let path = request.uri().path();
-        let below = |allowed: &String| {
-            let allowed = allowed.strip_suffix('/').unwrap_or(allowed);
-            path.strip_prefix(allowed).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        self.allow_paths.iter().any(below) || client_ip(request.extensions()).is_some_and(|ip| self.knows(ip))
-    }
-
     fn knows(&self, ip: IpAddr) -> bool {
         self.allow.iter().any(|network| crate::unmapped(*network).contains(&ip))
     }
@@ -180,6 +172,7 @@ impl MaintenanceSwitch {
 #[derive(Clone)]
 pub struct MaintenanceLayer {
     maintenance: Arc<Maintenance>,
+    paths: Arc<AllowedPaths>,
     switch: MaintenanceSwitch,
 }
 
@@ -187,7 +180,13 @@ impl MaintenanceLayer {
     /// Closed from the beginning; see [`MaintenanceLayer::switch`].
     pub fn new(maintenance: Maintenance) -> Self {
         let switch = MaintenanceSwitch(Arc::new(AtomicBool::new(true)));
-        Self { maintenance: Arc::new(maintenance), switch }
+        let paths = Arc::new(AllowedPaths::new(&maintenance.allow_paths));
+        Self { maintenance: Arc::new(maintenance), paths, switch }
+    }
+
+    fn lets_in<B>(&self, request: &Request<B>) -> bool {
+        self.paths.allow(request.uri().path())
+            || client_ip(request.extensions()).is_some_and(|ip| self.maintenance.knows(ip))
     }
 
     /// What opens and closes it, for all clones.
@@ -232,7 +231,7 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let maintenance = &self.layer.maintenance;
-        if !self.layer.switch.is_closed() || maintenance.lets_in(&request) {
+        if !self.layer.switch.is_closed() || self.layer.lets_in(&request) {
             return ResponseFuture::inner(self.inner.call(request));
         }
         let response = maintenance.answer(request.method(), request.headers().get(header::ACCEPT));
@@ -283,6 +282,13 @@ mod tests {
             ("/status", 200),
             ("/status/1", 200),
             ("/x/api", 503),
+            ("/status/a%20b", 200),
+            ("/status/../app", 503),
+            ("/status/%2e%2e/app", 503),
+            ("/status/%252e%252e/app", 503),
+            ("/status/..%2fapp", 503),
+            ("/status/..;/app", 503),
+            ("//status/..%5capp", 503),
         ] {
             assert_eq!(through(&layer, ok, get(path)).await.status(), expected, "{path}");
         }

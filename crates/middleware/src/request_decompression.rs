@@ -5,13 +5,15 @@
 //! every decoder has to have (8 MiB, RFC 9659), and all members of a gzip file.
 //!
 //! **What it answers.** 413 where the content is larger than a bound, 400 where the bytes are none of their coding or go on after its end, 415 with
-//! `Accept-Encoding` (RFC 9110 section 15.5.16) for a coding that it doesn't know or several on top of one another. A response
+//! `Accept-Encoding` (RFC 9110 section 15.5.16) for a coding that it doesn't know or several on top of one another, and 503 with `Retry-After` where too many
+//! bodies are being decompressed. A response
 //! whose head is already on its way stays as it is, but the body fails in any case.
 //!
 //! For what is decompressed, the service behind gets neither `Content-Encoding` and `Content-Length` nor digests of the coded content. What has no
 //! `Content-Encoding`, or no body, passes as it is.
 //!
-//! **Memory**, for each body that is being decompressed: its window, up to 8 MiB for Zstandard, 16 MiB for Brotli, and 32 KiB for gzip, and 16 KiB of output.
+//! **Memory**, for each body that is being decompressed: its window, up to 8 MiB for Zstandard, 16 MiB for Brotli, and 32 KiB for gzip, and 16 KiB of output;
+//! [`RequestDecompressionOptions::max_at_once`] bounds how many there are.
 
 use std::{
     fmt,
@@ -27,6 +29,7 @@ use http::{
 };
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -49,6 +52,10 @@ pub struct RequestDecompressionOptions {
     pub codings: Vec<Coding>,
     /// Lets other codings through to the service, as they came, in the place of a 415. Default `false`.
     pub pass_others: bool,
+    /// How many bodies are decompressed at once, by all clones of a layer; past it a request is answered 503 with `Retry-After`. A client that sends its body
+    /// slowly holds its decoder, so this bounds the memory of all: 2 GiB for the default of 128 if each body has the largest window of Brotli, 16 MiB, and
+    /// half of that without Brotli. Uploads that are compressed are few and short where they are usual. At least 1.
+    pub max_at_once: usize,
 }
 
 impl Default for RequestDecompressionOptions {
@@ -58,6 +65,7 @@ impl Default for RequestDecompressionOptions {
             max_ratio: 100,
             codings: vec![Coding::Zstd, Coding::Brotli, Coding::Gzip],
             pass_others: false,
+            max_at_once: 128,
         }
     }
 }
@@ -93,6 +101,13 @@ impl RequestDecompressionOptions {
         self.pass_others = pass_others;
         self
     }
+
+    /// Sets [`RequestDecompressionOptions::max_at_once`].
+    #[must_use]
+    pub fn with_max_at_once(mut self, max_at_once: usize) -> Self {
+        self.max_at_once = max_at_once;
+        self
+    }
 }
 
 /// Why a body could not be decompressed.
@@ -108,15 +123,24 @@ pub enum DecompressError {
 }
 
 /// Decompresses request bodies.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RequestDecompressionLayer {
     options: Arc<RequestDecompressionOptions>,
+    /// For decoders.
+    places: Arc<Semaphore>,
 }
 
 impl RequestDecompressionLayer {
     /// As the options say.
     pub fn new(options: RequestDecompressionOptions) -> Self {
-        Self { options: Arc::new(options) }
+        let places = crate::places(options.max_at_once.max(1));
+        Self { options: Arc::new(options), places }
+    }
+}
+
+impl Default for RequestDecompressionLayer {
+    fn default() -> Self {
+        Self::new(RequestDecompressionOptions::default())
     }
 }
 
@@ -124,7 +148,8 @@ impl<S> Layer<S> for RequestDecompressionLayer {
     type Service = RequestDecompression<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequestDecompression { inner, options: Arc::clone(&self.options) }
+        let (options, places) = (Arc::clone(&self.options), Arc::clone(&self.places));
+        RequestDecompression { inner, options, places }
     }
 }
 
@@ -133,6 +158,7 @@ impl<S> Layer<S> for RequestDecompressionLayer {
 pub struct RequestDecompression<S> {
     inner: S,
     options: Arc<RequestDecompressionOptions>,
+    places: Arc<Semaphore>,
 }
 
 enum Told {
@@ -188,6 +214,9 @@ where
             let request = Request::from_parts(parts, DecompressedBody { kind: Kind::Plain { body } });
             return EarlyFuture::inner(Overruled::new(self.inner.call(request), None));
         };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return EarlyFuture::answered(early::come_again());
+        };
         parts.headers.remove(CONTENT_ENCODING);
         parts.headers.remove(CONTENT_LENGTH);
         for digest in &compression::DIGESTS {
@@ -200,7 +229,7 @@ where
             made: 0,
             broken: broken.clone(),
         };
-        let kind = Kind::Coded { coded: Coded::decode(body, coding), bound };
+        let kind = Kind::Coded { coded: Coded::decode(body, coding), bound, _place: place };
         let request = Request::from_parts(parts, DecompressedBody { kind });
         EarlyFuture::inner(Overruled::new(self.inner.call(request), Some(broken)))
     }
@@ -246,7 +275,7 @@ pin_project! {
     #[project = KindProj]
     enum Kind<B: Body> {
         Plain { #[pin] body: B },
-        Coded { coded: Coded<B>, bound: Bound },
+        Coded { coded: Coded<B>, bound: Bound, _place: OwnedSemaphorePermit },
         Broken,
     }
 }
@@ -284,7 +313,7 @@ where
         let error: BoxError = match kind.as_mut().project() {
             KindProj::Broken => return Poll::Ready(None),
             KindProj::Plain { body } => return compression::poll_plain(body, cx),
-            KindProj::Coded { coded, bound } => match ready!(coded.poll_frame(cx)) {
+            KindProj::Coded { coded, bound, .. } => match ready!(coded.poll_frame(cx)) {
                 None => return Poll::Ready(None),
                 Some(Ok(frame)) => {
                     let made = frame.data_ref().map_or(0, Bytes::len);
@@ -449,6 +478,35 @@ mod tests {
         for name in ["gzip", "x"] {
             assert_eq!(run(options.clone(), &[name], vec![]).await, (200, None, vec![]));
         }
+    }
+
+    #[tokio::test]
+    async fn no_more_at_once_than_may() {
+        // keeps the bodies, and reads none
+        let kept = std::sync::Mutex::new(Vec::new());
+        let service = service_fn(|request: Request<DecompressedBody<Full<Bytes>>>| {
+            kept.lock().unwrap().push(request.into_body());
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+        });
+        let options = RequestDecompressionOptions::default().with_max_at_once(2);
+        let layer = RequestDecompressionLayer::new(options);
+        let ask = async |coding: &'static str| {
+            let mut request = Request::post("/").body(Full::from(gzip(b"text"))).unwrap();
+            request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
+            // clones share the places
+            layer.clone().layer(service).oneshot(request).await.unwrap()
+        };
+        for expected in [200, 200, 503] {
+            assert_eq!(ask("gzip").await.status(), expected);
+        }
+        let busy = ask("gzip").await;
+        assert_eq!(busy.headers()[http::header::RETRY_AFTER], "1");
+        assert!(busy.extensions().get::<OwnAnswer>().is_some(), "a cache outside keeps nothing of it");
+        assert_eq!(ask("identity").await.status(), 200, "what passes as it is needs no place");
+        let gone = kept.lock().unwrap().remove(0);
+        drop(gone);
+        assert_eq!(ask("gzip").await.status(), 200);
+        assert_eq!(ask("gzip").await.status(), 503);
     }
 
     #[tokio::test]

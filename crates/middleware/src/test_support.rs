@@ -1,6 +1,15 @@
 //! What the unit tests of several layers need.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    marker::PhantomData,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -60,6 +69,44 @@ where
 
     fn call(&mut self, request: Request<()>) -> Self::Future {
         std::future::ready(Ok((self.0)(request)))
+    }
+}
+
+/// A service that has to be asked whether it is ready before each call, and each of its clones by itself.
+pub(crate) struct NotReady<B> {
+    calls: Arc<AtomicUsize>,
+    is_ready: bool,
+    body: PhantomData<fn() -> B>,
+}
+
+impl<B> NotReady<B> {
+    /// With the count of its calls.
+    pub(crate) fn new() -> (Self, Arc<AtomicUsize>) {
+        let calls = Arc::default();
+        (Self { calls: Arc::clone(&calls), is_ready: false, body: PhantomData }, calls)
+    }
+}
+
+impl<B> Clone for NotReady<B> {
+    fn clone(&self) -> Self {
+        Self { calls: Arc::clone(&self.calls), is_ready: false, body: PhantomData }
+    }
+}
+
+impl<B: Default> Service<Request<()>> for NotReady<B> {
+    type Response = Response<B>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<B>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.is_ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        assert!(std::mem::take(&mut self.is_ready), "called without being ready");
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok(Response::new(B::default())))
     }
 }
 

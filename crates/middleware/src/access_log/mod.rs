@@ -10,8 +10,8 @@
 //! **Readiness.** `poll_ready` waits while the sink asks for it ([`Sink::wait`]), before the inner service is asked, and so before a request counts
 //! as begun. A sink that never asks costs nothing.
 //!
-//! Memory: the target and four field values are kept until then, by reference count; a protocol driver that hands out
-//! slices of its read buffer can't reuse that buffer before. Without a `ConnInfo` the record has no address.
+//! Memory: the target and three field values (`Host`, `User-Agent`, `Referer`), and what [`RecordOptions`] ask for, are kept until then, by reference count; a
+//! protocol driver that hands out slices of its read buffer can't reuse that buffer before. Without a `ConnInfo` the record has no address.
 
 mod body;
 mod details;

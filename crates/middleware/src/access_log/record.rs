@@ -45,7 +45,7 @@ pub struct AccessRecord {
     pub user_agent: Option<HeaderValue>,
     /// The Referer field.
     pub referer: Option<HeaderValue>,
-    /// The client: [`crate::ClientIp`], or else the connection's peer.
+    /// The client: [`crate::ClientIp`], or else the connection's peer. `None` without either, and for peers on unix sockets, which have no address.
     pub client_ip: Option<IpAddr>,
     /// The connection.
     pub conn: Option<Arc<ConnInfo>>,

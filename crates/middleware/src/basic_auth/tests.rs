@@ -1,9 +1,10 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use http_body_util::Empty;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
+use crate::test_support::NotReady;
 
 type Body = Empty<bytes::Bytes>;
 
@@ -174,9 +175,21 @@ async fn no_more_wait_than_may_and_who_leaves_makes_room() {
     assert!(futures_poll(&mut third).is_pending());
     drop(hold);
     assert_eq!(third.await, Verdict::Right("alice".into()));
-    let busy: Response<Body> = early::come_again();
-    assert_eq!(busy.status(), 503);
-    assert_eq!(busy.headers()["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn who_finds_no_place_is_told_to_come_again() {
+    let options = BasicAuthOptions::default().with_max_hashing(1).with_max_waiting(0);
+    let layer = BasicAuthLayer::new(&options, UserStore::new(users(&[("alice", "a")])));
+    let hold = layer.shared.checker.hold_all().await;
+    // right or wrong, since nobody has looked
+    for pair in ["alice:a", "alice:b"] {
+        let busy = send(&layer, basic(pair)).await;
+        assert_eq!((busy.status().as_u16(), &busy.headers()["retry-after"]), (503, &HeaderValue::from(1)));
+        assert!(!busy.headers().contains_key(WWW_AUTHENTICATE));
+    }
+    drop(hold);
+    assert_eq!(send(&layer, basic("alice:a")).await.status(), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,32 +211,9 @@ fn futures_poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 
 #[tokio::test]
 async fn the_service_that_was_ready_gets_the_request() {
-    #[derive(Default)]
-    struct NotReady(Arc<AtomicUsize>, bool);
-    impl Clone for NotReady {
-        fn clone(&self) -> Self {
-            Self(Arc::clone(&self.0), false)
-        }
-    }
-    impl Service<Request<()>> for NotReady {
-        type Response = Response<Body>;
-        type Error = std::convert::Infallible;
-        type Future = std::future::Ready<Result<Response<Body>, Self::Error>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-            self.1 = true;
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, _: Request<()>) -> Self::Future {
-            assert!(self.1, "called without being ready");
-            self.0.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(Ok(Response::new(Body::new())))
-        }
-    }
-    let calls = Arc::new(AtomicUsize::new(0));
+    let (inner, calls) = NotReady::<Body>::new();
     let layer = BasicAuthLayer::new(&BasicAuthOptions::default(), UserStore::new(users(&[("a", "a")])));
-    let mut service = layer.layer(NotReady(Arc::clone(&calls), false));
+    let mut service = layer.layer(inner);
     for calls_now in 1..=2 {
         let response = service.ready().await.unwrap().call(basic("a:a")).await.unwrap();
         assert_eq!(response.status(), 200);

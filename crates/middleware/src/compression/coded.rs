@@ -9,6 +9,7 @@ use std::{
 
 use async_compression::{
     Level,
+    brotli::EncoderParams,
     tokio::bufread::{BrotliDecoder, BrotliEncoder, GzipDecoder, GzipEncoder, ZstdDecoder, ZstdEncoder},
     zstd::{CParameter, DParameter},
 };
@@ -28,6 +29,9 @@ const CHUNK: usize = 16 << 10;
 
 /// RFC 9659 section 3: with the coding `zstd`, 8 MiB is the largest window that a decoder has to have.
 const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// 512 KiB, as nginx's module has it: an encoder holds its window twice, and text repeats itself within less.
+const BROTLI_WINDOW_LOG: i32 = 19;
 
 pin_project! {
     /// The bytes of a body; its trailers are kept for the end.
@@ -141,7 +145,10 @@ impl<R: AsyncBufRead> Coder<R> {
         let precise = Level::Precise(level);
         match coding {
             Coding::Gzip => Self::ToGzip(Box::pin(GzipEncoder::with_quality(reader, precise))),
-            Coding::Brotli => Self::ToBrotli(Box::pin(BrotliEncoder::with_quality(reader, precise))),
+            Coding::Brotli => {
+                let params = EncoderParams::default().quality(precise).window_size(BROTLI_WINDOW_LOG);
+                Self::ToBrotli(Box::pin(BrotliEncoder::with_params(reader, params)))
+            }
             Coding::Zstd if level >= 17 => {
                 // from this level on the window would be larger than what every decoder has to have
                 let window = [CParameter::window_log(ZSTD_WINDOW_LOG)];

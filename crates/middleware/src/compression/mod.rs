@@ -22,8 +22,8 @@
 //! in it. Where a response has both a secret (a CSRF token) and what a stranger can choose (a search term), leave compression off for that
 //! route, or mask the secret anew for each response. TLS does not help.
 //!
-//! **Memory**, for each response that is being compressed: about 0.3 MiB for gzip, and for the default levels up to 3 MiB for Zstandard and 6 MiB for Brotli; far more at
-//! the highest levels. What is not compressed passes as it is, without an allocation.
+//! **Memory**, for each response that is being compressed: about 0.5 MiB for gzip, and for the default levels up to 3.5 MiB for Zstandard and as much for Brotli, whose
+//! window is 512 KiB; far more at the highest levels. [`CompressionOptions::max_at_once`] bounds how many there are. What is not compressed passes as it is, without an allocation.
 
 mod coded;
 mod fields;
@@ -41,6 +41,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::IF_NONE_MATCH};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::sync::OwnedSemaphorePermit;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -154,14 +155,18 @@ where
         }
         let kind = match this.coding.filter(|_| may_be) {
             None => Kind::Plain { body },
-            Some(coding) => {
+            Some(coding) if *this.is_head => {
                 fields::coded(&mut parts.headers, coding);
-                if *this.is_head {
-                    Kind::Plain { body }
-                } else {
-                    Kind::Coded { coded: Coded::encode(body, coding, this.compiled.options.level(coding)) }
-                }
+                Kind::Plain { body }
             }
+            Some(coding) => match Arc::clone(&this.compiled.places).try_acquire_owned() {
+                Err(_) => Kind::Plain { body },
+                Ok(place) => {
+                    fields::coded(&mut parts.headers, coding);
+                    let level = this.compiled.options.level(coding);
+                    Kind::Coded { coded: Coded::encode(body, coding, level), _place: place }
+                }
+            },
         };
         Poll::Ready(Ok(Response::from_parts(parts, CompressedBody { kind })))
     }
@@ -179,7 +184,7 @@ pin_project! {
     #[project = KindProj]
     enum Kind<B: Body> {
         Plain { #[pin] body: B },
-        Coded { coded: Coded<B> },
+        Coded { coded: Coded<B>, _place: OwnedSemaphorePermit },
     }
 }
 
@@ -220,7 +225,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
             KindProj::Plain { body } => poll_plain(body, cx),
-            KindProj::Coded { coded } => coded.poll_frame(cx).map(|frame| {
+            KindProj::Coded { coded, .. } => coded.poll_frame(cx).map(|frame| {
                 frame.map(|frame| {
                     frame.map_err(|error| match error {
                         CodedError::Body(error) => error,
@@ -234,7 +239,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Plain { body } => body.is_end_stream(),
-            Kind::Coded { coded } => coded.is_done(),
+            Kind::Coded { coded, .. } => coded.is_done(),
         }
     }
 

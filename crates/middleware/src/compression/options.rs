@@ -1,6 +1,9 @@
 //! What is compressed, and how.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
+use tokio::sync::Semaphore;
 
 use super::Coding;
 
@@ -22,6 +25,10 @@ pub struct CompressionOptions {
     pub brotli_level: u8,
     /// The level of Zstandard, 1 to 19. Default 3.
     pub zstd_level: u8,
+    /// How many responses are compressed at once, by all clones of a layer; past it a response goes out as it is. A client that takes nothing of what
+    /// it asked for holds its encoder, so this bounds the memory of all: with the default levels up to 3.5 MiB for each, 0.9 GiB for the default of 256. That is
+    /// more than cores keep busy, with room for clients that read slowly. 0 compresses nothing.
+    pub max_at_once: usize,
 }
 
 impl Default for CompressionOptions {
@@ -48,6 +55,7 @@ impl Default for CompressionOptions {
             gzip_level: 5,
             brotli_level: 4,
             zstd_level: 3,
+            max_at_once: 256,
         }
     }
 }
@@ -85,6 +93,13 @@ impl CompressionOptions {
         self
     }
 
+    /// Sets [`CompressionOptions::max_at_once`].
+    #[must_use]
+    pub fn with_max_at_once(mut self, max_at_once: usize) -> Self {
+        self.max_at_once = max_at_once;
+        self
+    }
+
     pub(super) fn level(&self, coding: Coding) -> i32 {
         match coding {
             Coding::Gzip => self.gzip_level.min(9).into(),
@@ -99,12 +114,15 @@ impl CompressionOptions {
 pub(super) struct Compiled {
     pub(super) options: CompressionOptions,
     pub(super) types: Types,
+    /// For encoders.
+    pub(super) places: Arc<Semaphore>,
 }
 
 impl Compiled {
     pub(super) fn new(options: CompressionOptions) -> Self {
         let types = Types(options.types.iter().map(|pattern| Pattern::new(pattern)).collect());
-        Self { options, types }
+        let places = crate::places(options.max_at_once);
+        Self { options, types, places }
     }
 }
 

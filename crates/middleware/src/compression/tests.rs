@@ -191,6 +191,29 @@ async fn a_body_that_fails_is_not_taken_for_whole() {
 }
 
 #[tokio::test]
+async fn past_so_many_at_once_a_response_goes_out_as_it_is() {
+    let layer = CompressionLayer::new(CompressionOptions::default().with_max_at_once(2));
+    let ask = async || {
+        // clones share the places
+        through(&layer.clone(), answer(&[]), asked(&[("accept-encoding", "br")])).await
+    };
+    let is_coded = |response: &Response<_>| response.headers().contains_key("content-encoding");
+    let (one, two, three) = (ask().await, ask().await, ask().await);
+    assert!(is_coded(&one) && is_coded(&two) && !is_coded(&three));
+    assert!(three.headers()["vary"] == "accept-encoding" && three.headers()["etag"] == "\"a\"");
+    assert_eq!(three.into_body().collect().await.unwrap().to_bytes(), text());
+    // what has no body to encode needs no place, and a body that is gone has given its back
+    let mut head = asked(&[("accept-encoding", "br")]);
+    *head.method_mut() = Method::HEAD;
+    assert!(is_coded(&through(&layer, answer(&[]), head).await));
+    drop(one);
+    let four = ask().await;
+    assert!(is_coded(&four) && !is_coded(&ask().await));
+    let none = CompressionLayer::new(CompressionOptions::default().with_max_at_once(0));
+    assert!(!is_coded(&through(&none, answer(&[]), asked(&[("accept-encoding", "br")])).await));
+}
+
+#[tokio::test]
 async fn the_service_that_was_ready_is_called() {
     let (mock, mut handle) = tower_test::mock::pair::<Request<()>, Response<Full<Bytes>>>();
     let mut service = CompressionLayer::default().layer(mock);

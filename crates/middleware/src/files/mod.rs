@@ -13,10 +13,12 @@
 //! gets them, if they are not older.
 //!
 //! **Threads.** Every look at the file system runs on tokio's threads for what blocks, one task for the head with the first 128 KiB and one for each piece after
-//! that. Their number is bounded by the runtime (512 by default). **Memory**: a piece for each response, and a descriptor.
+//! that; [`FileOptions::max_jobs`] at once, and none for a request that is given up before its turn. While a client reads, its response has no thread.
+//! **Memory**: a piece for each response, and a descriptor.
 
 mod conditions;
 mod content_type;
+mod jobs;
 mod open;
 mod path;
 
@@ -42,18 +44,18 @@ use http::{
     },
 };
 use http_body::{Body, Frame, SizeHint};
-use tokio::task::{JoinHandle, spawn_blocking};
 use tower_service::Service;
 use tracing::warn;
 
 use self::{
     conditions::{Part, Verdict, Version},
+    jobs::{Job, Jobs},
     open::{Found, Outcome},
     path::Below,
 };
 use crate::{
     coding::{self, Coding},
-    early::{EarlyFuture, empty},
+    early::{self, EarlyFuture},
 };
 
 /// What is served, and how.
@@ -74,6 +76,12 @@ pub struct FileOptions {
     pub precompressed: Vec<Coding>,
     /// `Cache-Control` of what is served. Default `None`: caches ask by the tag whenever they like.
     pub cache_control: Option<HeaderValue>,
+    /// How many looks at the file system are taken at once, by all clones of a service. Default 64, at least 1: more keeps no disk busier, and one that hangs then
+    /// leaves the other threads of the runtime (512 by default) to the rest of the program. The next wait for their turn.
+    pub max_jobs: usize,
+    /// How many requests wait for their turn; the next is answered 503 with `Retry-After`. Default 1024: a page may ask for a hundred files at once, and what a thousand wait for
+    /// is a disk that hangs. Each takes what its request takes. Responses that have begun wait too, and are not counted.
+    pub max_waiting: usize,
 }
 
 impl FileOptions {
@@ -87,6 +95,8 @@ impl FileOptions {
             hidden: false,
             precompressed: vec![Coding::Zstd, Coding::Brotli, Coding::Gzip],
             cache_control: None,
+            max_jobs: 64,
+            max_waiting: 1024,
         }
     }
 
@@ -132,6 +142,20 @@ impl FileOptions {
         self
     }
 
+    /// Sets [`FileOptions::max_jobs`].
+    #[must_use]
+    pub fn with_max_jobs(mut self, max_jobs: usize) -> Self {
+        self.max_jobs = max_jobs;
+        self
+    }
+
+    /// Sets [`FileOptions::max_waiting`].
+    #[must_use]
+    pub fn with_max_waiting(mut self, max_waiting: usize) -> Self {
+        self.max_waiting = max_waiting;
+        self
+    }
+
     fn below(&self, path: &str) -> Option<Below> {
         let path = match &self.strip_prefix {
             None => path,
@@ -149,12 +173,14 @@ impl FileOptions {
 #[derive(Clone, Debug)]
 pub struct ServeFiles {
     options: Arc<FileOptions>,
+    jobs: Jobs,
 }
 
 impl ServeFiles {
     /// As the options say. Nothing is opened before a request comes.
     pub fn new(options: FileOptions) -> Self {
-        Self { options: Arc::new(options) }
+        let jobs = Jobs::new(options.max_jobs, options.max_waiting);
+        Self { options: Arc::new(options), jobs }
     }
 
     /// The answer to this request, whose body is not looked at.
@@ -175,11 +201,21 @@ impl ServeFiles {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: looked_at(request.headers()),
+            jobs: self.jobs.clone(),
         };
         let options = Arc::clone(&self.options);
-        let task = spawn_blocking(move || asked.answer());
-        ServeFuture(EarlyFuture::inner(Looking { task, options }))
+        match self.jobs.begin(move || asked.answer()) {
+            Some(job) => ServeFuture(EarlyFuture::inner(Looking { job, options })),
+            None => answered(early::come_again()),
+        }
     }
+}
+
+/// An answer of this status, without a body. It is the service's, and so without [`early::OwnAnswer`]: nobody is behind this one.
+fn empty(status: StatusCode) -> Response<FileBody> {
+    let mut response = Response::new(FileBody::default());
+    *response.status_mut() = status;
+    response
 }
 
 /// The fields of a request that decide what is served.
@@ -210,7 +246,7 @@ impl Future for ServeFuture {
 /// The look at the file system.
 #[derive(Debug)]
 struct Looking {
-    task: JoinHandle<io::Result<Response<FileBody>>>,
+    job: Job<io::Result<Response<FileBody>>>,
     options: Arc<FileOptions>,
 }
 
@@ -218,7 +254,7 @@ impl Future for Looking {
     type Output = Result<Response<FileBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(match ready!(Pin::new(&mut self.task).poll(cx)) {
+        Poll::Ready(Ok(match ready!(Pin::new(&mut self.job).poll(cx)) {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 warn!(root = %self.options.root.display(), %error, "a file could not be served");
@@ -254,6 +290,7 @@ struct Asked {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    jobs: Jobs,
 }
 
 impl Asked {
@@ -330,8 +367,8 @@ impl Asked {
         }
         if self.method != Method::HEAD {
             let (bytes, rest) = open::begin(found.file, from, count)?;
-            *response.body_mut() =
-                FileBody { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: rest.into() };
+            let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+            *response.body_mut() = FileBody { bytes, rest: Rest::of(rest, &self.jobs) };
         }
         Ok(response)
     }
@@ -362,13 +399,16 @@ pub struct FileBody {
 enum Rest {
     #[default]
     None,
+    /// For the client, without a place among the jobs.
     Waiting {
         file: File,
         left: u64,
+        jobs: Jobs,
     },
     Reading {
-        task: JoinHandle<io::Result<(File, Bytes)>>,
+        job: Job<io::Result<(File, Bytes)>>,
         left: u64,
+        jobs: Jobs,
     },
 }
 
@@ -382,9 +422,9 @@ impl FileBody {
     }
 }
 
-impl From<Option<(File, u64)>> for Rest {
-    fn from(rest: Option<(File, u64)>) -> Self {
-        rest.map_or(Self::None, |(file, left)| Self::Waiting { file, left })
+impl Rest {
+    fn of(rest: Option<(File, u64)>, jobs: &Jobs) -> Self {
+        rest.map_or(Self::None, |(file, left)| Self::Waiting { file, left, jobs: jobs.clone() })
     }
 }
 
@@ -402,12 +442,13 @@ impl Body for FileBody {
         loop {
             match std::mem::take(&mut self.rest) {
                 Rest::None => return Poll::Ready(None),
-                Rest::Waiting { file, left } => {
-                    self.rest = Rest::Reading { task: spawn_blocking(move || open::read(file, left)), left };
+                Rest::Waiting { file, left, jobs } => {
+                    let job = jobs.go_on(move || open::read(file, left));
+                    self.rest = Rest::Reading { job, left, jobs };
                 }
-                Rest::Reading { mut task, left } => {
-                    let Poll::Ready(done) = Pin::new(&mut task).poll(cx) else {
-                        self.rest = Rest::Reading { task, left };
+                Rest::Reading { mut job, left, jobs } => {
+                    let Poll::Ready(done) = Pin::new(&mut job).poll(cx) else {
+                        self.rest = Rest::Reading { job, left, jobs };
                         return Poll::Pending;
                     };
                     let (file, bytes) = match done.unwrap_or_else(|error| Err(io::Error::other(error))) {
@@ -415,7 +456,7 @@ impl Body for FileBody {
                         Err(error) => return Poll::Ready(Some(Err(error))),
                     };
                     let left = left - bytes.len() as u64;
-                    self.rest = (left > 0).then_some((file, left)).into();
+                    self.rest = Rest::of((left > 0).then_some((file, left)), &jobs);
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
             }

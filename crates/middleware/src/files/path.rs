@@ -1,5 +1,7 @@
 //! From the path of a URI to one below the root, without the file system.
 
+use crate::percent;
+
 /// Where a path leads, relative to the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Below {
@@ -32,18 +34,10 @@ pub(super) fn below(path: &str, hidden: bool) -> Option<Below> {
 }
 
 fn decode(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let (high, low) = (digit()?, digit()?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    String::from_utf8(bytes).ok()
+    let octets = percent::octets(segment.as_bytes());
+    // a percent sign that encodes nothing is malformed
+    let octets = octets.map(|octet| (octet != (b'%', false)).then_some(octet.0));
+    String::from_utf8(octets.collect::<Option<_>>()?).ok()
 }
 
 #[cfg(test)]

@@ -169,10 +169,16 @@ async fn links_lead_nowhere_else() {
 #[tokio::test]
 async fn a_pipe_keeps_nobody_waiting() {
     let site = Site::new();
-    let made = std::process::Command::new("mkfifo").arg(site.0.join("root/pipe")).status();
-    if made.is_ok_and(|made| made.success()) {
-        assert_eq!(ask(site.options(), "GET", "/pipe", &[]).await.0, 404);
-    }
+    let pipe = site.0.join("root/pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+    assert!(made.success(), "{made}");
+    let asked = ask(site.options(), "GET", "/pipe", &[]);
+    let Ok((status, ..)) = tokio::time::timeout(Duration::from_secs(10), asked).await else {
+        // who waits for somebody at the other end goes on, or the runtime would wait for him
+        drop(File::options().write(true).open(&pipe));
+        panic!("it waits for the pipe");
+    };
+    assert_eq!(status, 404);
 }
 
 #[tokio::test]
@@ -256,6 +262,52 @@ async fn large_files_come_in_pieces_and_a_shorter_one_is_an_error() {
     }
     assert_eq!(last, Some(Err(io::ErrorKind::UnexpectedEof)));
     assert!(Path::new(&site.0).exists());
+}
+
+#[tokio::test]
+async fn places_are_for_who_looks_and_not_for_who_reads() {
+    let site = Site::new();
+    let large = "0123456789abcdef".repeat(64 << 10);
+    site.put("root/large.bin", &large);
+    let files = ServeFiles::new(site.options().with_max_jobs(1).with_max_waiting(1));
+    let serve = |path: &str| files.clone().serve(&Request::get(path).body(()).unwrap());
+    // a client that reads slowly keeps nobody out
+    let Ok(response) = serve("/large.bin").await;
+    let mut slow = response.into_body();
+    assert!(slow.frame().await.unwrap().is_ok());
+    let Ok(response) = serve("/a.txt").await;
+    assert_eq!(response.status(), 200);
+    let held = files.jobs.hold(1);
+    let waits = serve("/a.txt");
+    let Ok(busy) = serve("/a.txt").await;
+    assert_eq!((busy.status().as_u16(), &busy.headers()["retry-after"]), (503, &HeaderValue::from(1)));
+    // a response that has begun waits for its turn as well
+    let read = tokio::spawn(slow.collect());
+    tokio::task::yield_now().await;
+    drop(held);
+    let Ok(response) = waits.await;
+    assert_eq!(response.status(), 200);
+    let rest = read.await.unwrap().unwrap().to_bytes();
+    assert!(large.as_bytes().ends_with(&rest) && large.len() > rest.len());
+}
+
+#[tokio::test]
+async fn its_answers_are_the_services() {
+    let site = Site::new();
+    for (method, path, field, status) in [
+        ("POST", "/", None, 405),
+        ("GET", "/..", None, 404),
+        ("GET", "/nothing", None, 404),
+        ("GET", "/dir", None, 301),
+        ("GET", "/a.txt", Some(("if-match", "\"x\"")), 412),
+        ("GET", "/a.txt", Some(("range", "bytes=10-")), 416),
+    ] {
+        let mut request = Request::builder().method(method).uri(path);
+        request = field.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        let Ok(response) = ServeFiles::new(site.options()).serve(&request.body(()).unwrap()).await;
+        assert_eq!(response.status(), status);
+        assert!(response.extensions().get::<early::OwnAnswer>().is_none(), "{method} {path}");
+    }
 }
 
 #[tokio::test]

@@ -9,12 +9,11 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Method, Request, header::HOST};
-use portcullis_conn::Transport;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     Action, CidrSet, ClientSet, FieldPattern, PathPattern, Rule,
-    path::{Prefixes, Readings, Written, trimmed},
+    path::{Prefixes, Readings, Written, is_under, trimmed},
 };
 #[cfg(feature = "country")]
 use super::{Countries, CountryCode};
@@ -121,7 +120,7 @@ impl<'r, B> Facts<'r, B> {
         }
     }
 
-    fn path(&self) -> &Readings<'r> {
+    pub(super) fn path(&self) -> &Readings<'r> {
         self.path.get_or_init(|| Readings::of(self.request.uri().path().as_bytes()))
     }
 
@@ -142,12 +141,6 @@ impl<'r, B> Facts<'r, B> {
 
     fn client(&self) -> Option<IpAddr> {
         *self.client.get_or_init(|| crate::client_ip(self.request.extensions()))
-    }
-
-    /// RFC 9000 section 8.1: until the handshake is complete an address may be anybody's.
-    fn may_be_forged(&self) -> bool {
-        crate::conn_info(self.request.extensions())
-            .is_some_and(|info| info.transport == Transport::Quic && info.is_early())
     }
 }
 
@@ -283,7 +276,7 @@ impl Compiled {
         (self.methods.is_empty() || self.methods.contains(crate::method_of(facts.request)))
             && (self.hosts.is_empty() || self.host(facts.request))
             && (self.paths.is_empty() || self.path(facts.path()))
-            && self.clients.as_ref().is_none_or(|clients| self.client(facts, |ip| clients.contains(ip)))
+            && self.clients.as_ref().is_none_or(|own| facts.client().is_some_and(|ip| own.contains(ip)))
             && self.country(facts)
             && self.fields.iter().all(|(name, field)| self.field(facts.request, name, field))
             && self.query.as_ref().is_none_or(|regex| {
@@ -310,11 +303,14 @@ impl Compiled {
             }
             Path::Exact(written) => readings.agree(written, |path, own| trimmed(path) == own),
             Path::Prefix { written, cover } if self.denies => {
-                cover.cover_readings(readings) || readings.any(|path| written.any(|own| is_under(path, own)))
+                cover.cover(readings) || readings.any(|path| written.any(|own| is_under(path, own)))
             }
             Path::Prefix { written, .. } => readings.agree(written, is_under),
             Path::Regex(regex) => {
-                let matches = |path: &[u8]| regex.is_match(path) || regex.is_match(trimmed(path));
+                let matches = |path: &[u8]| {
+                    let without = trimmed(path);
+                    regex.is_match(path) || (without.len() < path.len() && regex.is_match(without))
+                };
                 if self.denies { readings.any(matches) } else { readings.every(matches) }
             }
         })
@@ -328,14 +324,10 @@ impl Compiled {
         })
     }
 
-    fn client<B>(&self, facts: &Facts<'_, B>, holds: impl Fn(IpAddr) -> bool) -> bool {
-        facts.client().is_some_and(holds) && (self.denies || !facts.may_be_forged())
-    }
-
     #[cfg(feature = "country")]
     fn country<B>(&self, facts: &Facts<'_, B>) -> bool {
         self.countries.as_ref().is_none_or(|(database, wanted)| {
-            self.client(facts, |ip| {
+            facts.client().is_some_and(|ip| {
                 let country = facts.country.get_or_init(|| database.country(ip));
                 country.is_some_and(|country| wanted.contains(&country))
             })
@@ -360,17 +352,12 @@ impl Compiled {
 
 impl Path {
     fn new(rule: usize, pattern: &PathPattern) -> Result<Self, FilterError> {
-        let written = |text: &str| {
-            let text =
-                if text.starts_with('/') { Cow::Borrowed(text) } else { Cow::Owned(format!("/{text}")) };
-            Written::of(text.as_bytes())
-        };
         Ok(match pattern {
-            PathPattern::Exact(text) => Self::Exact(written(text)),
+            PathPattern::Exact(text) => Self::Exact(Written::of(text)),
             PathPattern::Prefix(text) => {
                 let mut cover = Prefixes::default();
                 cover.insert(text);
-                Self::Prefix { written: written(text), cover }
+                Self::Prefix { written: Written::of(text), cover }
             }
             PathPattern::Glob(text) if text.len() > MAX_PATTERN => {
                 return Err(FilterError::TooLong { rule });
@@ -404,11 +391,6 @@ fn builder(pattern: &str) -> RegexBuilder {
 fn build(rule: usize, pattern: &str, builder: &RegexBuilder) -> Result<Regex, FilterError> {
     let wrong = |source| FilterError::Regex { rule, pattern: pattern.to_owned(), source: Box::new(source) };
     builder.build().map_err(wrong)
-}
-
-/// Whether a path is this prefix, which has no trailing slash, or below it.
-fn is_under(path: &[u8], prefix: &[u8]) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// All rules made ready.

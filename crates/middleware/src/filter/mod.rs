@@ -7,6 +7,7 @@
 //! encodings, dot segments and repeated slashes don't slip past. Where servers are known to disagree about what a path means, all their readings
 //! are made: a rule that denies matches if any reading does, a rule that allows only if every reading does. So whichever of them the service behind
 //! has, a request is never let through by a rule that it would not have matched, nor past one that it would have.
+//! There are up to 50 readings, so a path that has more than one and is longer than 8 KiB is not read: it counts as denied wherever a path is, and as allowed nowhere.
 //! Letter case is kept: a service that ignores case needs its paths denied in each spelling, or `(?i)`, or better its own check.
 //!
 //! **Clients** are known by [`crate::ClientIp`] where somebody put one into the request's extensions, else by the peer of
@@ -43,10 +44,11 @@ pub use self::{
     rule::{Action, CountryCode, FieldPattern, FilterOptions, PathPattern, Rule},
 };
 pub use crate::cidr::{CidrSet, ClientSet, InvalidNetwork};
+pub(crate) use path::AllowedPaths;
 
 use self::{
     compiled::{Compiled, Facts},
-    path::Prefixes,
+    path::{Prefixes, Readings},
 };
 
 /// Rules made ready. Cheap to clone.
@@ -60,7 +62,7 @@ pub struct FilterRules {
 impl FilterRules {
     /// Denies everything at and under these prefixes: `/admin` denies `/admin`, `/admin/` and `/admin/x`, not
     /// `/administrator`. A prefix is read as paths are (`/a%20b` denies `/a b` to servers that decode), a leading slash is added and trailing ones are dropped;
-    /// `/` denies everything, and so does an empty prefix. Every prefix costs its length in memory, and a request's cost does not depend on how
+    /// `/` denies everything, and so does an empty prefix. A path longer than 8 KiB that servers may read in different ways is under each prefix. Every prefix costs its length in memory, and a request's cost does not depend on how
     /// many there are.
     pub fn deny_prefixes(prefixes: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let mut set = Prefixes::default();
@@ -87,21 +89,19 @@ impl FilterRules {
 
     /// Whether this path, without its query, is under a denied prefix.
     pub fn denies(&self, path: &str) -> bool {
-        !self.prefixes.is_empty() && self.prefixes.cover(path)
+        !self.prefixes.is_empty() && self.prefixes.cover(&Readings::of(path.as_bytes()))
     }
 
     /// What happens to a request, and which rule says so, from 1; 0 is a denied prefix, `None` that no rule matches.
     pub fn decide<B>(&self, request: &Request<B>) -> (Action, Option<usize>) {
-        if self.denies(request.uri().path()) {
+        // the path is read once, for the prefixes and all rules
+        let facts = Facts::of(request);
+        if !self.prefixes.is_empty() && self.prefixes.cover(facts.path()) {
             return (Action::Deny(StatusCode::NOT_FOUND), Some(0));
         }
-        if let Some(rules) = &self.rules {
-            let facts = Facts::of(request);
-            if let Some((at, rule)) = rules.iter().enumerate().find(|(_, rule)| rule.matches(&facts)) {
-                return (rule.action, Some(at + 1));
-            }
-        }
-        (self.default, None)
+        let mut rules = self.rules.iter().flat_map(|rules| rules.iter().enumerate());
+        let first = rules.find(|(_, rule)| rule.matches(&facts));
+        first.map_or((self.default, None), |(at, rule)| (rule.action, Some(at + 1)))
     }
 }
 

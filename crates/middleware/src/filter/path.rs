@@ -8,8 +8,8 @@ mod readings;
 
 use std::collections::HashSet;
 
-pub(super) use self::readings::{Readings, Written, trimmed};
-use self::readings::{Texts, Walk, is_plain};
+pub(super) use self::readings::{Readings, Written, is_under, trimmed};
+use self::readings::{Texts, Walk};
 
 /// Prefixes in normal form: without a trailing slash, so that the root is empty.
 #[derive(Debug, Default)]
@@ -41,17 +41,12 @@ impl Prefixes {
         self.set.is_empty()
     }
 
-    /// Whether one of the prefixes covers the path in one of its readings.
-    pub(super) fn cover(&self, path: &str) -> bool {
-        let path = path.as_bytes();
-        if is_plain(path) { self.cover_plain(path) } else { self.cover_texts(&Texts::of(path)) }
-    }
-
-    /// As [`Self::cover`], of a path that is read already.
-    pub(super) fn cover_readings(&self, readings: &Readings<'_>) -> bool {
-        match readings {
+    /// Whether one of the prefixes, of which there is one at least, covers the path in one of its readings.
+    pub(super) fn cover(&self, path: &Readings<'_>) -> bool {
+        match path {
             Readings::Plain(path) => self.cover_plain(path),
             Readings::Odd(odd) => self.cover_texts(&odd.texts),
+            Readings::TooLong => true,
         }
     }
 
@@ -74,11 +69,34 @@ impl Prefixes {
     }
 }
 
+/// Paths that are let through with all below them, as a rule that allows has them: only if every reading of a path is below the same reading of
+/// one of these.
+#[derive(Debug)]
+pub(crate) struct AllowedPaths(Box<[Written]>);
+
+impl AllowedPaths {
+    pub(crate) fn new(paths: &[String]) -> Self {
+        Self(paths.iter().map(|path| Written::of(path)).collect())
+    }
+
+    pub(crate) fn allow(&self, path: &str) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let readings = Readings::of(path.as_bytes());
+        self.0.iter().any(|own| readings.agree(own, is_under))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{readings::is_plain, *};
+
+    fn covers(set: &Prefixes, path: &str) -> bool {
+        set.cover(&Readings::of(path.as_bytes()))
+    }
 
     fn prefixes(list: &[&str]) -> Prefixes {
         let mut set = Prefixes::default();
@@ -143,7 +161,7 @@ mod tests {
             "/x%2fy%5c..%5cadmin",
         ];
         for path in denied {
-            assert!(set.cover(path), "{path}");
+            assert!(covers(&set, path), "{path}");
         }
         let passed = [
             "/",
@@ -167,7 +185,7 @@ mod tests {
             "/%E2%82%AC",
         ];
         for path in passed {
-            assert!(!set.cover(path), "{path}");
+            assert!(!covers(&set, path), "{path}");
         }
     }
 
@@ -177,10 +195,10 @@ mod tests {
             ["secret", "/secret", "/secret/", "//secret//", "/%73ecret", "/x/../secret", "/./secret/."]
         {
             let set = prefixes(&[prefix]);
-            assert!(set.cover("/secret/x"), "{prefix}");
-            assert!(!set.cover("/secrets"), "{prefix}");
+            assert!(covers(&set, "/secret/x"), "{prefix}");
+            assert!(!covers(&set, "/secrets"), "{prefix}");
         }
-        assert!(prefixes(&["/a b%2f"]).cover("/a b%2F/c"));
+        assert!(covers(&prefixes(&["/a b%2f"]), "/a b%2F/c"));
         let set = prefixes(&["/my%20admin", "/a%5cb", "/c%252fd"]);
         for path in [
             "/my%20admin",
@@ -194,16 +212,16 @@ mod tests {
             "/c/d",
             "/c%2fd;x",
         ] {
-            assert!(set.cover(path), "{path}");
+            assert!(covers(&set, path), "{path}");
         }
         for path in ["/my", "/my/admin", "/my%20admins", "/a", "/a/bc", "/c", "/c/e"] {
-            assert!(!set.cover(path), "{path}");
+            assert!(!covers(&set, path), "{path}");
         }
         // a prefix that some servers make something shorter of denies no more than is written
         let set = prefixes(&["/x;v=1", "/%2f..", "/..;"]);
-        assert!(set.cover("/x;v=1/a") && set.cover("/..;/a"));
+        assert!(covers(&set, "/x;v=1/a") && covers(&set, "/..;/a"));
         for path in ["/", "/x", "/x/a", "/a"] {
-            assert!(!set.cover(path), "{path}");
+            assert!(!covers(&set, path), "{path}");
         }
     }
 
@@ -212,7 +230,7 @@ mod tests {
         for root in ["/", "", "//", "/."] {
             let set = prefixes(&[root]);
             for path in ["/", "/x", "", "*", "/%41", "//"] {
-                assert!(set.cover(path), "{root} {path}");
+                assert!(covers(&set, path), "{root} {path}");
             }
         }
     }
@@ -240,7 +258,7 @@ mod tests {
         ) {
             let set = prefixes(&[name.as_str()]);
             let path = format!("{before}{}{after}", spell(&name, &choices));
-            prop_assert!(set.cover(&path), "{}", path);
+            prop_assert!(covers(&set, &path), "{}", path);
         }
 
         #[test]
@@ -250,13 +268,13 @@ mod tests {
                 let strict = Walk { drops_parameters: false, takes_backslashes: false };
                 let walked = set.cover_walk(strict, path.as_bytes(), &mut Vec::new());
                 prop_assert_eq!(set.cover_plain(path.as_bytes()), walked);
-                prop_assert_eq!(set.cover(&path), walked);
+                prop_assert_eq!(covers(&set, &path), walked);
             }
         }
 
         #[test]
         fn no_path_panics(path in "\\PC*") {
-            prefixes(&["/a"]).cover(&path);
+            covers(&prefixes(&["/a"]), &path);
         }
     }
 }

@@ -69,7 +69,8 @@ pub enum Action {
 pub struct Rule {
     /// What happens. Default [`Action::Allow`].
     pub action: Action,
-    /// Paths. A rule that denies matches if one of the readings of the path does (see the module), one that allows only if all do.
+    /// Paths. A rule that denies matches if one of the readings of the path does (see the module), one that allows only if all do. A path longer than
+    /// 8 KiB that has more than one reading is not read: each rule with paths that denies matches it, and none that allows.
     pub paths: Vec<PathPattern>,
     /// Methods, compared with letter case (RFC 9110 section 9.1). `GET` is not `HEAD`.
     pub methods: Vec<Method>,
@@ -86,10 +87,10 @@ pub struct Rule {
     /// Names of sets of networks, of those that [`FilterSets`](super::FilterSets) has. `clients` and these are one condition: the client is in
     /// one of all.
     ///
-    /// A client whose address is not known is in no network. A rule that allows doesn't match by an address before a QUIC handshake is complete
-    /// (0-RTT): until then it may be forged (RFC 9000 section 8.1).
+    /// A client whose address is not known is in no network. A request that comes before its handshake is complete (0-RTT) has the address that its
+    /// packets came from, which has to be proven by then (RFC 9000 section 8.1): portcullis-h3 hands out none without a token that proves it.
     pub client_sets: Vec<String>,
-    /// The client's countries, by the database in [`FilterSets`](super::FilterSets); the same holds for addresses not known and forged.
+    /// The client's countries, by the database in [`FilterSets`](super::FilterSets); one whose address is not known is in none.
     pub countries: Vec<CountryCode>,
 }
 

@@ -6,7 +6,7 @@ use tower::ServiceExt;
 use tower_test::mock;
 
 use super::*;
-use crate::test_support::{get, plain, secure, with_conn};
+use crate::test_support::{NotReady, conn, get, plain, secure, with_conn};
 
 type Body = Full<Bytes>;
 type Asked = mock::Mock<Request<()>, Response<Body>>;
@@ -74,6 +74,34 @@ async fn what_an_answer_does() {
         assert!(!response.headers().contains_key("x-told"));
         assert!(request.is_none(), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_request_goes_to_the_service_that_was_ready() {
+    use std::sync::atomic::Ordering;
+    use tower::Service;
+    let (asked, mut asks): (Asked, Asks) = mock::pair();
+    let (inner, calls) = NotReady::<Body>::new();
+    let mut service = ForwardAuthLayer::new(options(), asked).layer(inner);
+    for count in 1..=3 {
+        let response = service.ready().await.unwrap().call(get("/"));
+        let (response, ()) = tokio::join!(response, async {
+            asks.next_request().await.unwrap().1.send_response(answer(200));
+        });
+        assert_eq!((response.unwrap().status().as_u16(), calls.load(Ordering::Relaxed)), (200, count));
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_an_address_is_told_of_by_none() {
+    let unix = Arc::new(conn("0.0.0.0:0"));
+    let mut asked = None;
+    ask(options(), with_conn(get("/"), unix), |question| {
+        asked = Some(question);
+        Some(answer(200))
+    })
+    .await;
+    assert!(!asked.unwrap().headers().contains_key("x-forwarded-for"));
 }
 
 #[tokio::test(start_paused = true)]

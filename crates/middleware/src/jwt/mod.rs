@@ -22,14 +22,14 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
-    header::{AUTHORIZATION, COOKIE, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
 };
 use serde_json::{Map, Value};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    early,
+    cookie, early,
     identity::{Authenticated, Identified, IdentityFields, Scheme, field_value, quoted},
 };
 
@@ -162,7 +162,7 @@ impl Shared {
             _ => {}
         }
         let name = self.cookie.as_deref().ok_or(Refusal::Missing)?;
-        let mut found = cookies(headers, name);
+        let mut found = cookie::values(headers, name);
         match (found.next(), found.next()) {
             (Some(token), None) => Ok(token),
             // one of them may have been set by a neighbour of the site
@@ -198,15 +198,6 @@ impl Shared {
 fn bearer(line: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = line.as_bytes().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
-}
-
-/// RFC 6265 section 4.2.1.
-fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h [u8]> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.filter_map(move |pair| {
-        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        Some(value)
-    })
 }
 
 fn user_name(claims: &Map<String, Value>, claim: &str) -> String {

@@ -1,5 +1,6 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::header::COOKIE;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
 
@@ -315,6 +316,7 @@ async fn the_cookie_is_a_choice() {
         (format!("a=b; session={good}; c=d"), 200, 401),
         (format!("xsession={good}"), 401, 401),
         (format!("session={good}; session=x"), 400, 401),
+        (format!("session={good}; session =x"), 400, 401),
         ("session=x".to_owned(), 401, 401),
     ] {
         let mut request = get("/");

@@ -11,7 +11,7 @@
 //!
 //! **Bounds.** A question is waited for [`BorrowOptions::timeout`] at most, whatever the lender does, and a request whose question had no answer in that time
 //! waits for none of its other rules: a lender that says nothing holds it up once. One that answers late, but in time, does so for each shared rule, and once more when
-//! its seed has changed. A lender that says that it can't, or leaves three questions in a row unanswered, is left alone for a while, from a tenth of a second doubling to two, and then asked one
+//! its seed has changed. A lender that says that it can't, or leaves three questions in a row unanswered (those that overlap are one), is left alone for a while, from a tenth of a second doubling to two, and then asked one
 //! question in the background; meanwhile [`super::OnFailure`] decides at once. Buckets that are borrowed from are kept in a table of fixed size.
 
 use std::{
@@ -37,7 +37,7 @@ mod slot;
 
 use self::slot::{Next, Slot};
 
-/// So many questions in a row may go unanswered, since one is soon late on a busy machine.
+/// So many questions in a row may go unanswered, since one is soon late on a busy machine. All that a single stall makes late count as one.
 const PATIENCE: u32 = 3;
 /// The first rest of a lender that has failed.
 const FIRST_REST: Duration = Duration::from_millis(100);
@@ -45,6 +45,10 @@ const FIRST_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// Slots that are looked at for a bucket.
 const WAYS: usize = 8;
+/// What [`BorrowOptions::max_buckets`] is held to: 512 MiB.
+const MOST_BUCKETS: usize = 1 << 22;
+/// What [`BorrowOptions::timeout`] is held to.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Keeps the buckets that instances share.
 pub trait Lender: fmt::Debug + Send + Sync + 'static {
@@ -101,10 +105,10 @@ pub enum LendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BorrowOptions {
-    /// How long a request waits for an answer of the lender. Default 50 ms.
+    /// How long a request waits for an answer of the lender. Default 50 ms, held to a minute.
     pub timeout: Duration,
-    /// How many buckets are borrowed from at once. Default 65,536, at least 8; 128 bytes each. Past it the one that has been
-    /// idle for longest among eight is forgotten, with what is left of its portion.
+    /// How many buckets are borrowed from at once. Default 65,536; 128 bytes each, taken at once, so 8 MiB. Held to 8 ..= 4,194,304, which
+    /// is 512 MiB. Past it the one that has been idle for longest among eight is forgotten, with what is left of its portion.
     pub max_buckets: usize,
     /// How many questions are on their way at once. Default 1,024; a request that needs another is as if the
     /// lender were out of reach.
@@ -164,6 +168,8 @@ struct Inner<L> {
     rests_until: AtomicU64,
     /// Questions in a row without an answer; [`PATIENCE`] and more where the lender has failed.
     failures: AtomicU32,
+    /// Nanoseconds after `epoch` at which the last of them was counted.
+    failed_at: AtomicU64,
     /// Whether a question is under way that finds out if the lender is back.
     probing: AtomicBool,
 }
@@ -184,8 +190,9 @@ enum Outcome {
 
 impl<L: Lender> Borrowing<L> {
     /// Nothing is borrowed yet.
-    pub fn new(lender: L, options: BorrowOptions) -> Self {
-        let sets = (options.max_buckets / WAYS).max(1);
+    pub fn new(lender: L, mut options: BorrowOptions) -> Self {
+        options.timeout = options.timeout.min(LONGEST_TIMEOUT);
+        let sets = (options.max_buckets.min(MOST_BUCKETS) / WAYS).max(1);
         let set = |_| Mutex::new((0..WAYS).map(|_| Slot::default()).collect());
         Self {
             inner: Arc::new(Inner {
@@ -196,6 +203,7 @@ impl<L: Lender> Borrowing<L> {
                 questions: AtomicUsize::new(0),
                 rests_until: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
+                failed_at: AtomicU64::new(0),
                 probing: AtomicBool::new(false),
             }),
         }
@@ -303,7 +311,7 @@ impl<L: Lender> Inner<L> {
         slot.question = Some(Arc::clone(&question));
         let Bucket { rule, key, seed, quota } = *bucket;
         let loan = Loan { rule: rule.into(), key, seed, quota, need, want: slot.wants(now, need, quota) };
-        let asked = Asked { inner: Arc::clone(self), key, quota, question, outcome: None };
+        let asked = Asked { inner: Arc::clone(self), key, quota, question, begun: now, outcome: None };
         Some(Task { runtime, asked, loan })
     }
 
@@ -332,10 +340,16 @@ impl<L: Lender> Inner<L> {
         self.failures.load(Ordering::Relaxed) < PATIENCE
     }
 
-    /// A question has no answer. `at_once`: there is no use in patience.
-    fn failed(&self, at_once: bool) {
-        // those that were under way when it failed are of the same failure, which they must not make longer
-        if self.now() < self.rests_until.load(Ordering::Relaxed) {
+    /// A question that was begun then has no answer. `at_once`: there is no use in patience.
+    fn failed(&self, begun: u64, at_once: bool) {
+        // those that were under way at the last failure are of the same one, which they must not make longer
+        let last = self.failed_at.load(Ordering::Relaxed);
+        let counts = begun >= last
+            && self
+                .failed_at
+                .compare_exchange(last, self.now(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if !counts {
             return;
         }
         let least = if at_once { PATIENCE - 1 } else { 0 };
@@ -376,6 +390,8 @@ struct Asked<L: Lender> {
     key: u128,
     quota: RateQuota,
     question: Arc<Question>,
+    /// Nanoseconds after the epoch.
+    begun: u64,
     outcome: Option<Outcome>,
 }
 
@@ -399,7 +415,7 @@ impl<L: Lender> Asked<L> {
             Ok(Err(LendError::Seed)) => Some(Outcome::Rekey),
             Ok(Err(LendError::Failed(error))) => {
                 tracing::debug!(error = &*error, "the store of the rate limit has failed");
-                inner.failed(true);
+                inner.failed(self.begun, true);
                 Some(Outcome::Failed)
             }
             // as one that ends with its runtime
@@ -411,7 +427,7 @@ impl<L: Lender> Asked<L> {
 impl<L: Lender> Drop for Asked<L> {
     fn drop(&mut self) {
         if self.outcome.is_none() {
-            self.inner.failed(false);
+            self.inner.failed(self.begun, false);
         }
         let outcome = self.outcome.unwrap_or(Outcome::Failed);
         self.inner.probing.store(false, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri, header};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::{certificate, options::Cost, path};
-use crate::{conn_info, host::Host};
+use crate::{conn_info, cookie, host::Host};
 
 /// The name of the route that a request takes, put into its extensions by whoever routes before the limit. It is what
 /// [`KeyPart::Route`] counts by.
@@ -137,10 +137,10 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// The client's address; the unspecified one is none.
+    /// The client's address.
     #[inline]
     pub(super) fn client(&self) -> Option<IpAddr> {
-        *self.client.get_or_init(|| crate::client_ip(self.extensions).filter(|ip| !ip.is_unspecified()))
+        *self.client.get_or_init(|| crate::client_ip(self.extensions))
     }
 
     /// The host in the target or in `Host`.
@@ -160,13 +160,9 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     values.next().is_none().then(|| value.as_bytes().trim_ascii())
 }
 
-/// The only value of a cookie (RFC 6265 section 4.2.1; HTTP/2 may split the field, RFC 9113 section 8.2.3).
+/// The only value of a cookie.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let lines = headers.get_all(header::COOKIE).iter();
-    let mut values = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(|pair| {
-        let at = pair.iter().position(|byte| *byte == b'=')?;
-        (pair[..at].trim_ascii() == name.as_bytes()).then(|| pair[at + 1..].trim_ascii())
-    });
+    let mut values = cookie::values(headers, name);
     let value = values.next()?;
     values.next().is_none().then_some(value)
 }

@@ -84,8 +84,8 @@ pub struct RateRule {
     /// How many requests may be made at once after a quiet time. Default [`RateRule::requests`]: the bucket holds one
     /// period. Held to what refills in ten years.
     pub burst: NonZeroU32,
-    /// How many keys are remembered. Default 1,000,000, at least 16. Memory is 16 bytes per key whatever the load,
-    /// 16 MB by default, given by the system as it is first touched. Past it the key that has been idle for longest
+    /// How many keys are remembered. Default 1,000,000, held to 16 ..= 268,435,456. Memory is 16 bytes per key whatever the load,
+    /// 16 MB by default and 4 GiB at most, given by the system as it is first touched. Past it the key whose bucket is nearest to full
     /// among sixteen is forgotten, and starts with a full bucket when it comes back.
     pub max_keys: usize,
     /// What tells requests apart. Default the client's address.

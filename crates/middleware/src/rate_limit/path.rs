@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::percent;
+
 /// How often it is decoded: a proxy behind this one may do it before the application does.
 const DECODINGS: usize = 2;
 
@@ -46,28 +48,13 @@ pub(super) fn first_segments(path: &[u8], segments: Option<u8>) -> &[u8] {
 
 fn decoded(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match (byte, triplet(after)) {
-            (b'%', Some(b'/')) => {
-                out.extend_from_slice(b"%2F");
-                rest = &after[2..];
-            }
-            (b'%', Some(octet)) => {
-                out.push(octet);
-                rest = &after[2..];
-            }
-            _ => out.push(byte),
+    for octet in percent::octets(path) {
+        match octet {
+            (b'/', true) => out.extend_from_slice(b"%2F"),
+            (octet, _) => out.push(octet),
         }
     }
     out
-}
-
-/// The octet that two digits after a percent sign stand for.
-fn triplet(after: &[u8]) -> Option<u8> {
-    let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
-    u8::try_from(digit(0)? << 4 | digit(1)?).ok()
 }
 
 #[cfg(test)]

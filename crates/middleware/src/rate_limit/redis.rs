@@ -27,7 +27,8 @@ pub struct RedisOptions {
     pub url: String,
     /// What keys begin with. Default `portcullis:rate`. Instances with the same share their buckets.
     pub prefix: String,
-    /// How long a request waits for an answer, as [`super::borrow::BorrowOptions::timeout`]; after four times that the connection is given up. Default 50 ms.
+    /// How long a request waits for an answer, as [`super::borrow::BorrowOptions::timeout`]. A connection that has left a question without one for four times as long
+    /// is given up, and the next question is asked on another. Default 50 ms.
     pub timeout: Duration,
 }
 

@@ -18,6 +18,8 @@ use parking_lot::Mutex;
 const WAYS: usize = 16;
 /// Locks. More than the cores of most machines, so that two workers seldom want the same one.
 const MAX_SHARDS: usize = 256;
+/// 4 GiB of address space.
+const MOST_KEYS: usize = 1 << 28;
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -60,9 +62,9 @@ pub(super) struct TableCounts {
 }
 
 impl Table {
-    /// A table of at most `max_keys` slots, and at least one set.
+    /// A table of at most `max_keys` slots, and [`MOST_KEYS`], and at least one set.
     pub(super) fn new(max_keys: usize) -> Self {
-        let wanted = (max_keys / WAYS).max(1);
+        let wanted = (max_keys.min(MOST_KEYS) / WAYS).max(1);
         let shards = wanted.min(MAX_SHARDS);
         let sets_per_shard = wanted / shards;
         // one allocation of zeros per shard: the system hands out pages as they are touched
@@ -207,6 +209,9 @@ mod tests {
         {
             assert_eq!(Table::new(max).slots(), slots, "{max}");
         }
+        // address space alone: nothing of it is touched
+        #[cfg(target_pointer_width = "64")]
+        assert_eq!(Table::new(usize::MAX).slots(), MOST_KEYS);
     }
 
     #[test]

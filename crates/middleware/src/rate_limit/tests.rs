@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tower::{Service, ServiceExt};
 use super::*;
 use crate::{
     ClientIp,
-    test_support::{Body, FnService, conn, get, ok, plain, through, with_conn},
+    test_support::{Body, FnService, NotReady, conn, get, ok, plain, through, with_conn},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -308,17 +308,19 @@ async fn the_inner_service_says_when_it_is_ready() {
 #[derive(Debug, Default)]
 struct Scripted {
     verdicts: Mutex<Vec<(bool, Verdict)>>,
-    seeds: Mutex<Vec<[u64; 2]>>,
+    /// By which seeds and keys it was asked.
+    asked: Mutex<Vec<([u64; 2], u128)>>,
     given_back: Mutex<Vec<(String, u32)>>,
 }
 
 impl RateStore for Scripted {
     fn seed(&self) -> [u64; 2] {
-        [7, u64::from(self.seeds.lock().unwrap().len() > 1)]
+        // another one after the first question
+        [7, u64::from(!self.asked.lock().unwrap().is_empty())]
     }
 
     fn take(&self, bucket: &Bucket<'_>, _: NonZeroU32) -> Take {
-        self.seeds.lock().unwrap().push(bucket.seed);
+        self.asked.lock().unwrap().push((bucket.seed, bucket.key));
         match self.verdicts.lock().unwrap().pop().unwrap() {
             (false, verdict) => Take::Now(verdict),
             (true, verdict) => Take::Later(Box::pin(async move {
@@ -416,9 +418,26 @@ async fn a_new_seed_makes_a_new_key_once() {
     let (response, _, store) =
         scripted(OnFailure::Closed, &[rekey, (false, allowed()), (false, allowed())]).await;
     assert_eq!(response.status(), 200);
-    assert_eq!(store.seeds.lock().unwrap()[..2], [[7, 0], [7, 0]]);
+    let asked = store.asked.lock().unwrap().clone();
+    assert_eq!(asked.iter().map(|(seed, _)| *seed).collect::<Vec<_>>(), [[7, 0], [7, 1], [7, 1]]);
+    assert_ne!(asked[0].1, asked[1].1, "the same rule asks again, by another key");
+    assert_ne!(asked[1].1, asked[2].1, "the other rule has its own");
     let (response, ..) = scripted(OnFailure::Closed, &[rekey, rekey]).await;
     assert_eq!(response.status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waited_goes_to_the_service_that_was_ready() {
+    let store = Arc::new(Scripted::default());
+    let options = RateLimitOptions::new(rule(1, HOUR).with_shared(OnFailure::Closed));
+    let layer = RateLimitLayer::with_store(&options, Arc::clone(&store) as Arc<dyn RateStore>);
+    let (inner, calls) = NotReady::<Body>::new();
+    let mut service = layer.layer(inner);
+    for count in 1..=3 {
+        store.verdicts.lock().unwrap().push((true, allowed()));
+        let response = service.ready().await.unwrap().call(from("192.0.2.1")).await.unwrap();
+        assert_eq!((response.status().as_u16(), calls.load(Ordering::Relaxed)), (200, count));
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Response fields that make browsers stricter.
 //!
 //! tower-http's `SetResponseHeaderLayer` sets one field; this layer sets a whole preset in one pass, with every value
-//! made once, and knows that HSTS belongs on encrypted connections only.
+//! made once, and knows that HSTS belongs on encrypted connections only: the client's own, by [`crate::ClientSecure`]
+//! where somebody told, else the one that the request came by.
 //!
 //! A field that the response already has is left as it is, unless it is to be replaced: the application knows its pages better than the edge.
 //!
@@ -53,6 +54,11 @@ impl SecurityHeadersLayer {
         };
         Self { fields: Arc::new(fields) }
     }
+
+    /// [`SecurityHeaders::remove`], for what goes to a client past this layer, as interim responses do.
+    pub fn removed(&self) -> &[HeaderName] {
+        &self.fields.remove
+    }
 }
 
 impl<S> Layer<S> for SecurityHeadersLayer {
@@ -84,7 +90,8 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         // RFC 6797 section 7.2: never over a connection that isn't encrypted
-        let secure = self.fields.hsts.is_some() && crate::is_secure(request.extensions());
+        let is_secure = || crate::client_secure(request.extensions()).unwrap_or(false);
+        let secure = self.fields.hsts.is_some() && is_secure();
         ResponseFuture { inner: self.inner.call(request), fields: Arc::clone(&self.fields), secure }
     }
 }

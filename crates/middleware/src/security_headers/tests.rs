@@ -27,6 +27,18 @@ async fn hsts_only_where_the_connection_is_known_to_be_encrypted() {
 }
 
 #[tokio::test]
+async fn hsts_by_the_clients_own_connection_where_that_is_told() {
+    for (conn, told, expected) in
+        [(plain(), true, true), (secure(), true, true), (plain(), false, false), (secure(), false, false)]
+    {
+        let mut request = with_conn(get("/"), conn);
+        request.extensions_mut().insert(crate::ClientSecure(told));
+        let headers = fields(SecurityHeaders::default(), request).await;
+        assert_eq!(headers.contains_key(STRICT_TRANSPORT_SECURITY), expected, "{told}");
+    }
+}
+
+#[tokio::test]
 async fn hsts_forms() {
     let table = [
         (Some(Duration::ZERO), false, Some("max-age=0")),

@@ -5,14 +5,19 @@
 //! and of each text itself and what is left of it without its dot segments, walked in the four ways of [`Walk`]. That a service keeps an encoded slash and decodes again is not among
 //! them: then the second decoding is of all.
 
+use std::{borrow::Cow, cell::OnceCell};
+
 use crate::percent::triplet;
 
 /// The path as it came, and one for each of [`STEPS`]. A proxy behind this one may decode before the application does, so they go two decodings deep.
 const TEXTS: usize = 1 + STEPS.len();
 
 /// How many readings a path has that is not plain, many of them the same in most. They are made once for a request, at a cost in memory and time of so many times the
-/// path's length at most.
+/// path's length at most; so one that is longer than [`MAX_ODD`] has none.
 pub(super) const READINGS: usize = TEXTS * (1 + WALKS);
+
+/// The longest path that is read where it is not plain, in bytes. No application has such paths, and a head may be full of one.
+pub(super) const MAX_ODD: usize = 8 << 10;
 
 /// How one text is made of another.
 struct Step {
@@ -226,24 +231,42 @@ pub(in crate::filter) enum Readings<'p> {
     /// All are this one.
     Plain(&'p [u8]),
     Odd(Box<Odd>),
+    /// They are not made, and taken for whatever is on the strict side.
+    TooLong,
 }
 
 /// The readings of a path that is not plain.
 #[derive(Debug)]
 pub(in crate::filter) struct Odd {
     pub(super) texts: Texts,
-    walked: Distinct,
+    /// Made when it is asked for: prefixes need the texts alone.
+    walked: OnceCell<Walked>,
+}
+
+/// The texts, and what the walks make of them.
+#[derive(Debug)]
+struct Walked {
+    all: Distinct,
     /// Which it is, by place.
     places: [usize; READINGS],
 }
 
 impl Odd {
     fn of(path: &[u8]) -> Self {
-        let texts = Texts::of(path);
-        let mut all =
-            Distinct { bytes: Vec::with_capacity(4 * path.len()), ends: Vec::with_capacity(READINGS) };
+        Self { texts: Texts::of(path), walked: OnceCell::new() }
+    }
+
+    fn walked(&self) -> &Walked {
+        self.walked.get_or_init(|| Walked::of(&self.texts))
+    }
+}
+
+impl Walked {
+    fn of(texts: &Texts) -> Self {
+        let length = texts.distinct.get(0).len();
+        let mut all = Distinct { bytes: Vec::with_capacity(4 * length), ends: Vec::with_capacity(READINGS) };
         let mut places = [0; READINGS];
-        let mut normal = Vec::with_capacity(path.len() + 1);
+        let mut normal = Vec::with_capacity(length + 1);
         for (text, index) in texts.places.iter().enumerate() {
             let own = text * (1 + WALKS);
             // a text that was there before has the readings that it had
@@ -262,20 +285,25 @@ impl Odd {
                 };
             }
         }
-        Self { texts, walked: all, places }
+        Self { all, places }
     }
 }
 
 impl<'p> Readings<'p> {
     pub(in crate::filter) fn of(path: &'p [u8]) -> Self {
-        if is_plain(path) { Self::Plain(path) } else { Self::Odd(Box::new(Odd::of(path))) }
+        match path {
+            _ if is_plain(path) => Self::Plain(path),
+            _ if path.len() > MAX_ODD => Self::TooLong,
+            _ => Self::Odd(Box::new(Odd::of(path))),
+        }
     }
 
     /// Whether it holds for one of them.
     pub(in crate::filter) fn any(&self, holds: impl Fn(&[u8]) -> bool) -> bool {
         match self {
             Self::Plain(path) => holds(path),
-            Self::Odd(odd) => odd.walked.iter().any(holds),
+            Self::Odd(odd) => odd.walked().all.iter().any(holds),
+            Self::TooLong => true,
         }
     }
 
@@ -283,18 +311,19 @@ impl<'p> Readings<'p> {
     pub(in crate::filter) fn every(&self, holds: impl Fn(&[u8]) -> bool) -> bool {
         match self {
             Self::Plain(path) => holds(path),
-            Self::Odd(odd) => odd.walked.iter().all(holds),
+            Self::Odd(odd) => odd.walked().all.iter().all(holds),
+            Self::TooLong => false,
         }
     }
 
     /// Whether it holds for each of them and the same reading of what is written in a rule.
     pub(in crate::filter) fn agree(&self, written: &Written, holds: impl Fn(&[u8], &[u8]) -> bool) -> bool {
         match (self, &written.places) {
-            (Self::Odd(odd), Some(places)) => odd
-                .places
-                .iter()
-                .zip(places.iter())
-                .all(|(of, to)| holds(odd.walked.get(*of), &written.all[*to])),
+            (Self::TooLong, _) => false,
+            (Self::Odd(odd), Some(places)) => {
+                let Walked { all, places: own } = odd.walked();
+                own.iter().zip(places.iter()).all(|(of, to)| holds(all.get(*of), &written.all[*to]))
+            }
             (_, None) => self.every(|path| holds(path, &written.all[0])),
             (Self::Plain(path), Some(_)) => written.all.iter().all(|own| holds(path, own)),
         }
@@ -311,20 +340,28 @@ pub(in crate::filter) struct Written {
 }
 
 impl Written {
-    pub(in crate::filter) fn of(path: &[u8]) -> Self {
-        match Readings::of(path) {
-            Readings::Plain(path) => Self { all: Box::new([trimmed(path).into()]), places: None },
-            Readings::Odd(odd) => Self {
-                all: odd.walked.iter().map(|path| trimmed(path).into()).collect(),
-                places: Some(Box::new(odd.places)),
-            },
+    /// A leading slash is added.
+    pub(in crate::filter) fn of(path: &str) -> Self {
+        let slashed =
+            if path.starts_with('/') { Cow::Borrowed(path) } else { Cow::Owned(format!("/{path}")) };
+        let path = slashed.as_bytes();
+        if is_plain(path) {
+            return Self { all: Box::new([trimmed(path).into()]), places: None };
         }
+        // however long: who writes rules means well
+        let Walked { all, places } = Walked::of(&Texts::of(path));
+        Self { all: all.iter().map(|path| trimmed(path).into()).collect(), places: Some(Box::new(places)) }
     }
 
     /// Whether it holds for one of them.
     pub(in crate::filter) fn any(&self, holds: impl Fn(&[u8]) -> bool) -> bool {
         self.all.iter().any(|own| holds(own))
     }
+}
+
+/// Whether a path is this prefix, which has no trailing slash, or below it.
+pub(in crate::filter) fn is_under(path: &[u8], prefix: &[u8]) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// A trailing slash is no difference.

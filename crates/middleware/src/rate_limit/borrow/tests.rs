@@ -218,9 +218,32 @@ async fn a_lender_that_says_no_is_left_alone_for_longer_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_failure_of_many_questions_is_one_rest() {
+async fn a_stall_is_one_failure_however_many_wait() {
     let bank = Bank::default();
     *bank.0.delay.lock() = SECOND * 3600;
+    let store = store(&bank);
+    // at once, and one after another while the stall lasts
+    let mut takes = Vec::new();
+    for key in 1..=100 {
+        takes.push(store.take(&bucket(key, SECOND, 100), NonZeroU32::MIN));
+        if key > 90 {
+            tokio::time::sleep(MS * 4).await;
+        }
+    }
+    for take in takes {
+        let Take::Later(later) = take else { panic!("it has to ask") };
+        assert_eq!(later.await, Verdict::Unavailable);
+    }
+    assert_eq!((loans(&bank), store.inner.failures.load(Ordering::Relaxed)), (100, 1));
+    *bank.0.delay.lock() = MS;
+    assert!(is_allowed(take(&store, &bucket(101, SECOND, 100)).await), "it goes on as before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failure_of_many_questions_is_one_rest() {
+    let bank = Bank::default();
+    *bank.0.delay.lock() = MS * 10;
+    bank.0.is_down.store(true, Ordering::Relaxed);
     let store = store(&bank);
     let takes: Vec<_> = (1..=100).map(|key| store.take(&bucket(key, SECOND, 100), NonZeroU32::MIN)).collect();
     for take in takes {
@@ -229,12 +252,24 @@ async fn one_failure_of_many_questions_is_one_rest() {
     }
     tokio::time::sleep(MS * 101).await;
     assert_eq!(loans(&bank), 100);
-    *bank.0.delay.lock() = MS;
+    bank.0.is_down.store(false, Ordering::Relaxed);
     let bucket = bucket(101, SECOND, 100);
     assert_eq!(take(&store, &bucket).await, Verdict::Unavailable, "nobody waits for what finds it out");
-    tokio::time::sleep(MS * 2).await;
+    tokio::time::sleep(MS * 11).await;
     assert_eq!(loans(&bank), 101);
     assert!(is_allowed(take(&store, &bucket).await), "and it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn absurd_options_are_held_to_what_there_is() {
+    let options = BorrowOptions::default().with_timeout(Duration::MAX).with_max_buckets(usize::MAX);
+    let bank = Bank::default();
+    *bank.0.delay.lock() = SECOND * 3600;
+    let store = Borrowing::new(bank, options.with_max_questions(usize::MAX));
+    assert_eq!(store.inner.sets.len() * WAYS, 1 << 22);
+    let begin = Instant::now();
+    assert_eq!(take(&store, &bucket(5, SECOND, 100)).await, Verdict::Unavailable);
+    assert_eq!(begin.elapsed(), SECOND * 60);
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,7 +280,7 @@ async fn a_late_answer_ends_the_rest() {
     *bank.0.delay.lock() = MS * 20;
     let slow = store.take(&bucket(5, SECOND, 100), NonZeroU32::MIN);
     tokio::time::sleep(MS).await;
-    store.inner.failed(true);
+    store.inner.failed(store.inner.now(), true);
     assert!(matches!(store.take(&bucket(6, SECOND, 100), NonZeroU32::MIN), Take::Now(Verdict::Unavailable)));
     let Take::Later(slow) = slow else { panic!("it has to ask") };
     assert!(is_allowed(slow.await));

@@ -100,7 +100,7 @@ impl RedisLender {
         let client = Client::open(&*options.url).map_err(|error| RedisError(error.into()))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // the one who asks gives up first, by a clock of his own: that is an answer that came late, and this a connection that is lost
+            // who asks gives up first, by a clock of his own: then the answer is late, and past this the connection is lost
             .set_response_timeout(Some(options.timeout.saturating_mul(4)));
         // until the store has told which
         let random = RandomState::new();
@@ -133,26 +133,13 @@ impl Lender for RedisLender {
     }
 
     async fn lend(&self, loan: Loan) -> Result<Lent, LendError> {
-        let Connected { number, mut connection } = self.inner.connected().await?;
+        let connected = self.inner.connected().await?;
         if loan.seed != self.seed() {
             return Err(LendError::Seed);
         }
-        let mut question = Question { inner: &self.inner, number, is_answered: false };
-        let mut call =
-            self.inner.script.key(format!("{}:{}:{:032x}", self.inner.prefix, loan.rule, loan.key));
-        call.key(self.inner.seed_key());
-        call.arg(loan.quota.each.as_nanos() as f64 / 1000.0).arg(loan.quota.burst.get());
-        call.arg(loan.need.get()).arg(loan.want.get()).arg(seed_in_words(loan.seed));
-        let (granted, left, wait, seed): (i64, u32, u64, String) =
-            call.invoke_async(&mut connection).await.map_err(failed)?;
-        let Ok(granted) = u32::try_from(granted) else {
-            // one that can't be read takes the connection with it, and the next attempt to connect says why
-            self.inner.seed.store(Arc::new(seed_of(&seed).map_err(failed)?));
-            question.is_answered = true;
-            return Err(LendError::Seed);
-        };
-        question.is_answered = true;
-        Ok(Lent { granted, left, wait: Duration::from_micros(wait) })
+        // a task of its own: nobody may wait until the connection is known to be lost, and somebody has to know
+        let question = tokio::spawn(Arc::clone(&self.inner).ask(connected, loan));
+        question.await.unwrap_or_else(|ended| Err(LendError::Failed(ended.into())))
     }
 }
 
@@ -172,22 +159,32 @@ fn failed(error: redis::RedisError) -> LendError {
     LendError::Failed(error.into())
 }
 
-/// A question that got no answer, in time or at all, takes its connection with it: the next one is asked on another.
-struct Question<'a> {
-    inner: &'a Inner,
-    number: u64,
-    is_answered: bool,
-}
-
-impl Drop for Question<'_> {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.inner.connection.lock().take_if(|connected| connected.number == self.number);
-        }
-    }
-}
-
 impl Inner {
+    /// A question that gets no answer before the response timeout takes its connection with it: the next one is asked on another.
+    async fn ask(self: Arc<Self>, connected: Connected, loan: Loan) -> Result<Lent, LendError> {
+        let number = connected.number;
+        let answer = self.answer(connected.connection, loan).await;
+        if let Err(LendError::Failed(_)) = &answer {
+            self.connection.lock().take_if(|connected| connected.number == number);
+        }
+        answer
+    }
+
+    async fn answer(&self, mut connection: MultiplexedConnection, loan: Loan) -> Result<Lent, LendError> {
+        let mut call = self.script.key(format!("{}:{}:{:032x}", self.prefix, loan.rule, loan.key));
+        call.key(self.seed_key());
+        call.arg(loan.quota.each.as_nanos() as f64 / 1000.0).arg(loan.quota.burst.get());
+        call.arg(loan.need.get()).arg(loan.want.get()).arg(seed_in_words(loan.seed));
+        let (granted, left, wait, seed): (i64, u32, u64, String) =
+            call.invoke_async(&mut connection).await.map_err(failed)?;
+        let Ok(granted) = u32::try_from(granted) else {
+            // one that can't be read is a failure, and the next attempt to connect says why
+            self.seed.store(Arc::new(seed_of(&seed).map_err(failed)?));
+            return Err(LendError::Seed);
+        };
+        Ok(Lent { granted, left, wait: Duration::from_micros(wait) })
+    }
+
     fn seed_key(&self) -> String {
         format!("{}:seed", self.prefix)
     }
@@ -239,3 +236,6 @@ impl Drop for Attempt {
         self.0.tried.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;
