@@ -443,9 +443,11 @@ where
                 (why, Error::Reset { endpoint, source })
             }
         };
+        // as over HTTP/1: who breaks the protocol has failed, though nothing is tried again
+        let broken = matches!(error, Error::Protocol { .. });
         let theirs = !error.is_request()
             && !error.is_overload()
-            && !matches!(why, Why::Refused | Why::Stale(_) | Why::Final);
+            && (broken || !matches!(why, Why::Refused | Why::Stale(_) | Why::Final));
         if theirs && let Some(state) = &state {
             self.shared.failed(state, FailureKind::Connection);
         }

@@ -550,7 +550,9 @@ async fn interim_responses_are_passed_on_and_not_without_end() {
         }
     })
     .await;
-    let client = client(&server);
+    let cluster = cluster(&server, ClusterOptions::default());
+    let client = cluster.client();
+    let failures = || cluster.endpoints()[0].stats().failures;
     let seen = Arc::new(Hints::default());
     let mut request = get("/");
     request.extensions_mut().insert(portcullis_conn::Interim::new(Arc::clone(&seen) as _, 1));
@@ -564,6 +566,7 @@ async fn interim_responses_are_passed_on_and_not_without_end() {
         assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
     }
     assert_eq!(seen.0.lock().unwrap().len(), 2 + 16);
+    assert_eq!(failures(), 2, "the endpoint has failed");
     // nobody asks for them: they are skipped
     assert_eq!(text(client.send(get("/")).await.unwrap()).await, "ok");
 }
