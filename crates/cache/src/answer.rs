@@ -106,7 +106,9 @@ fn with_body<B>(meta: &Meta, from: From, len: Option<u64>, wanted: &Wanted) -> R
                 From::Store(stored) => CacheBody::stored(stored, 0, len.unwrap_or(0)),
                 From::Way { seat, wait } => CacheBody::shared(seat, len, wait),
             };
-            (meta.status, body, len.filter(|_| wanted.head), None)
+            // RFC 9110 section 8.6: a 204 has no length.
+            let told = wanted.head && meta.status != StatusCode::NO_CONTENT;
+            (meta.status, body, len.filter(|_| told), None)
         }
     };
     let mut response = Response::new(body);

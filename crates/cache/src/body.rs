@@ -114,9 +114,12 @@ impl<B> CacheBody<B> {
         }
     }
 
-    /// Whether it is on its way into the store.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.kind, Kind::Shared { .. })
+    /// The place in the flight, where it is on its way into the store.
+    pub(crate) fn into_seat(self) -> Option<Seat> {
+        match self.kind {
+            Kind::Shared { shared } => Some(shared.seat),
+            _ => None,
+        }
     }
 
     /// Whether the whole body is in memory.

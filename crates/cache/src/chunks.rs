@@ -1,6 +1,6 @@
 //! The pieces of a body as they come, read by several at their own pace.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
@@ -25,6 +25,8 @@ pub(crate) struct Chunks {
     block: BytesMut,
     /// The size of `block`, with what of it is in pieces by now.
     block_size: u64,
+    /// The number of the first piece of `block`.
+    block_first: usize,
     expected: Option<u64>,
 }
 
@@ -43,6 +45,11 @@ impl Chunks {
 
     pub(crate) fn expected(&self) -> Option<u64> {
         self.expected
+    }
+
+    /// Whether there is as much as was announced.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.expected == Some(self.len)
     }
 
     /// Of all that came, kept or not.
@@ -97,6 +104,7 @@ impl Chunks {
                 let size = self.next_block(self.len, rest.len());
                 self.block = BytesMut::with_capacity(size);
                 self.block_size = size as u64;
+                self.block_first = self.first + self.kept.len();
                 self.held += size as u64;
             }
             let (now, later) = rest.split_at(rest.len().min(self.block.capacity()));
@@ -181,40 +189,86 @@ impl Chunks {
         self.first > before
     }
 
-    /// All of it, to be stored: in one piece where that is small, else in pieces of a block's size.
-    pub(crate) fn whole(&self) -> StoredBody {
-        let pieces = || self.kept.iter().map(|piece| &piece.data);
-        let average = self.len / (self.kept.len().max(1) as u64);
-        let chunks: Arc<[Bytes]> = if self.kept.len() > 1 && self.len <= ONE_PIECE {
-            std::iter::once(regroup(pieces(), usize::try_from(self.len).unwrap_or(0))).flatten().collect()
+    /// All of it, to be stored.
+    pub(crate) fn whole(&self) -> Whole {
+        let pieces: Vec<Bytes> = self.kept.iter().map(|piece| piece.data.clone()).collect();
+        let average = self.len / (pieces.len().max(1) as u64);
+        let open = if self.block.capacity() > 0 { self.block_first - self.first } else { pieces.len() };
+        let (from, size) = if pieces.len() > 1 && self.len <= ONE_PIECE {
+            (0, usize::try_from(self.len).unwrap_or(0))
         } else if average < (BLOCK / 8) as u64 {
-            regroup(pieces(), BLOCK).into()
+            (0, BLOCK)
         } else {
-            pieces().cloned().collect()
+            (open, BLOCK)
         };
+        Whole { pieces, len: self.len, open, from, size }
+    }
+
+    /// Where each piece begins, and where the last one ends.
+    pub(crate) fn starts(&self) -> Vec<u64> {
+        let mut at = self.len - self.kept_bytes;
+        let ends = self.kept.iter().map(|piece| {
+            at += piece.data.len() as u64;
+            at
+        });
+        std::iter::once(self.len - self.kept_bytes).chain(ends).collect()
+    }
+
+    /// The same in the pieces in which it is stored, which count there.
+    pub(crate) fn stored(body: &StoredBody) -> Self {
+        let kept =
+            body.chunks.iter().map(|data| Piece { data: data.clone(), readers: 0, frees: 0 }).collect();
+        Self { kept, len: body.len, kept_bytes: body.len, expected: Some(body.len), ..Self::default() }
+    }
+}
+
+/// A body to be stored, taken while it was locked, to be brought into its form when it is not: in one piece where that is small, else in pieces of a block's size.
+pub(crate) struct Whole {
+    pieces: Vec<Bytes>,
+    len: u64,
+    /// The pieces from this one on would hold a block that has room left.
+    open: usize,
+    /// The pieces from this one on are copied, into some of this size.
+    from: usize,
+    size: usize,
+}
+
+impl Whole {
+    /// What [`Whole::regrouped`] sets aside.
+    pub(crate) fn copied(&self) -> u64 {
+        self.pieces[self.from..].iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// Copies only what it must.
+    pub(crate) fn copy_less(&mut self) {
+        (self.from, self.size) = (self.open, BLOCK);
+    }
+
+    /// It takes as much memory as it is long.
+    pub(crate) fn regrouped(self) -> StoredBody {
+        let (kept, copied) = self.pieces.split_at(self.from);
+        let chunks = kept.iter().cloned().chain(regroup(copied, self.size)).collect();
         StoredBody { chunks, len: self.len }
     }
 }
 
-fn regroup<'a>(pieces: impl Iterator<Item = &'a Bytes>, size: usize) -> Vec<Bytes> {
-    let mut groups = Vec::new();
+fn regroup(pieces: &[Bytes], size: usize) -> Vec<Bytes> {
+    let mut left: usize = pieces.iter().map(Bytes::len).sum();
+    let mut groups = Vec::with_capacity(left.div_ceil(size.max(1)));
     let mut group: Vec<u8> = Vec::new();
-    for mut piece in pieces.map(|piece| &piece[..]) {
+    for mut piece in pieces.iter().map(|piece| &piece[..]) {
         while !piece.is_empty() {
             if group.capacity() == 0 {
-                group.reserve_exact(size);
+                group.reserve_exact(size.min(left));
             }
             let (now, later) = piece.split_at(piece.len().min(size - group.len()));
             group.extend_from_slice(now);
+            left -= now.len();
             piece = later;
-            if group.len() == size {
+            if group.len() == size || left == 0 {
                 groups.push(std::mem::take(&mut group).into());
             }
         }
-    }
-    if !group.is_empty() {
-        group.shrink_to_fit();
-        groups.push(group.into());
     }
     groups
 }
@@ -228,6 +282,38 @@ mod tests {
         body.chunks.concat()
     }
 
+    /// Which block a stored piece holds, with its size.
+    fn block_of(chunks: &Chunks, stored: &Bytes) -> Option<(usize, u64)> {
+        let mut block = 0;
+        let mut sizes = vec![0];
+        let mut found = None;
+        for piece in &chunks.kept {
+            if piece.data.as_ptr() == stored.as_ptr() {
+                found = Some(block);
+            }
+            if piece.frees > 0 {
+                sizes[block] = piece.frees;
+                sizes.push(0);
+                block += 1;
+            }
+        }
+        sizes[block] = chunks.block_size;
+        found.map(|block| (block, sizes[block]))
+    }
+
+    /// What a stored body takes when all else is gone.
+    fn held(chunks: &Chunks, stored: &StoredBody) -> u64 {
+        let mut blocks = std::collections::HashMap::new();
+        let mut own = 0;
+        for chunk in &*stored.chunks {
+            match block_of(chunks, chunk) {
+                Some((block, size)) => _ = blocks.insert(block, size),
+                None => own += chunk.len() as u64,
+            }
+        }
+        own + blocks.values().sum::<u64>()
+    }
+
     #[test]
     fn what_is_stored_is_what_came() {
         for (expected, pieces, size) in [
@@ -239,6 +325,8 @@ mod tests {
             (Some(655_360), 40, 16_384),
             (None, 5_000, 100),
             (None, 2, 200_000),
+            (None, 257, 1024),
+            (None, 17, 16_000),
         ] {
             let mut chunks = Chunks::default();
             chunks.expect(expected);
@@ -256,11 +344,16 @@ mod tests {
                 assert!(memory <= 2 * all.len() as u64, "{memory} for {pieces} of {size}");
             }
             let whole = chunks.whole();
+            let copied = whole.copied();
+            let whole = whole.regrouped();
+            assert_eq!(held(&chunks, &whole), whole.len, "{pieces} of {size} weigh what they take");
+            let own = whole.chunks.iter().filter(|chunk| block_of(&chunks, chunk).is_none());
+            assert_eq!(own.map(|chunk| chunk.len() as u64).sum::<u64>(), copied, "{pieces} of {size}");
             assert_eq!((whole.len, joined(&whole) == all), (all.len() as u64, true), "{pieces} of {size}");
             let most = if whole.len <= ONE_PIECE { 1 } else { all.len() / (BLOCK / 8) + 1 };
             assert!(whole.chunks.len() <= most, "{} pieces of {size}", whole.chunks.len());
         }
-        assert_eq!(Chunks::default().whole().chunks.len(), 0);
+        assert_eq!(Chunks::default().whole().regrouped().chunks.len(), 0);
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION},
+    header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, SET_COOKIE},
 };
 use http_body::Body;
 
@@ -16,11 +16,13 @@ use crate::{
     answer::{self, Wanted},
     body::CacheBody,
     directives::RequestDirectives,
+    family::Form,
     flight::{BoxError, Outcome, Target},
     flights::Lead,
     key,
     layer::Core,
-    meta::{Asked, Meta, Times, judge},
+    marks,
+    meta::{Asked, Compared, Meta, Times, judge},
     request::{Changed, NotForStore},
     rules::CacheRules,
     stats::count,
@@ -34,6 +36,8 @@ use crate::{
 pub(crate) enum Plan {
     /// Pass it on.
     Pass(Why),
+    /// Pass it on, unless the origin fails: it is for a part of what is there and stale.
+    Part(Box<Spare>),
     /// Forget what is stored for this, in all layers, if the response is no error.
     Unsafe(Option<Box<Changed>>),
     /// It is for HEAD: see what it says of what is stored.
@@ -42,16 +46,22 @@ pub(crate) enum Plan {
     Get(Box<Get>),
 }
 
+/// What is there for a request that is passed on.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Spare {
     pub(crate) key: Key,
     pub(crate) why: Why,
-    pub(crate) asked: Asked,
-    pub(crate) sent: Instant,
-    pub(crate) ticket: Ticket,
     pub(crate) stored: Arc<Stored>,
     pub(crate) directives: RequestDirectives,
     pub(crate) wanted: Wanted,
+}
+
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) asked: Asked,
+    pub(crate) sent: Instant,
+    pub(crate) ticket: Ticket,
+    pub(crate) spare: Spare,
 }
 
 #[derive(Debug)]
@@ -82,7 +92,8 @@ pub(crate) fn instead<B>(core: &Core, plan: Plan) -> Option<Response<CacheBody<B
                 None
             }
         },
-        Plan::Look(look) => stale_head(core, &look, None),
+        Plan::Look(look) => stale(core, &look.spare, None),
+        Plan::Part(spare) => stale(core, &spare, None),
         Plan::Pass(_) | Plan::Unsafe(_) => None,
     }
 }
@@ -98,12 +109,20 @@ where
         Plan::Unsafe(changed) => {
             // RFC 9111 section 4.4: what is refused changes nothing, and costs nothing here.
             let done = response.status().is_success() || response.status().is_redirection();
-            for (key, layer) in
+            for (key, form) in
                 changed.filter(|_| done).map(|changed| changed.keys(core)).into_iter().flatten()
             {
-                invalidate(&layer, key.as_slice(), &response);
+                invalidate(core, &form, key.as_slice(), &response);
             }
             pass(core, Status::fwd(Why::Method), response)
+        }
+        Plan::Part(spare) => {
+            let status = response.status();
+            if let Some(stale) = is_failure(status).then(|| stale(core, &spare, Some(status))).flatten() {
+                return stale;
+            }
+            count(&core.shared.counters.misses);
+            pass(core, Status::fwd(spare.why), response)
         }
         Plan::Look(look) => complete_look(core, &look, response),
         Plan::Get(get) => complete_get(core, get, response),
@@ -117,7 +136,7 @@ fn pass<B>(core: &Core, status: Status<'_>, response: Response<B>) -> Response<C
 }
 
 /// RFC 9111 section 4.4.
-fn invalidate<B>(core: &Core, key: &[u8], response: &Response<B>) {
+fn invalidate<B>(core: &Core, form: &Form, key: &[u8], response: &Response<B>) {
     let forget = |key: &[u8]| {
         if core.shared.forget(key) {
             count(&core.shared.counters.invalidated);
@@ -126,7 +145,7 @@ fn invalidate<B>(core: &Core, key: &[u8], response: &Response<B>) {
     forget(key);
     for name in [LOCATION, CONTENT_LOCATION] {
         let reference = response.headers().get(name).and_then(|value| value.to_str().ok());
-        if let Some(other) = reference.and_then(|reference| key::same_origin(key, reference, &core.rules)) {
+        if let Some(other) = reference.and_then(|reference| key::same_origin(key, reference, form)) {
             forget(other.as_slice());
         }
     }
@@ -195,7 +214,9 @@ fn not_for_all<B>(core: &Core, get: Get, response: Response<B>, now: Instant) ->
     let shared = &core.shared;
     let (status, key) = (response.status(), get.lead.flight().key());
     let selects = may_select(&get.asked, response.headers(), &core.rules);
-    if selects && speaks_of_all(&get.asked, status) {
+    if selects && get.asked.authorized && is_of_the_resource(status) {
+        shared.marks.set(marks::of_authorized(shared.hash(key)), now);
+    } else if selects && speaks_of_all(&get.asked, status) {
         // What was asked about is not what the origin has any more.
         if let Some(stored) = &get.stored {
             shared.forget_variant(key, stored);
@@ -211,10 +232,13 @@ fn not_for_all<B>(core: &Core, get: Get, response: Response<B>, now: Instant) ->
 /// Whether a response says something of what others get. With credentials it may be for their user alone (RFC 9111 section 3.5), and an error for what else one client sent: were it
 /// otherwise, whoever sends a wrong password could drop what is stored for all.
 fn speaks_of_all(asked: &Asked, status: StatusCode) -> bool {
-    let of_the_resource = status.is_success()
+    !asked.authorized && is_of_the_resource(status)
+}
+
+fn is_of_the_resource(status: StatusCode) -> bool {
+    status.is_success()
         || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
-        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
-    !asked.authorized && of_the_resource
+        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// Whether a request's fields are short enough to tell its response from others, or no others are named.
@@ -243,28 +267,41 @@ fn refreshed<B>(
     count(&shared.counters.revalidated);
     let key = Arc::clone(get.lead.flight().key());
     let headers = stored.meta.updated(not_modified);
-    let meta =
-        headers.and_then(|headers| judge(&get.asked, stored.meta.status, &headers, times, &core.rules));
-    let mut response = if let Some(meta) = meta {
+    let judged = |headers| judge(&get.asked, stored.meta.status, headers, times, &core.rules);
+    if let Some(meta) = headers.as_ref().and_then(judged) {
         let fresh = Arc::new(Stored::new(meta, stored.body.clone(), core.rules.keep_stale));
-        shared.insert(&key, get.ticket, &fresh);
+        shared.refresh(&key, get.ticket, &fresh, stored);
         note_sharing(core, shared.hash(&key), &fresh.meta, times.received);
         // What is to be validated for each is of no use to the others.
         let usable = fresh.meta.is_fresh(times.received);
         get.lead.tell(if usable { Outcome::Again } else { Outcome::Alone });
-        answer::stored(&fresh, &get.wanted, times.received)
     } else {
         // Good for this request, and for no other; unless it is only this one that it is refused for.
         if !get.asked.authorized {
             shared.forget_variant(&key, stored);
         }
         get.lead.tell(Outcome::Alone);
-        answer::stored(stored, &get.wanted, times.received)
-    };
+    }
+    // RFC 9111 section 4.3.4: to this client the 304 says all that it says, whatever of it may be stored.
+    let told = headers.map(|headers| stored.meta.told(headers, times));
+    let told = told.map(|meta| Arc::new(Stored::new(meta, stored.body.clone(), core.rules.keep_stale)));
+    let mut response = answer::stored(told.as_ref().unwrap_or(stored), &get.wanted, times.received);
+    if !response.headers().contains_key(SET_COOKIE) {
+        for cookie in not_modified.get_all(SET_COOKIE) {
+            response.headers_mut().append(SET_COOKIE, cookie.clone());
+        }
+    }
     let status =
         Status { fwd_status: Some(StatusCode::NOT_MODIFIED), key: Some(&key), ..Status::fwd(get.why) };
     status.note(&core.rules, response.headers_mut());
     response
+}
+
+impl Stored {
+    /// Whether it may be given out since the origin fails: not what was forgotten meanwhile, by a purge or an unsafe request.
+    pub(crate) fn is_spare(&self, request: &RequestDirectives, now: Instant) -> bool {
+        !self.is_gone() && self.meta.usable_on_error(request, now, self.outdated_at())
+    }
 }
 
 /// What is stale in place of an error, for all who wait.
@@ -274,8 +311,7 @@ fn stale_on_error<B>(
     status: Option<StatusCode>,
 ) -> Result<Response<CacheBody<B>>, Box<Get>> {
     let now = Instant::now();
-    let Some(stored) = get.stored.clone().filter(|stored| stored.meta.usable_on_error(&get.directives, now))
-    else {
+    let Some(stored) = get.stored.clone().filter(|stored| stored.is_spare(&get.directives, now)) else {
         return Err(get);
     };
     let mut response = answer::stored(&stored, &get.wanted, now);
@@ -287,13 +323,13 @@ fn stale_on_error<B>(
     Ok(response)
 }
 
-fn stale_head<B>(core: &Core, look: &Look, status: Option<StatusCode>) -> Option<Response<CacheBody<B>>> {
+/// The same for who was passed on.
+fn stale<B>(core: &Core, spare: &Spare, status: Option<StatusCode>) -> Option<Response<CacheBody<B>>> {
     let now = Instant::now();
-    let usable = look.stored.meta.usable_on_error(&look.directives, now);
-    usable.then(|| {
-        let mut response = answer::stored(&look.stored, &look.wanted, now);
+    spare.stored.is_spare(&spare.directives, now).then(|| {
+        let mut response = answer::stored(&spare.stored, &spare.wanted, now);
         count(&core.shared.counters.stale);
-        note_stale(core, look.why, status, &look.stored, &look.key, now, &mut response);
+        note_stale(core, spare.why, status, &spare.stored, &spare.key, now, &mut response);
         response
     })
 }
@@ -307,7 +343,7 @@ fn note_stale<B>(
     now: Instant,
     response: &mut Response<B>,
 ) {
-    let ttl = Some(-seconds(stored.meta.stale_since(now)));
+    let ttl = Some(-seconds(stored.meta.stale_since(now, stored.outdated_at())));
     let status =
         Status { fwd_status, ttl, key: Some(key), detail: Some("stale-if-error"), ..Status::fwd(why) };
     status.note(&core.rules, response.headers_mut());
@@ -320,29 +356,32 @@ pub(crate) fn seconds(duration: std::time::Duration) -> i64 {
 /// What a response to HEAD says of what is stored (RFC 9111 section 4.3.5).
 fn complete_look<B>(core: &Core, look: &Look, response: Response<B>) -> Response<CacheBody<B>> {
     let times = Times { asked: look.sent, received: Instant::now(), wall: SystemTime::now() };
+    let Spare { key, why, stored, .. } = &look.spare;
     if is_failure(response.status())
-        && let Some(stale) = stale_head(core, look, Some(response.status()))
+        && let Some(stale) = stale(core, &look.spare, Some(response.status()))
     {
         return stale;
     }
+    let status = Status { key: Some(key), ..Status::fwd(*why) };
     count(&core.shared.counters.misses);
     if response.extensions().get::<NotForStore>().is_some() {
-        return pass(core, Status { key: Some(&look.key), ..Status::fwd(look.why) }, response);
+        return pass(core, status, response);
     }
-    let same = look.stored.meta.is_same_as(response.headers());
-    if response.status() == look.stored.meta.status && same {
-        let headers = look.stored.meta.updated(response.headers());
+    let compared = stored.meta.compare(response.headers(), stored.body.len);
+    let both_ok = [response.status(), stored.meta.status].iter().all(|status| *status == StatusCode::OK);
+    if both_ok && compared == Compared::Same {
+        let headers = stored.meta.updated(response.headers());
         let judged =
             headers.and_then(|headers| judge(&look.asked, response.status(), &headers, times, &core.rules));
         if let Some(meta) = judged {
-            let fresh = Stored::new(meta, look.stored.body.clone(), core.rules.keep_stale);
-            core.shared.insert(&look.key, look.ticket, &Arc::new(fresh));
+            let fresh = Stored::new(meta, stored.body.clone(), core.rules.keep_stale);
+            core.shared.refresh(key, look.ticket, &Arc::new(fresh), stored);
         }
-    } else if !same && speaks_of_all(&look.asked, response.status()) {
+    } else if compared == Compared::Other && speaks_of_all(&look.asked, response.status()) {
         // There is something else by now.
-        core.shared.forget_variant(&look.key, &look.stored);
+        core.shared.forget_variant(key, stored);
     }
-    pass(core, Status { key: Some(&look.key), ..Status::fwd(look.why) }, response)
+    pass(core, status, response)
 }
 
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {

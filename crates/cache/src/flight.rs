@@ -2,13 +2,15 @@
 //!
 //! Nobody owns the way: whoever is polled and finds nothing to read polls the origin's body for all, with a waker that wakes all. So a client that is slow, or
 //! goes away, holds up nobody, and no task is needed. What was read stays in memory until the end, once, since it is to be stored; every reader takes it from
-//! there.
+//! there, and from the store's own pieces once it is stored.
+//!
+//! A body ends where its source says so, also one of known length that is all there: trailers may follow. Readers are not held up by a source that never says it more than
+//! without a cache: who has all that `Content-Length` announced and needs no end, as HTTP/1, goes, and a body that is complete when the last one goes is stored.
 //!
 //! A body that turns out too large to be stored is let go of behind its slowest reader, and no more than [`WINDOW`] is read ahead of that one.
 
 use std::{
     error::Error,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst, fence},
@@ -21,12 +23,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use parking_lot::{Mutex, MutexGuard};
-use pin_project_lite::pin_project;
 
-pub(crate) use seat::Seat;
+pub(crate) use seat::{Seat, read_on};
+pub(crate) use source::BoxError;
+use source::{BodySource, Pinned};
 
 use crate::{
-    chunks::Chunks,
+    chunks::{Chunks, Whole},
+    marks,
     meta::Meta,
     rules::CacheRules,
     stats::count,
@@ -38,37 +42,6 @@ pub(crate) const WINDOW: u64 = 256 << 10;
 
 /// What a piece costs beside its bytes, so that a body in very small ones stays within the bounds too.
 const PIECE: u64 = 64;
-
-pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
-
-/// The origin's body.
-pub(crate) trait Source: Send {
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>;
-    fn is_end(&self) -> bool;
-}
-
-type Pinned = Pin<Box<dyn Source>>;
-
-pin_project! {
-    pub(crate) struct BodySource<B> {
-        #[pin]
-        pub(crate) body: B,
-    }
-}
-
-impl<B> Source for BodySource<B>
-where
-    B: Body<Data = Bytes> + Send,
-    B::Error: Into<BoxError>,
-{
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.project().body.poll_frame(cx).map_err(Into::into)
-    }
-
-    fn is_end(&self) -> bool {
-        self.body.is_end_stream()
-    }
-}
 
 /// What came of asking the origin.
 #[derive(Clone, Debug)]
@@ -125,7 +98,7 @@ struct State {
     /// `None` once it is stored, or is not to be any more.
     target: Option<Target>,
     chunks: Chunks,
-    /// Of [`crate::CacheOptions::max_fill_bytes`], for as long as the pieces are in memory: somebody may still have to read them after the end.
+    /// Of [`crate::CacheOptions::max_fill_bytes`], for as long as the pieces are in memory: somebody may still have to read them after the end, if they were not stored.
     reserved: u64,
     end: Option<End>,
     places: Vec<Option<Place>>,
@@ -137,6 +110,8 @@ struct State {
 struct Place {
     waker: Option<Waker>,
     next: usize,
+    /// So much of that piece it has already.
+    skip: usize,
     cut: bool,
 }
 
@@ -152,6 +127,11 @@ pub(crate) enum Read {
 #[derive(Debug, thiserror::Error)]
 #[error("the response's body is gone")]
 struct Lost;
+
+/// The origin's body panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the response's body panicked")]
+struct Panicked;
 
 /// How far the origin's body was brought.
 enum Drove {
@@ -217,7 +197,7 @@ impl Flight {
         let wakers = {
             let mut state = self.state.lock();
             state.outcome = outcome;
-            state.wakers()
+            state.wakers(None)
         };
         self.shared.flights.remove(self);
         wakers.into_iter().for_each(Waker::wake);
@@ -246,7 +226,7 @@ impl Flight {
             let seat = Seat::take(self, &mut state);
             // In one step with the beginning: whoever finds neither a source nor an end takes the body for lost.
             let stored = ended.then(|| self.finish(&mut state, End::Done));
-            (seat, stored, state.wakers())
+            (seat, stored, state.wakers(None))
         };
         if !joinable {
             self.shared.flights.remove(self);
@@ -258,17 +238,18 @@ impl Flight {
         seat
     }
 
-    /// Brings the origin's body on, for all.
-    fn drive(self: &Arc<Self>) -> Drove {
-        let Some(mut source) = self.try_source() else { return Drove::Pending };
-        let Some(body) = source.as_mut() else {
+    /// Brings the origin's body on, for all. Who does looks again himself: he is not woken.
+    fn drive(self: &Arc<Self>, driver: usize) -> Drove {
+        let Some(source) = self.try_source() else { return Drove::Pending };
+        let mut guard = Guard { flight: self, source, polling: false };
+        let Some(body) = guard.source.as_mut() else {
             let mut state = self.state.lock();
             // Every way to an end sets it with the source still locked, so nobody will any more.
             if state.end.is_none() {
                 state.end = Some(End::Broken(Arc::new(Lost)));
-                let wakers = state.wakers();
+                let wakers = state.wakers(Some(driver));
                 drop(state);
-                drop(source);
+                drop(guard);
                 wakers.into_iter().for_each(Waker::wake);
             }
             return Drove::On;
@@ -276,40 +257,43 @@ impl Flight {
         let waker = Waker::from(Arc::clone(self));
         let mut cx = Context::from_waker(&waker);
         self.fired.store(false, SeqCst);
+        guard.polling = true;
         let Poll::Ready(frame) = body.as_mut().poll_next(&mut cx) else {
-            drop(source);
+            guard.polling = false;
+            drop(guard);
             // It wakes all that are there when it fires; who came after it did is told here.
             fence(SeqCst);
             if self.missed.load(SeqCst) && self.fired.load(SeqCst) {
-                self.wake_missed();
+                self.wake_missed(driver);
             }
             return Drove::Pending;
         };
-        let mut end = self.take_frame(frame);
+        let mut end = self.take_frame(frame, driver);
         if end.is_none() && body.is_end() {
             end = Some(End::Done);
-        } else if end.is_none() && self.is_complete() {
-            // Who knows the length does not read on, so nobody would see the end.
-            end = match body.as_mut().poll_next(&mut cx) {
-                Poll::Ready(frame) => self.take_frame(frame),
-                Poll::Pending => Some(End::Done),
-            };
+        } else if end.is_none()
+            && self.state.lock().chunks.is_complete()
+            && let Poll::Ready(frame) = body.as_mut().poll_next(&mut cx)
+        {
+            // Who knows the length does not read on, so nobody would see an end that is there.
+            end = self.take_frame(frame, driver);
         }
+        guard.polling = false;
         if let Some(end) = end {
             let (stored, wakers) = {
                 let mut state = self.state.lock();
-                (self.finish(&mut state, end), state.wakers())
+                (self.finish(&mut state, end), state.wakers(Some(driver)))
             };
-            let body = source.take();
-            drop(source);
+            let body = guard.source.take();
+            drop(guard);
             self.settle(stored);
             wakers.into_iter().for_each(Waker::wake);
             drop(body);
             return Drove::On;
         }
-        drop(source);
+        drop(guard);
         fence(SeqCst);
-        self.wake_missed();
+        self.wake_missed(driver);
         Drove::On
     }
 
@@ -323,20 +307,24 @@ impl Flight {
         })
     }
 
-    fn wake_missed(self: &Arc<Self>) {
+    fn wake_missed(self: &Arc<Self>, driver: usize) {
         if self.missed.swap(false, SeqCst) {
-            let wakers = self.state.lock().wakers();
+            let wakers = self.state.lock().wakers(Some(driver));
             wakers.into_iter().for_each(Waker::wake);
         }
     }
 
-    fn take_frame(self: &Arc<Self>, frame: Option<Result<Frame<Bytes>, BoxError>>) -> Option<End> {
+    fn take_frame(
+        self: &Arc<Self>,
+        frame: Option<Result<Frame<Bytes>, BoxError>>,
+        driver: usize,
+    ) -> Option<End> {
         match frame {
             None => Some(End::Done),
             Some(Err(error)) => Some(End::Broken(error.into())),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    self.take_in(data);
+                    self.take_in(data, driver);
                     None
                 }
                 Err(frame) => frame.into_trailers().ok().map(End::Trailers),
@@ -344,13 +332,7 @@ impl Flight {
         }
     }
 
-    /// Whether there is as much as was announced.
-    fn is_complete(&self) -> bool {
-        let state = self.state.lock();
-        state.chunks.expected() == Some(state.chunks.len())
-    }
-
-    fn take_in(self: &Arc<Self>, data: Bytes) {
+    fn take_in(self: &Arc<Self>, data: Bytes, driver: usize) {
         if data.is_empty() {
             return;
         }
@@ -366,46 +348,101 @@ impl Flight {
                 let readers = state.places.iter().flatten().filter(|place| !place.cut).count();
                 state.chunks.pass(data, readers);
             }
-            (outgrown, state.wakers())
+            (outgrown, state.wakers(Some(driver)))
         };
         if outgrown {
             self.shared.flights.remove(self);
+            // Of a body that is not stored the next may well have a part alone.
+            self.shared.marks.set(marks::too_large(self.shared.hash(&self.key)), Instant::now());
         }
         wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Notes the end; what is to be stored, if the body ended as it should (RFC 9111 section 3.3).
-    fn finish(&self, state: &mut State, end: End) -> Option<(Target, StoredBody)> {
+    fn finish(&self, state: &mut State, end: End) -> Option<(Target, Whole)> {
         let len = state.chunks.len();
         let whole = matches!(end, End::Done);
-        let target = state.target.take().filter(|target| {
-            let complete = whole && target.expected.is_none_or(|expected| expected == len);
-            if !complete {
-                count(&self.shared.counters.abandoned);
-            }
-            complete
-        });
         state.end = Some(end);
-        state.storing = target.is_some();
-        target.map(|target| (target, state.chunks.whole()))
+        let target = state.target.take()?;
+        if whole && target.expected.is_none_or(|expected| expected == len) {
+            state.storing = true;
+            return Some((target, state.chunks.whole()));
+        }
+        count(&self.shared.counters.abandoned);
+        state.count_readers();
+        state.give_back(&self.shared);
+        None
     }
 
     /// Stores it after the end.
-    fn settle(self: &Arc<Self>, stored: Option<(Target, StoredBody)>) {
-        if let Some((Target { meta, ticket, .. }, body)) = stored {
-            let stored = Arc::new(Stored::new(Meta::clone(&meta), body, self.keep_stale));
-            if self.shared.insert(&self.key, ticket, &stored) {
-                count(&self.shared.counters.stored);
-            }
+    fn settle(self: &Arc<Self>, stored: Option<(Target, Whole)>) {
+        if let Some((target, whole)) = stored {
+            self.store(target, whole);
         }
         // After it is stored, so that there is no moment with neither.
         self.shared.flights.remove(self);
+    }
+
+    /// The copy is made while nothing is locked, and counts until the store has it. From there on it counts in the store, for those who read on too.
+    fn store(&self, Target { meta, ticket, .. }: Target, mut whole: Whole) {
+        let mut copied = whole.copied();
+        let mut has_room = self.shared.reserve(copied);
+        if !has_room {
+            whole.copy_less();
+            copied = whole.copied();
+            has_room = self.shared.reserve(copied);
+        }
+        let stored =
+            has_room.then(|| Arc::new(Stored::new(Meta::clone(&meta), whole.regrouped(), self.keep_stale)));
+        if stored.is_none() {
+            count(&self.shared.counters.abandoned);
+        }
+        let stored = stored.filter(|stored| self.shared.insert(&self.key, ticket, stored));
+        let mut freed = if has_room { copied } else { 0 };
+        let mut state = self.state.lock();
+        let replaced = stored.map(|stored| {
+            count(&self.shared.counters.stored);
+            freed += std::mem::take(&mut state.reserved);
+            state.read_from(&stored.body)
+        });
+        if replaced.is_none() {
+            state.storing = false;
+            state.count_readers();
+            state.give_back(&self.shared);
+        }
+        drop(state);
+        // First the memory, then the room.
+        drop(replaced);
+        self.shared.release(freed);
     }
 
     /// Nobody reads any more, and nobody can join: see [`State::close`].
     fn abandon(self: &Arc<Self>) {
         self.shared.flights.remove(self);
         let body = self.source.lock().take();
+        drop(body);
+    }
+}
+
+/// Who polls the origin's body. Where it panics it is broken for all: the others would wait for ever for somebody to bring it on.
+struct Guard<'a> {
+    flight: &'a Arc<Flight>,
+    source: MutexGuard<'a, Option<Pinned>>,
+    polling: bool,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if !self.polling {
+            return;
+        }
+        let body = self.source.take();
+        let (stored, wakers) = {
+            let mut state = self.flight.state.lock();
+            (self.flight.finish(&mut state, End::Broken(Arc::new(Panicked))), state.wakers(None))
+        };
+        self.flight.settle(stored);
+        wakers.into_iter().for_each(Waker::wake);
         drop(body);
     }
 }
@@ -424,7 +461,7 @@ impl Wake for Flight {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.fired.store(true, SeqCst);
-        let wakers = self.state.lock().wakers();
+        let wakers = self.state.lock().wakers(None);
         wakers.into_iter().for_each(Waker::wake);
     }
 }
@@ -444,8 +481,10 @@ impl State {
         }
     }
 
-    fn wakers(&mut self) -> Vec<Waker> {
-        self.places.iter_mut().flatten().filter_map(|place| place.waker.take()).collect()
+    /// Of all but the one who looks again himself.
+    fn wakers(&mut self, but: Option<usize>) -> Vec<Waker> {
+        let others = self.places.iter_mut().enumerate().filter(|(at, _)| Some(*at) != but);
+        others.filter_map(|(_, place)| place.as_mut()?.waker.take()).collect()
     }
 
     /// Whether the body has no room in the store with so much more of it. Room is taken for what is set aside, not for what is in it.
@@ -470,10 +509,28 @@ impl State {
             count(&shared.counters.abandoned);
         }
         if self.end.is_none() {
-            let places = self.places.iter().flatten().filter(|place| !place.cut).map(|place| place.next);
-            self.chunks.count_readers(places);
+            self.count_readers();
         }
         self.give_back(shared);
+    }
+
+    /// From now on a piece goes when all have it.
+    fn count_readers(&mut self) {
+        let places = self.places.iter().flatten().filter(|place| !place.cut).map(|place| place.next);
+        self.chunks.count_readers(places);
+    }
+
+    /// From now on all read on in the pieces of the store. What they were in until now.
+    fn read_from(&mut self, body: &StoredBody) -> Chunks {
+        let before = std::mem::replace(&mut self.chunks, Chunks::stored(body));
+        let (old, new) = (before.starts(), self.chunks.starts());
+        for place in self.places.iter_mut().flatten() {
+            let at = old.get(place.next).map_or(body.len, |start| start + place.skip as u64);
+            place.next = new.partition_point(|start| *start <= at).saturating_sub(1);
+            let skip = at - new.get(place.next).copied().unwrap_or(at);
+            place.skip = usize::try_from(skip).unwrap_or(0);
+        }
+        before
     }
 
     /// Gives back what was reserved for pieces that are gone.
@@ -499,12 +556,14 @@ impl State {
         empty
     }
 
+    /// Whether only that is kept which somebody has still to read.
     fn is_windowed(&self) -> bool {
-        self.target.is_none() && self.end.is_none()
+        self.target.is_none() && !self.storing
     }
 }
 
 mod seat;
+mod source;
 
 #[cfg(test)]
 mod tests;

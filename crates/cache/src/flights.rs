@@ -86,10 +86,10 @@ impl Flights {
         drop(forgotten);
     }
 
-    /// Nobody joins any of those that there are.
-    pub(crate) fn clear(&self) {
+    /// Nobody joins those of these keys any more.
+    pub(crate) fn forget_those(&self, are_meant: impl Fn(&[u8]) -> bool) {
         for shard in &self.shards {
-            let forgotten = std::mem::take(&mut *shard.lock());
+            let forgotten: Vec<_> = shard.lock().extract_if(|key, _| are_meant(key)).collect();
             drop(forgotten);
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     stats::count,
     status::{Status, Why},
     store::Stored,
-    vary::selection,
+    vary::{fit, selection},
 };
 
 /// After so many responses that were of no use it goes on its own.
@@ -139,30 +139,32 @@ where
             match outcome {
                 // It is stored, or as good as: what a stored response may not be used for it is not either.
                 Outcome::Streaming(meta)
-                    if is_for(&meta, request)
-                        && !matches!(meta.usable(directives, now, false), Use::Fresh(_)) =>
+                    if is_for(&meta, request, &self.core)
+                        && !matches!(meta.usable(directives, now, None), Use::Fresh(_)) =>
                 {
                     self.look_up.alone = true;
                 }
                 Outcome::Failed(stored)
-                    if is_for(&stored.meta, request) && !stored.meta.usable_on_error(directives, now) =>
+                    if is_for(&stored.meta, request, &self.core) && !stored.is_spare(directives, now) =>
                 {
                     self.look_up.alone = true;
                 }
-                Outcome::Streaming(meta) if is_for(&meta, request) => {
+                Outcome::Streaming(meta) if is_for(&meta, request, &self.core) => {
                     let state = std::mem::replace(&mut self.state, Waiting::ToForward(None));
                     let Waiting::ForOutcome(seat) = state else { continue };
                     let answer = along(&self.core, &self.look_up, &meta, seat);
                     return Poll::Ready(Ok(Followed::Answer(answer)));
                 }
-                Outcome::Failed(stored) if is_for(&stored.meta, request) => {
+                Outcome::Failed(stored) if is_for(&stored.meta, request, &self.core) => {
                     let answer = failed(&self.core, &self.look_up, &stored);
                     return Poll::Ready(Ok(Followed::Answer(answer)));
                 }
                 Outcome::Alone => self.look_up.alone = true,
                 outcome => {
                     // It is for others. They are told apart by this, though nothing is stored yet: who is not among them waits for one of his own.
-                    if let Outcome::Streaming(meta) = outcome {
+                    if let Outcome::Streaming(meta) = outcome
+                        && fit(&meta.selectors, &self.core.rules)
+                    {
                         self.look_up.met = Some(meta);
                     }
                     self.tries += 1;
@@ -194,8 +196,10 @@ where
     }
 }
 
-fn is_for<B>(meta: &Meta, request: &Request<B>) -> bool {
-    selection(&meta.selectors, request.headers()).is_some_and(|values| values.as_slice() == &*meta.selection)
+fn is_for<B>(meta: &Meta, request: &Request<B>, core: &Core) -> bool {
+    fit(&meta.selectors, &core.rules)
+        && selection(&meta.selectors, request.headers())
+            .is_some_and(|values| values.as_slice() == &*meta.selection)
 }
 
 /// The same response, as it comes.
@@ -206,7 +210,7 @@ fn along<R>(core: &Core, look_up: &LookUp, meta: &Meta, seat: Seat) -> Response<
     let mut response = answer::on_its_way(meta, seat, len, core.rules.collapse_wait, &look_up.wanted, now);
     let key = Some(look_up.key.as_slice());
     let ttl = Some(seconds(meta.fresh_for(now)));
-    let status = Status { collapsed: true, key, ttl, ..Status::fwd(Why::UriMiss) };
+    let status = Status { collapsed: true, key, ttl, ..Status::fwd(look_up.why) };
     status.note(&core.rules, response.headers_mut());
     response
 }
@@ -216,7 +220,7 @@ fn failed<R>(core: &Core, look_up: &LookUp, stored: &Arc<Stored>) -> Response<Ca
     let now = Instant::now();
     let mut response = answer::stored(stored, &look_up.wanted, now);
     let key = Some(look_up.key.as_slice());
-    let ttl = Some(-seconds(stored.meta.stale_since(now)));
+    let ttl = Some(-seconds(stored.meta.stale_since(now, stored.outdated_at())));
     let detail = Some("stale-if-error");
     let status = Status { collapsed: true, key, ttl, detail, ..Status::fwd(Why::Stale) };
     status.note(&core.rules, response.headers_mut());

@@ -2,7 +2,19 @@
 
 use http::{HeaderMap, Uri, header::HOST, uri::Scheme};
 
-use crate::{buf::Buf, query, rules::CacheRules};
+use crate::{buf::Buf, family::Form, query};
+
+/// Whether the client speaks https.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Secure {
+    /// By the connection.
+    pub(crate) connection: Option<bool>,
+    /// As somebody trusted in front told; it counts in place of the connection's.
+    pub(crate) told: Option<bool>,
+}
+
+/// In a key behind the URI, where a form was forgotten and is there again. No partition has it, since it is in no text.
+const GENERATION: u8 = 0xFF;
 
 /// Scheme, host in lower case, port, path and the part of the query that counts, then the partition behind a byte that no URI has:
 /// `https://a.example.com:443/x?y`. Only responses to GET are stored, so the method needs no place in it.
@@ -10,14 +22,19 @@ use crate::{buf::Buf, query, rules::CacheRules};
 /// `None` when one is missing, or when two places tell it differently: two parties that read such a request would
 /// not read the same, which is how a cache is poisoned.
 pub(crate) fn of(
-    secure: Option<bool>,
+    secure: Secure,
     fallback: Option<&Scheme>,
     uri: &Uri,
     headers: &HeaderMap,
-    rules: &CacheRules,
+    form: &Form,
 ) -> Option<Buf> {
-    let secure = match (secure, uri.scheme()) {
-        (Some(secure), Some(scheme)) => (is_https(scheme)? == secure).then_some(secure)?,
+    let Secure { connection, told } = secure;
+    let secure = match (told.or(connection), uri.scheme()) {
+        (Some(secure), Some(scheme)) => {
+            // Who is in front may write what it speaks itself.
+            let scheme = Some(is_https(scheme)?);
+            (scheme == Some(secure) || scheme == connection).then_some(secure)?
+        }
         (Some(secure), None) => secure,
         (None, Some(scheme)) => is_https(scheme)?,
         (None, None) => is_https(fallback?)?,
@@ -47,9 +64,14 @@ pub(crate) fn of(
     let mut key = origin(secure, name, port);
     key.extend(uri.path().as_bytes());
     if let Some(query) = uri.query() {
-        query::write(query, &rules.query, rules.sort_query, &mut key);
+        query::write(query, &form.query, form.sort_query, &mut key);
     }
-    if let Some(partition) = &rules.partition {
+    if form.generation > 0 {
+        key.push(0);
+        key.push(GENERATION);
+        key.extend(&form.generation.to_be_bytes());
+    }
+    if let Some(partition) = &form.partition {
         key.push(0);
         key.extend(partition.as_bytes());
     }
@@ -91,7 +113,7 @@ pub(crate) fn prefix(uri: &Uri) -> Option<Box<[u8]>> {
 
 /// The key of another URI of the same origin as `key`, for what a response's `Location` or `Content-Location`
 /// names (RFC 9111 section 4.4).
-pub(crate) fn same_origin(key: &[u8], reference: &str, rules: &CacheRules) -> Option<Buf> {
+pub(crate) fn same_origin(key: &[u8], reference: &str, form: &Form) -> Option<Buf> {
     let base = std::str::from_utf8(uri(key)).ok()?;
     let origin = &base[..origin_len(base)?];
     let path = &base[origin.len()..];
@@ -111,7 +133,7 @@ pub(crate) fn same_origin(key: &[u8], reference: &str, rules: &CacheRules) -> Op
     } else {
         format!("{origin}{}", merged(path, reference))
     };
-    let other = of(None, None, &absolute.parse().ok()?, &HeaderMap::new(), rules)?;
+    let other = of(Secure::default(), None, &absolute.parse().ok()?, &HeaderMap::new(), form)?;
     let text = std::str::from_utf8(uri(other.as_slice())).ok()?;
     (text.get(..origin_len(text)?) == Some(origin)).then_some(other)
 }
@@ -191,14 +213,22 @@ fn split(authority: &[u8], secure: bool) -> Option<(&[u8], u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Query;
+    use crate::rules::{CacheRules, Query};
 
-    fn key(secure: Option<bool>, uri: &str, hosts: &[&str]) -> Option<String> {
+    fn key(connection: Option<bool>, uri: &str, hosts: &[&str]) -> Option<String> {
+        by(Secure { connection, told: None }, uri, hosts)
+    }
+
+    fn by(secure: Secure, uri: &str, hosts: &[&str]) -> Option<String> {
         let mut headers = HeaderMap::new();
         for host in hosts {
             headers.append(HOST, host.parse().unwrap());
         }
-        of(secure, None, &uri.parse().unwrap(), &headers, &CacheRules::default()).as_ref().map(text)
+        of(secure, None, &uri.parse().unwrap(), &headers, &form(&CacheRules::default())).as_ref().map(text)
+    }
+
+    fn form(rules: &CacheRules) -> Form {
+        Form::new(rules, 0)
     }
 
     fn text(key: &Buf) -> String {
@@ -208,7 +238,9 @@ mod tests {
     #[test]
     fn rules_change_it() {
         let uri = "https://a/x?b=1&utm_id=2&a=3".parse().unwrap();
-        let of = |rules: CacheRules| text(&of(None, None, &uri, &HeaderMap::new(), &rules).unwrap());
+        let of = |rules: CacheRules| {
+            text(&of(Secure::default(), None, &uri, &HeaderMap::new(), &form(&rules)).unwrap())
+        };
         let rules = CacheRules::default();
         assert_eq!(of(rules.clone()), "https://a:443/x?b=1&utm_id=2&a=3");
         let without = rules.clone().with_query(Query::Without(vec!["utm_*".into()])).with_sort_query(true);
@@ -216,6 +248,40 @@ mod tests {
         let partition = of(rules.with_partition(Some("p".into())));
         assert_eq!(partition, "https://a:443/x?b=1&utm_id=2&a=3\0p");
         assert_eq!(super::uri(partition.as_bytes()), b"https://a:443/x?b=1&utm_id=2&a=3");
+    }
+
+    #[test]
+    fn a_form_that_comes_back_has_other_keys() {
+        let uri = "https://a/x".parse().unwrap();
+        let all = [None, Some(""), Some("p")].into_iter().flat_map(|partition| {
+            let rules = CacheRules::default().with_partition(partition.map(Into::into));
+            [0, 1, u64::from(u32::MAX), 1 << 63].map(|generation| Form::new(&rules, generation))
+        });
+        let keys: std::collections::HashSet<Vec<u8>> = all
+            .map(|form| of(Secure::default(), None, &uri, &HeaderMap::new(), &form).unwrap())
+            .inspect(|key| assert_eq!(super::uri(key.as_slice()), b"https://a:443/x"))
+            .map(|key| key.as_slice().to_vec())
+            .collect();
+        assert_eq!(keys.len(), 12);
+    }
+
+    #[test]
+    fn what_is_told_in_front_counts() {
+        for (connection, told, uri, want) in [
+            (Some(false), Some(true), "/x", Some("https://a:443/x")),
+            (Some(true), Some(false), "/x", Some("http://a:80/x")),
+            (None, Some(true), "/x", Some("https://a:443/x")),
+            // In the words of who is in front, or of the client.
+            (Some(false), Some(true), "http://a/x", Some("https://a:443/x")),
+            (Some(false), Some(true), "https://a/x", Some("https://a:443/x")),
+            (Some(false), Some(false), "https://a/x", None),
+            (Some(true), Some(true), "http://a/x", None),
+            (None, Some(true), "http://a/x", None),
+            (Some(false), Some(true), "ftp://a/x", None),
+        ] {
+            let key = by(Secure { connection, told }, uri, &["a"]);
+            assert_eq!(key.as_deref(), want, "{connection:?} {told:?} {uri}");
+        }
     }
 
     #[test]
@@ -299,7 +365,7 @@ mod tests {
             ("mailto:x", None),
             ("a b", None),
         ] {
-            let other = same_origin(key, reference, &CacheRules::default()).as_ref().map(text);
+            let other = same_origin(key, reference, &form(&CacheRules::default())).as_ref().map(text);
             assert_eq!(other.as_deref(), want, "{reference}");
         }
     }

@@ -1,15 +1,15 @@
 //! The layer, and what all its services share.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
-use parking_lot::RwLock;
 use tower_layer::Layer;
 
 use crate::{
     disk::Disk,
     disk_options::DiskError,
-    key,
+    family::{Family, Form},
+    key::{self, Secure},
     options::CacheOptions,
     purge::{Purge, PurgeError, Reach},
     rules::CacheRules,
@@ -23,18 +23,14 @@ use crate::{
 pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rules: CacheRules,
-    /// Of all layers over this store, since a URI is another key in each.
-    siblings: Arc<RwLock<Vec<Weak<Core>>>>,
+    /// What the rules make keys of. That it is held tells the family that there is a layer with it.
+    pub(crate) form: Arc<Form>,
+    /// Of all layers over this store.
+    pub(crate) family: Arc<Family>,
 }
 
-impl Core {
-    /// This layer and all others over the store.
-    pub(crate) fn family(&self) -> Vec<Arc<Self>> {
-        self.siblings.read().iter().filter_map(Weak::upgrade).collect()
-    }
-}
-
-/// Puts a [`Cache`] around a service. All services it makes, and those of its clones, share what is stored.
+/// Puts a [`Cache`] around a service. All services it makes, and those of its clones, share what is stored. They run on a tokio runtime with its timer
+/// (`enable_time`), or on none.
 #[derive(Clone, Debug)]
 pub struct CacheLayer {
     core: Arc<Core>,
@@ -58,16 +54,13 @@ impl CacheLayer {
     /// while a store goes on.
     #[must_use]
     pub fn with_rules(&self, rules: CacheRules) -> Self {
-        Self::over(Arc::clone(&self.core.shared), rules, Arc::clone(&self.core.siblings))
+        Self::over(Arc::clone(&self.core.shared), rules, Arc::clone(&self.core.family))
     }
 
-    fn over(shared: Arc<Shared>, rules: CacheRules, siblings: Arc<RwLock<Vec<Weak<Core>>>>) -> Self {
-        let core = Arc::new(Core { shared, rules: rules.bounded(), siblings });
-        let mut all = core.siblings.write();
-        all.retain(|core| core.strong_count() > 0);
-        all.push(Arc::downgrade(&core));
-        drop(all);
-        Self { core }
+    fn over(shared: Arc<Shared>, rules: CacheRules, family: Arc<Family>) -> Self {
+        let rules = rules.bounded();
+        let form = family.form(&rules);
+        Self { core: Arc::new(Core { shared, rules, form, family }) }
     }
 
     /// The rules.
@@ -91,12 +84,13 @@ impl CacheLayer {
         self.core.shared.stats()
     }
 
-    /// Purges what is stored for an absolute URI, all variants, under the keys that it has in each layer over this store. The number of keys that were found.
-    /// Costs a look-up for each layer. Once it returns, nothing that was asked for before is given out.
+    /// Purges what is stored for an absolute URI, all variants, under the keys that it has in each layer over this store, and had in those that are gone: of what these made keys of,
+    /// [`CacheRules::partition`] and [`CacheRules::query`], the last 16 kinds are remembered, and what was stored by one before them is not used any more. The number of keys that were found.
+    /// Costs a look-up for each kind. Once it returns, nothing that was asked for before is given out.
     pub fn purge(&self, uri: &Uri, how: Purge) -> Result<u64, PurgeError> {
         let mut keys = Vec::new();
-        for layer in self.core.family() {
-            let key = key::of(None, None, uri, &HeaderMap::new(), &layer.rules);
+        for form in self.core.family.forms() {
+            let key = key::of(Secure::default(), None, uri, &HeaderMap::new(), &form);
             let key = key.ok_or(PurgeError::NotAbsolute)?;
             if !keys.contains(&key) {
                 keys.push(key);

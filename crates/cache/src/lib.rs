@@ -18,7 +18,7 @@
 //! [`CacheOptions`] say what the store may hold, [`CacheRules`] what a layer puts in and takes out; layers with rules of their own may share a store. The store is purged by URI, by the beginning
 //! of URIs and by tag ([`CacheLayer::purge`]).
 //!
-//! The scheme is that of the connection, from the `Arc<portcullis_conn::ConnInfo>` in the request's extensions, or
+//! The scheme is what [`ClientSecure`] tells, or that of the connection, from the `Arc<portcullis_conn::ConnInfo>` in the request's extensions, or
 //! of an absolute URI, or [`CacheOptions::scheme`].
 //!
 //! ```
@@ -49,6 +49,7 @@ mod disk;
 #[path = "no_disk.rs"]
 mod disk;
 mod disk_options;
+mod family;
 mod flight;
 mod flights;
 mod follow;
@@ -75,7 +76,7 @@ pub use disk_options::{DiskError, DiskOptions};
 pub use layer::CacheLayer;
 pub use options::CacheOptions;
 pub use purge::{Purge, PurgeError};
-pub use request::{Authorized, BypassCache, InBackground, NotForStore};
+pub use request::{Authorized, BypassCache, ClientSecure, InBackground, NotForStore};
 pub use rules::{Bypass, CacheRules, Heuristic, Query, SetCookie, StatusTtl};
 pub use service::{Cache, ResponseFuture};
 pub use stats::CacheStats;

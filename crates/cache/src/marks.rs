@@ -13,6 +13,16 @@ const LASTS: Duration = Duration::from_secs(30);
 /// The low bits of a slot are the second of the mark, the others are the key's hash.
 const SECONDS: u64 = 0xFFFF;
 
+/// What a key's hash is marked by where its body turned out to have no room in the store. Waiting for it is of use all the same.
+pub(crate) fn too_large(hash: u64) -> u64 {
+    hash ^ 0x9E37_79B9_7F4A_0000
+}
+
+/// The same where requests with credentials got what is not for all: it says nothing of what others get.
+pub(crate) fn of_authorized(hash: u64) -> u64 {
+    hash ^ 0xC2B2_AE3D_27D4_0000
+}
+
 /// Remembers keys for which waiting is of no use, so that requests for what is not stored run side by side. Of a fixed size (32 KiB): a later key
 /// takes the place of an earlier one, which costs that one a wait. Two keys of one hash are one here, which costs a request more to the origin.
 pub(crate) struct Marks {

@@ -80,6 +80,17 @@ pub(crate) enum Use {
     Asked,
 }
 
+/// What a response to HEAD says of a stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// A validator is the same, and nothing is another.
+    Same,
+    /// A validator or the length is another.
+    Other,
+    /// Nothing.
+    Unknown,
+}
+
 /// Decides whether a response to a GET may be stored (RFC 9111 section 3) and what is kept of it.
 pub(crate) fn judge(
     request: &Asked,
@@ -230,13 +241,17 @@ fn kept(
         kept.append(name, value.clone());
     }
     own(&mut kept);
-    // RFC 9110 section 6.6.1: a recipient without a date adds one when it stores.
-    if !kept.contains_key(DATE)
+    dated(&mut kept, now);
+    kept
+}
+
+/// RFC 9110 section 6.6.1: a recipient without a date adds one when it stores.
+fn dated(headers: &mut HeaderMap, now: SystemTime) {
+    if !headers.contains_key(DATE)
         && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(now))
     {
-        kept.insert(DATE, now);
+        headers.insert(DATE, now);
     }
-    kept
 }
 
 /// Copies the values, all to one place. A value that came is a part of all that was read with it, which would stay in memory with it and is in no weight.
@@ -308,9 +323,10 @@ impl Meta {
         self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED)
     }
 
-    /// For how long it has been stale.
-    pub(crate) fn stale_since(&self, now: Instant) -> Duration {
-        self.age(now).saturating_sub(self.lifetime)
+    /// For how long it has been stale: since its end, or since a soft purge before that (`outdated`).
+    pub(crate) fn stale_since(&self, now: Instant, outdated: Option<Instant>) -> Duration {
+        let purged = outdated.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.age(now).saturating_sub(self.lifetime).max(purged)
     }
 
     /// For how long it could still be given out if its origin allowed it by RFC 5861.
@@ -319,16 +335,21 @@ impl Meta {
     }
 
     /// Whether it may be given out since the origin fails (RFC 5861 section 4).
-    pub(crate) fn usable_on_error(&self, request: &RequestDirectives, now: Instant) -> bool {
+    pub(crate) fn usable_on_error(
+        &self,
+        request: &RequestDirectives,
+        now: Instant,
+        outdated: Option<Instant>,
+    ) -> bool {
         let longest =
             request.stale_if_error.map_or(self.stale.failing, |asked| self.stale.failing.max(asked));
         let demanding = request.no_cache || request.max_age.is_some() || request.min_fresh.is_some();
-        !self.stale.forbidden && !demanding && self.stale_since(now) < longest
+        !self.stale.forbidden && !demanding && self.stale_since(now, outdated) < longest
     }
 
-    /// Whether this request may be answered with it (RFC 9111 sections 4 and 5.2.1). `outdated` is what a soft purge leaves behind.
-    pub(crate) fn usable(&self, request: &RequestDirectives, now: Instant, outdated: bool) -> Use {
-        let left = if outdated { Duration::ZERO } else { self.fresh_for(now) };
+    /// Whether this request may be answered with it (RFC 9111 sections 4 and 5.2.1). `outdated` is when a soft purge marked it.
+    pub(crate) fn usable(&self, request: &RequestDirectives, now: Instant, outdated: Option<Instant>) -> Use {
+        let left = if outdated.is_some() { Duration::ZERO } else { self.fresh_for(now) };
         let too_old = request.max_age.is_some_and(|max| self.age(now) > max);
         if !self.always_validate && left > Duration::ZERO {
             let too_short = request.min_fresh.is_some_and(|min| left < min);
@@ -337,21 +358,37 @@ impl Meta {
         if self.stale.forbidden || request.no_cache || too_old || request.min_fresh.is_some() {
             return Use::Stale;
         }
-        let since = self.stale_since(now);
+        let since = self.stale_since(now, outdated);
         if since < self.stale.revalidating {
             Use::Revalidating(since)
-        } else if !outdated && request.max_stale.is_some_and(|max| since <= max) {
+        } else if outdated.is_none() && request.max_stale.is_some_and(|max| since <= max) {
             Use::Taken(since)
         } else {
             Use::Stale
         }
     }
 
-    /// Whether a response to HEAD speaks of this one (RFC 9111 section 4.3.5).
-    pub(crate) fn is_same_as(&self, head: &HeaderMap) -> bool {
-        [ETAG, LAST_MODIFIED, CONTENT_LENGTH]
-            .iter()
-            .all(|name| head.get(name).is_none_or(|new| self.headers.get(name).is_none_or(|old| old == new)))
+    /// What a response to HEAD says of this one, whose body is `len` long (RFC 9111 section 4.3.5). A length alone does not tell that it is the same.
+    pub(crate) fn compare(&self, head: &HeaderMap, len: u64) -> Compared {
+        // What is a validator in one of them alone was received and does not match.
+        let differs =
+            |name: HeaderName| head.get(&name).is_some_and(|new| self.headers.get(name) != Some(new));
+        let length = head.get(CONTENT_LENGTH).map(|length| length.to_str().ok().and_then(|n| n.parse().ok()));
+        if differs(ETAG) || differs(LAST_MODIFIED) || length.is_some_and(|told| told != Some(len)) {
+            Compared::Other
+        } else if head.contains_key(ETAG) || head.contains_key(LAST_MODIFIED) {
+            Compared::Same
+        } else {
+            Compared::Unknown
+        }
+    }
+
+    /// For the client that asked for it, with the fields of a 304, also those that are not stored (RFC 9111 section 4.3.4).
+    pub(crate) fn told(&self, mut updated: HeaderMap, times: Times) -> Self {
+        let initial_age = initial_age(&updated, times);
+        updated.remove(AGE);
+        dated(&mut updated, times.wall);
+        Self { headers: updated, initial_age, received: times.received, ..self.clone() }
     }
 
     /// The fields after a 304 (RFC 9111 sections 3.2 and 4.3.4); `None` when its strong validator is another one,

@@ -19,7 +19,7 @@ pub enum Purge {
     /// It is forgotten.
     #[default]
     Hard,
-    /// It counts as stale from now on: it is asked for anew, with its validators where it has some, and may still be given out where stale responses may
+    /// It counts as stale from now on, for as long as rules or its origin say of what is stale: it is asked for anew, with its validators where it has some, and may still be given out where stale responses may
     /// ([`crate::CacheRules::stale_while_revalidate`], [`crate::CacheRules::stale_if_error`]).
     Soft,
 }
@@ -165,7 +165,11 @@ impl Shared {
         };
         // First the responses on their way, then what is there: nothing slips in between.
         let epoch = self.purges.begin(reach);
-        self.flights.clear();
+        match reach {
+            Reach::Prefix(_) => self.flights.forget_those(|key| reach.has(key, &[])),
+            // What tags they will have nobody knows.
+            Reach::All | Reach::Tag(_) => self.flights.forget_those(|_| true),
+        }
         let mut purged = 0;
         for (key, variants) in &self.cache {
             if matches(&key, &variants) {

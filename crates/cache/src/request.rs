@@ -13,7 +13,14 @@ use http_body::Body;
 use portcullis_conn::{ConnInfo, Interim};
 
 use crate::{
-    buf::Buf, directives::RequestDirectives, key, layer::Core, meta::Asked, rules::CacheRules, store::is_safe,
+    buf::Buf,
+    directives::RequestDirectives,
+    family::Form,
+    key::{self, Secure},
+    layer::Core,
+    meta::Asked,
+    rules::CacheRules,
+    store::is_safe,
 };
 
 /// Fields with which a client can make some origins answer for another method or another path than the key says.
@@ -53,6 +60,11 @@ pub struct BypassCache;
 /// taken away.
 #[derive(Clone, Copy, Debug)]
 pub struct Authorized;
+
+/// Among a request's extensions: whether the client speaks https, as somebody trusted in front told, who ended its TLS. It counts in place of the connection's, so that what goes to
+/// `http` clients is not given to `https` ones where both come over one kind of connection. A URI with a scheme may have either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientSecure(pub bool);
 
 /// Among a response's extensions: it says nothing of what was asked for, as the refusal of somebody between the cache and the origin. It is not stored,
 /// whatever it or [`crate::CacheRules::ttl`] says, is given to nobody else, and leaves what is stored as it is. In place of a 500, 502, 503 or 504 what is stale may be given
@@ -110,7 +122,7 @@ fn passes_by<B>(request: &Request<B>, rules: &CacheRules) -> bool {
 pub(crate) struct Changed {
     uri: Uri,
     host: Option<HeaderValue>,
-    secure: Option<bool>,
+    secure: Secure,
 }
 
 impl Changed {
@@ -122,37 +134,42 @@ impl Changed {
         one.then(|| Box::new(Self { uri: request.uri().clone(), host, secure: secure(request) }))
     }
 
-    /// The keys that the URI has in all layers over the store, each with one that has it.
-    pub(crate) fn keys(self, core: &Core) -> Vec<(Buf, Arc<Core>)> {
+    /// The keys that the URI has in all layers over the store, each with a form that gives it.
+    pub(crate) fn keys(self, core: &Core) -> Vec<(Buf, Arc<Form>)> {
         let headers: HeaderMap = self.host.map(|host| (HOST, host)).into_iter().collect();
-        let mut keys: Vec<(Buf, Arc<Core>)> = Vec::new();
-        for layer in core.family() {
+        let mut keys: Vec<(Buf, Arc<Form>)> = Vec::new();
+        for form in core.family.forms() {
             let scheme = core.shared.options.scheme.as_ref();
-            if let Some(key) = key::of(self.secure, scheme, &self.uri, &headers, &layer.rules)
+            if let Some(key) = key::of(self.secure, scheme, &self.uri, &headers, &form)
                 && !keys.iter().any(|(known, _)| *known == key)
             {
-                keys.push((key, layer));
+                keys.push((key, form));
             }
         }
         keys
     }
 }
 
-fn secure<B>(request: &Request<B>) -> Option<bool> {
-    request.extensions().get::<Arc<ConnInfo>>().map(|info| info.is_secure())
+fn secure<B>(request: &Request<B>) -> Secure {
+    let extensions = request.extensions();
+    Secure {
+        connection: extensions.get::<Arc<ConnInfo>>().map(|info| info.is_secure()),
+        told: extensions.get::<ClientSecure>().map(|told| told.0),
+    }
 }
 
 fn key_of<B>(request: &Request<B>, core: &Core) -> Option<Buf> {
     let scheme = core.shared.options.scheme.as_ref();
-    key::of(secure(request), scheme, request.uri(), request.headers(), &core.rules)
+    key::of(secure(request), scheme, request.uri(), request.headers(), &core.form)
 }
 
 /// Keeps what the response's `Vary` may ask for, while the request goes away.
 pub(crate) fn asked<B>(request: &Request<B>) -> Asked {
-    let headers = request.headers();
-    let authorized =
-        headers.contains_key(AUTHORIZATION) || request.extensions().get::<Authorized>().is_some();
-    Asked { fields: headers.clone(), authorized }
+    Asked { fields: request.headers().clone(), authorized: is_authorized(request) }
+}
+
+pub(crate) fn is_authorized<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(AUTHORIZATION) || request.extensions().get::<Authorized>().is_some()
 }
 
 /// Makes a request for a part one for the whole.

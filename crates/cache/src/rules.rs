@@ -50,6 +50,9 @@ pub struct CacheRules {
     /// Cookies that tell responses apart, by name. Default none. A request in which it is not clear whether there is one, as with space before its `=`, is neither
     /// answered from the store nor stored.
     pub key_cookies: Vec<String>,
+    /// Request fields that somebody between the cache and the origin writes, as `X-Forwarded-For`, or a route's edits. Default none. A response that varies by one of them is not stored, as with
+    /// `Vary: *`: the origin chose it by what the cache does not see.
+    pub written_behind: Vec<HeaderName>,
     /// Requests that pass by: neither answered from the store nor stored. Default none.
     pub bypass: Vec<Bypass>,
     /// Whether requests for one thing that is not stored wait for the first of them and take their answer from its response as it comes. Default `true`. Requests with
@@ -59,7 +62,8 @@ pub struct CacheRules {
     /// do only for bodies that turn out too large to be stored.
     pub collapse_wait: Duration,
     /// Whether a request for a range of what is not stored is sent on as one for the whole, which is stored, and of which the client gets its range as it comes. It is
-    /// read to its end for that, as by [`CacheRules::finish_fetch`]. Default `false`: it is passed on.
+    /// read to its end for that, as by [`CacheRules::finish_fetch`]. Where the whole turned out to be nothing to be stored, as too large or private, ranges of it are passed on for 30 s: each would cost
+    /// a whole. Default `false`: all are passed on.
     pub fetch_ranges: bool,
     /// Whether a response that is to be stored is read to its end when its last reader has gone. Default `false`: it is let go of. Needs a tokio runtime.
     pub finish_fetch: bool,
@@ -173,6 +177,7 @@ impl Default for CacheRules {
             sort_query: false,
             key_fields: Vec::new(),
             key_cookies: Vec::new(),
+            written_behind: Vec::new(),
             bypass: Vec::new(),
             collapse: true,
             collapse_wait: Duration::from_secs(5),
@@ -245,6 +250,13 @@ impl CacheRules {
     #[must_use]
     pub fn with_key_cookies(mut self, key_cookies: impl IntoIterator<Item = String>) -> Self {
         self.key_cookies = key_cookies.into_iter().collect();
+        self
+    }
+
+    /// Sets [`CacheRules::written_behind`].
+    #[must_use]
+    pub fn with_written_behind(mut self, written_behind: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.written_behind = written_behind.into_iter().collect();
         self
     }
 

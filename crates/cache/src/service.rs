@@ -29,8 +29,11 @@ use crate::{
 
 /// Answers from what is stored, and stores what the inner service answers.
 ///
-/// It is ready when the inner service is. An answer from the store leaves that one's readiness unused until the next call. A request that waits for another's response, and
-/// one that is asked anew in the background, takes the inner service that is ready with it, and leaves a clone.
+/// It is ready when the inner service is. An answer from the store leaves that one's readiness unused until the next call. A request that is asked anew in the background takes the
+/// inner service that is ready with it, and leaves a clone. One that waits, for another's response or for the disk, gives its place in the inner service to others: the one that is ready is dropped, and a
+/// clone is asked for a place when the wait ends with a request of its own.
+///
+/// Requests that wait need tokio's timer: on a tokio runtime without one (`enable_time`) they panic. Without a runtime nobody waits for another.
 #[derive(Clone, Debug)]
 pub struct Cache<S> {
     inner: S,
@@ -41,6 +44,12 @@ pub struct Cache<S> {
 pub(crate) fn ready_one<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     std::mem::replace(inner, clone)
+}
+
+/// For a request that waits: the service that was made ready is dropped, with the place that it holds, or those that wait would take all places for as long as that takes.
+fn one_to_wait<S: Clone>(inner: &mut S) -> S {
+    drop(ready_one(inner));
+    inner.clone()
 }
 
 impl<S> Cache<S> {
@@ -70,7 +79,7 @@ where
             Class::Lookup { key, directives } => {
                 let mut look_up = LookUp::new(key, directives, &request);
                 if let Some(load) = self.core.load(look_up.key.as_slice()) {
-                    let inner = ready_one(&mut self.inner);
+                    let inner = one_to_wait(&mut self.inner);
                     let follow = Follow::after(&self.core, inner, request, look_up, load);
                     return ResponseFuture { state: State::Follow { follow: Box::new(follow) } };
                 }
@@ -81,7 +90,7 @@ where
                         return ResponseFuture::answer(response);
                     }
                     Step::Follow(seat) => {
-                        let inner = ready_one(&mut self.inner);
+                        let inner = one_to_wait(&mut self.inner);
                         let follow = Follow::new(&self.core, inner, request, look_up, seat);
                         return ResponseFuture { state: State::Follow { follow: Box::new(follow) } };
                     }

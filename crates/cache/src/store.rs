@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use moka::{Expiry, notification::RemovalCause, sync::Cache};
+use tokio::sync::Semaphore;
 
 use crate::{
     disk::Disk,
@@ -37,6 +38,8 @@ pub(crate) struct Stored {
     pub(crate) keep_stale: Duration,
     /// [`OUTDATED`] and [`GONE`]; it only ever grows.
     state: AtomicU8,
+    /// When a soft purge marked it first.
+    outdated: OnceLock<Instant>,
     /// What it was stored by, for when it leaves memory.
     pub(crate) ticket: OnceLock<Ticket>,
 }
@@ -58,8 +61,8 @@ pub(crate) struct StoredBody {
 /// The responses of one key, the newest first. All have the same selectors.
 pub(crate) type Variants = Arc<[Arc<Stored>]>;
 
-/// Keys share these counters by hash. A collision keeps one response from being stored, and loses what the disk has of the key: with 256 KiB of them that is seldom, also where
-/// hundreds of unsafe requests come while a response is on its way.
+/// Keys share these counters by hash. A collision keeps one response from being stored, or from coming back from the disk: with 256 KiB of them that is seldom, also where
+/// hundreds of unsafe requests come while a response is on its way. What is on the disk stays there: it is told apart by whole hashes.
 const GENERATIONS: usize = 64 << 10;
 
 /// Beside keys, fields and bodies: the tables' entries, timers and allocations of one variant.
@@ -70,6 +73,11 @@ const OVERHEAD: usize = 512;
 pub(crate) struct Ticket {
     pub(crate) generation: u32,
     pub(crate) epoch: u64,
+    /// The last removal that the disk has noted.
+    #[cfg_attr(not(feature = "disk"), expect(dead_code, reason = "it is the disk's"))]
+    pub(crate) removals: u64,
+    /// When the request was begun: of two responses the one that was asked for later is the newer one, whichever ends first.
+    pub(crate) asked: Instant,
 }
 
 /// What all clones of a layer share.
@@ -82,8 +90,10 @@ pub(crate) struct Shared {
     pub(crate) purges: Arc<Purges>,
     pub(crate) flights: Flights,
     pub(crate) marks: Marks,
+    /// [`CacheOptions::max_background`]
+    pub(crate) background: Arc<Semaphore>,
     filling: AtomicU64,
-    pub(crate) generations: Arc<Generations>,
+    pub(crate) generations: Generations,
     /// What happens while a list is being made.
     #[cfg(test)]
     pub(crate) meanwhile: tests::Meanwhile,
@@ -117,10 +127,9 @@ impl Generations {
 impl Shared {
     pub(crate) fn new(options: CacheOptions, disk: Option<Disk>) -> Self {
         let options = options.bounded();
+        let most_asked = options.max_background;
         let disk = disk.map(Arc::new);
         let below = disk.clone();
-        let generations = Arc::new(Generations::new());
-        let dropped = Arc::clone(&generations);
         let counters = Arc::new(Counters::default());
         let evicted = Arc::clone(&counters);
         let purges = Arc::new(Purges::default());
@@ -133,9 +142,8 @@ impl Shared {
                 if cause == RemovalCause::Size {
                     count(&evicted.evicted);
                     if let Some(below) = &below {
-                        // What is dropped is valid now: what was invalidated before is not there.
-                        let ticket = Ticket { generation: dropped.now(&key), epoch: walked.finished() };
-                        below.put(&key, &variants, ticket);
+                        // What is dropped is valid now: what was purged before is not there.
+                        below.put(&key, &variants, walked.finished());
                     }
                 }
             })
@@ -148,8 +156,9 @@ impl Shared {
             purges,
             flights: Flights::default(),
             marks: Marks::default(),
+            background: Arc::new(Semaphore::new(most_asked)),
             filling: AtomicU64::new(0),
-            generations,
+            generations: Generations::new(),
             #[cfg(test)]
             meanwhile: tests::Meanwhile::default(),
         }
@@ -159,40 +168,42 @@ impl Shared {
         self.cache.get(key)
     }
 
-    /// Stores a response, unless its key was invalidated since `ticket` was taken. Whether it did.
+    /// Stores a response, unless its key was invalidated since `ticket` was taken, or what is there was asked for later (RFC 9111 section 4: the most recent is used). Whether it did.
     pub(crate) fn insert(&self, key: &Key, ticket: Ticket, stored: &Arc<Stored>) -> bool {
+        self.insert_over(key, ticket, stored, ticket.asked)
+    }
+
+    /// Stores a response with the body of `old`, of which the origin said that it is still right. Not over one that was asked for later than the body was, nor where `old` was forgotten.
+    pub(crate) fn refresh(&self, key: &Key, ticket: Ticket, stored: &Arc<Stored>, old: &Stored) -> bool {
+        let asked = old.ticket.get().map_or(ticket.asked, |of_old| of_old.asked);
+        !old.is_gone() && self.insert_over(key, ticket, stored, asked)
+    }
+
+    /// Not over what was asked for after `asked`.
+    fn insert_over(&self, key: &Key, ticket: Ticket, stored: &Arc<Stored>, asked: Instant) -> bool {
+        use moka::ops::compute::{CompResult, Op};
         let now = Instant::now();
-        let max = self.options.max_variants;
-        // More than this would be dropped at once, or weigh more than a weight can tell.
-        let room = usize::try_from(self.options.max_bytes.min(u32::MAX.into())).unwrap_or(usize::MAX);
         if !self.is_valid(key, ticket, &stored.meta) {
             return false;
         }
         // nobody has it yet: nothing else can have set it
         let _ = stored.ticket.set(ticket);
-        if let Some(disk) = &self.disk {
-            // what is there is older
-            disk.forget(key);
-        }
         let before = self.in_memory(key);
-        let entry = self.cache.entry(Arc::clone(key)).and_upsert_with(|old| {
+        let result = self.cache.entry(Arc::clone(key)).and_compute_with(|old| {
             let old = old.map(moka::Entry::into_value);
-            let others = old.iter().flat_map(|variants| variants.iter()).filter(|other| {
-                other.meta.selectors == stored.meta.selectors
-                    && other.meta.selection != stored.meta.selection
-                    && other.keep_for(now) > Duration::ZERO
-                    && !other.is_gone()
-            });
-            let mut sum = key.len().saturating_add(stored.weight());
-            let others = others.take_while(|other| {
-                sum = sum.saturating_add(other.weight());
-                sum <= room
-            });
-            let variants = std::iter::once(stored).chain(others).take(max).cloned().collect();
+            let others = old.as_deref().unwrap_or_default();
+            if others.iter().any(|other| other.is_newer_than(asked, &stored.meta)) {
+                return Op::Nop;
+            }
+            if let Some(disk) = &self.disk {
+                disk.forget_older(key);
+            }
+            let variants = self.list(key, stored, others, now);
             #[cfg(test)]
             self.meanwhile.run(self);
-            variants
+            Op::Put(variants)
         });
+        let (CompResult::Inserted(entry) | CompResult::ReplacedWith(entry)) = result else { return false };
         // An invalidation counts up first and removes then: one that came between the check above and the insertion
         // may have removed before it.
         let valid = self.is_valid(key, ticket, &stored.meta);
@@ -205,6 +216,24 @@ impl Shared {
         valid
     }
 
+    /// A response and those beside it that have a place still.
+    fn list(&self, key: &[u8], stored: &Arc<Stored>, others: &[Arc<Stored>], now: Instant) -> Variants {
+        // More than this would be dropped at once, or weigh more than a weight can tell.
+        let room = usize::try_from(self.options.max_bytes.min(u32::MAX.into())).unwrap_or(usize::MAX);
+        let others = others.iter().filter(|other| {
+            other.meta.selectors == stored.meta.selectors
+                && other.meta.selection != stored.meta.selection
+                && other.keep_for(now) > Duration::ZERO
+                && !other.is_gone()
+        });
+        let mut sum = key.len().saturating_add(stored.weight());
+        let others = others.take_while(|other| {
+            sum = sum.saturating_add(other.weight());
+            sum <= room
+        });
+        std::iter::once(stored).chain(others).take(self.options.max_variants).cloned().collect()
+    }
+
     /// Keeps responses that were asked for before from being stored under a key, or given to who asks from now on.
     pub(crate) fn outrun(&self, key: &[u8]) {
         self.generations.pass(key);
@@ -214,9 +243,7 @@ impl Shared {
     /// Forgets a key, with what is on its way. Whether there was something.
     pub(crate) fn forget(&self, key: &[u8]) -> bool {
         self.outrun(key);
-        let found = self.remove(key);
-        self.outrun_disk(key);
-        found
+        self.forget_invalid(key)
     }
 
     /// Takes a key out of memory. Whether there was something.
@@ -225,22 +252,29 @@ impl Shared {
         removed.inspect(|variants| variants.iter().for_each(|stored| stored.leave())).is_some()
     }
 
-    /// Forgets what was stored though it is not valid any more.
-    pub(crate) fn forget_invalid(&self, key: &[u8]) {
-        if self.disk.is_some() {
-            // It may have been written meanwhile: first it can't come back, then it goes.
-            self.generations.pass(key);
+    /// Forgets what was stored, also where it is on its way between memory and disk. Whether it was in memory.
+    pub(crate) fn forget_invalid(&self, key: &[u8]) -> bool {
+        // First it can't come back, then it goes.
+        self.note_removal(key);
+        let found = self.remove(key);
+        if let Some(disk) = &self.disk {
+            disk.forget(key);
         }
-        self.remove(key);
-        self.outrun_disk(key);
+        found
     }
 
-    /// Memory may have been dropping the key while it was invalidated: it is let finish, and what it wrote is of before.
+    /// Forgets what is on disk of a key, also where memory is just dropping it: what it writes is of before.
     pub(crate) fn outrun_disk(&self, key: &[u8]) {
+        self.note_removal(key);
         if let Some(disk) = &self.disk {
-            self.cache.run_pending_tasks();
-            self.generations.pass(key);
             disk.forget(key);
+        }
+    }
+
+    fn note_removal(&self, key: &[u8]) {
+        // Once in thousands, where no timer does it.
+        if self.disk.as_ref().is_some_and(|disk| disk.note(key)) {
+            self.run_pending();
         }
     }
 
@@ -278,13 +312,17 @@ impl Shared {
 
     /// To be taken before a request is forwarded.
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
-        let generation = self.generations.now(key);
-        Ticket { generation, epoch: self.purges.epoch() }
+        self.ticket_of(key, self.purges.epoch())
+    }
+
+    fn ticket_of(&self, key: &[u8], epoch: u64) -> Ticket {
+        let removals = self.disk.as_ref().map_or(0, |disk| disk.now());
+        Ticket { generation: self.generations.now(key), epoch, removals, asked: Instant::now() }
     }
 
     /// What all in memory was found valid by at least.
     fn in_memory(&self, key: &[u8]) -> Ticket {
-        Ticket { generation: self.generations.now(key), epoch: self.purges.finished() }
+        self.ticket_of(key, self.purges.finished())
     }
 
     pub(crate) fn is_valid(&self, key: &[u8], ticket: Ticket, meta: &Meta) -> bool {
@@ -296,7 +334,12 @@ impl Shared {
     }
 
     pub(crate) fn run_pending(&self) {
+        // What memory was dropping before that is in the disk's queue then.
+        let noted = self.disk.as_ref().map(|disk| disk.now());
         self.cache.run_pending_tasks();
+        if let Some((disk, noted)) = self.disk.as_ref().zip(noted) {
+            disk.tidy(noted);
+        }
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
@@ -331,16 +374,35 @@ impl std::fmt::Debug for Shared {
 
 impl Stored {
     pub(crate) fn new(meta: Meta, body: StoredBody, keep_stale: Duration) -> Self {
-        Self { meta, body, keep_stale, state: AtomicU8::new(0), ticket: OnceLock::new() }
+        Self {
+            meta,
+            body,
+            keep_stale,
+            state: AtomicU8::new(0),
+            outdated: OnceLock::new(),
+            ticket: OnceLock::new(),
+        }
     }
 
     /// It counts as stale from now on.
     pub(crate) fn outdate(&self) {
+        self.outdated.get_or_init(Instant::now);
         self.state.fetch_max(OUTDATED, Ordering::AcqRel);
     }
 
     pub(crate) fn is_outdated(&self) -> bool {
         self.state.load(Ordering::Acquire) >= OUTDATED
+    }
+
+    /// Since when it counts as stale, where it does so by a purge.
+    pub(crate) fn outdated_at(&self) -> Option<Instant> {
+        self.is_outdated().then(|| self.outdated.get().copied().unwrap_or_else(Instant::now))
+    }
+
+    /// Whether it stands where one with this `meta` would, and was asked for after `asked`. One with other selectors would take the place of all.
+    fn is_newer_than(&self, asked: Instant, meta: &Meta) -> bool {
+        let same = self.meta.selectors != meta.selectors || self.meta.selection == meta.selection;
+        same && !self.is_gone() && self.ticket.get().is_some_and(|own| own.asked > asked)
     }
 
     /// It is forgotten.

@@ -27,7 +27,7 @@ pub(crate) enum Selector {
     Cookie(Box<str>),
 }
 
-/// Of a response: what the rules name and what `Vary` names. `None` for `*`, for what is no name, and for too many.
+/// Of a response: what the rules name and what `Vary` names. `None` for `*`, for what is no name, for what is written behind the cache, and for too many.
 pub(crate) fn selectors(response: &HeaderMap, rules: &CacheRules) -> Option<Box<[Selector]>> {
     let mut selectors: Vec<Selector> = Vec::new();
     selectors.extend(rules.key_fields.iter().cloned().map(Selector::Field));
@@ -36,6 +36,10 @@ pub(crate) fn selectors(response: &HeaderMap, rules: &CacheRules) -> Option<Box<
     for member in response.get_all(VARY).iter().flat_map(|line| members(line.as_bytes())) {
         // `*` is a valid token and would pass for a name.
         let name = HeaderName::from_bytes(member).ok().filter(|name| name.as_str() != "*")?;
+        // What the origin chose by is not what the client sent (RFC 9111 section 4.1).
+        if rules.written_behind.contains(&name) {
+            return None;
+        }
         let selector = Selector::Field(name);
         if selectors.contains(&selector) {
             continue;
@@ -46,6 +50,21 @@ pub(crate) fn selectors(response: &HeaderMap, rules: &CacheRules) -> Option<Box<
         selectors.push(selector);
     }
     Some(selectors.into())
+}
+
+/// Whether these rules tell responses apart by what these selectors have: what was stored by others may be without what these add.
+pub(crate) fn fit(selectors: &[Selector], rules: &CacheRules) -> bool {
+    let fields = rules.key_fields.len();
+    let Some(own) = selectors.get(..fields + rules.key_cookies.len()) else { return false };
+    let (own_fields, own_cookies) = own.split_at(fields);
+    let is_field =
+        |(selector, name): (&Selector, &HeaderName)| matches!(selector, Selector::Field(own) if own == name);
+    let is_cookie =
+        |(selector, name): (&Selector, &String)| matches!(selector, Selector::Cookie(own) if **own == **name);
+    let written = |selector: &Selector| matches!(selector, Selector::Field(name) if rules.written_behind.contains(name));
+    own_fields.iter().zip(&rules.key_fields).all(is_field)
+        && own_cookies.iter().zip(&rules.key_cookies).all(is_cookie)
+        && !selectors.iter().skip(own.len()).any(written)
 }
 
 /// A request's values in the one form in which they are compared; `None` when they are too long, or can be read in more than one way.
@@ -83,8 +102,11 @@ fn field(name: &HeaderName, request: &HeaderMap, values: &mut Buf) {
             values.extend(&member);
             values.push(b',');
         }
-    } else if is_list || [COOKIE, AUTHORIZATION, USER_AGENT, REFERER].contains(name) {
-        // No lists, or none that all take for the same: to the byte.
+    } else if is_list
+        || [COOKIE, AUTHORIZATION, USER_AGENT, REFERER].contains(name)
+        || !lines.iter().all(|line| is_well_quoted(line.as_bytes()))
+    {
+        // No lists, or none that all take for the same, as where quotes may reach over the end of a line: to the byte.
         for line in lines {
             values.extend(line.as_bytes());
             values.push(2);
@@ -226,6 +248,9 @@ mod tests {
             ("accept", &[("accept", "a/b;v=\";q=1")], &[("accept", "a/b;v=\"")], false),
             ("accept", &[("accept", "a/b;v=\"C, d/e")], &[("accept", "a/b;v=\"c, d/e")], false),
             ("accept", &[("accept", "b\""), ("accept", "a")], &[("accept", "a"), ("accept", "b\"")], false),
+            ("foo", &[("foo", "\"a"), ("foo", "b\"")], &[("foo", "\"a,b\"")], false),
+            ("foo", &[("foo", "\"a"), ("foo", "b\"")], &[("foo", "\"a, b\"")], false),
+            ("foo", &[("foo", "a=\"b\""), ("foo", "c")], &[("foo", "a=\"b\", c")], true),
             ("user-agent", &[("user-agent", "a, b")], &[("user-agent", "a,b")], false),
             ("cookie", &[("cookie", "a=1")], &[("cookie", "a=1; b=2")], false),
         ];
@@ -268,9 +293,35 @@ mod tests {
     }
 
     #[test]
+    fn what_other_rules_stored_may_not_fit() {
+        let name = HeaderName::from_static;
+        let plain = CacheRules::default();
+        let field = plain.clone().with_key_fields([name("a")]);
+        let cookie = plain.clone().with_key_cookies(["c".to_owned()]);
+        let both = field.clone().with_key_cookies(["c".to_owned()]);
+        let written = plain.clone().with_written_behind([name("v")]);
+        let all = [&plain, &field, &cookie, &both, &written];
+        for (stored, vary, want) in [
+            (&plain, "", [true, false, false, false, true]),
+            (&plain, "a", [true, true, false, false, true]),
+            (&plain, "v", [true, false, false, false, false]),
+            (&field, "v", [true, true, false, false, false]),
+            (&cookie, "a", [true, false, true, false, true]),
+            (&both, "", [true, true, false, true, true]),
+        ] {
+            let selectors = selectors(&headers(&[("vary", vary)]), stored).unwrap();
+            assert_eq!(all.map(|rules| fit(&selectors, rules)), want, "{stored:?} {vary}");
+        }
+    }
+
+    #[test]
     fn what_selects_nothing() {
         for vary in ["*", "a, *", "not a name", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"] {
             assert_eq!(selectors(&headers(&[("vary", vary)]), &CacheRules::default()), None, "{vary}");
+        }
+        let rules = CacheRules::default().with_written_behind([HeaderName::from_static("x-a")]);
+        for (vary, selects) in [("X-A", false), ("x-b, x-a", false), ("x-b", true)] {
+            assert_eq!(selectors(&headers(&[("vary", vary)]), &rules).is_some(), selects, "{vary}");
         }
         let all = selectors(&headers(&[("vary", "a")]), &CacheRules::default()).unwrap();
         assert!(selection(&all, &headers(&[("a", &"x".repeat(MAX_SELECTION))])).is_none());

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,8 @@ use crate::{
     store::{Key, Shared, Stored, StoredBody, Ticket, Variants},
 };
 
+use removals::Removals;
+
 /// Stores at one path at one time: during an upgrade or a reload there are two.
 const SLOTS: usize = 8;
 /// What is written at once, and the longest record.
@@ -44,6 +46,12 @@ pub(crate) struct Disk {
     start: Instant,
     written: AtomicU64,
     hits: AtomicU64,
+    removals: Arc<Removals>,
+    /// Somebody waits for the queue.
+    tidying: Arc<AtomicBool>,
+    /// Of the disk's own threads.
+    handle: tokio::runtime::Handle,
+    path: PathBuf,
     /// Held until the end: the slot is this store's.
     _lock: File,
 }
@@ -80,16 +88,25 @@ impl Disk {
             start: Instant::now(),
             written: AtomicU64::new(0),
             hits: AtomicU64::new(0),
+            removals: Arc::default(),
+            tidying: Arc::default(),
+            handle,
+            path: options.path.clone(),
             _lock: lock,
         })
     }
 
-    /// Writes what memory drops, behind the caller's back, if there is room to wait for it. `now` has the key's generation and the last purge that has looked at all that was in
-    /// memory: what is dropped was valid until now, whatever happened to others with the same counter, and however many purges meant others, since it was stored.
-    pub(crate) fn put(&self, key: &[u8], variants: &Variants, now: Ticket) {
-        if let Some(record) = self.record(variants, now) {
+    /// Writes what memory drops, behind the caller's back, if there is room to wait for it. `epoch` is the last purge that has looked at all that was in
+    /// memory: what is dropped was valid until now, however many purges meant others since it was stored.
+    pub(crate) fn put(&self, key: &[u8], variants: &Variants, epoch: u64) {
+        let now = self.now();
+        if let Some(record) = self.record(key, variants, now, epoch) {
             self.written.fetch_add(1, Ordering::Relaxed);
             self.records.storage_writer(key.to_vec()).insert(record.into());
+            // A removal is noted first and done then: one that came meanwhile may have been done before there was the record.
+            if self.removals.has(key, now) {
+                self.records.remove(key);
+            }
         }
     }
 
@@ -97,10 +114,45 @@ impl Disk {
         self.records.storage().may_contains(key)
     }
 
-    pub(crate) fn forget(&self, key: &[u8]) {
+    /// Removes what is there; what is in the queue behind another of its key may come still.
+    pub(crate) fn forget_older(&self, key: &[u8]) {
         if self.may_have(key) {
             self.records.remove(key);
         }
+    }
+
+    /// The number of the last removal.
+    pub(crate) fn now(&self) -> u64 {
+        self.removals.now()
+    }
+
+    /// From now on no record of before is given out for a key. Whether it is time for [`Disk::tidy`].
+    pub(crate) fn note(&self, key: &[u8]) -> bool {
+        self.removals.note(key)
+    }
+
+    /// Removes what is there and in the queue, after [`Disk::note`].
+    pub(crate) fn forget(&self, key: &[u8]) {
+        self.records.remove(key);
+    }
+
+    /// Lets go of the removals up to this one, which are not needed when the queue has been empty, and of what others left behind. All that memory dropped before `noted` is
+    /// in the queue.
+    pub(crate) fn tidy(&self, noted: u64) {
+        if self.tidying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (store, removals) = (self.records.storage().clone(), Arc::clone(&self.removals));
+        let (tidying, path) = (Arc::clone(&self.tidying), self.path.clone());
+        self.handle.spawn(async move {
+            if !removals.is_empty() {
+                store.wait().await;
+                removals.forget_until(noted);
+            }
+            // It may take long to unlink what is large.
+            let _ = tokio::task::spawn_blocking(move || empty_slots(&path)).await;
+            tidying.store(false, Ordering::Release);
+        });
     }
 
     /// Records written and found, since the start.
@@ -132,18 +184,39 @@ fn take_slot(path: &Path) -> Result<(PathBuf, File), DiskError> {
     Err(DiskError::Busy { path: path.to_owned() })
 }
 
+/// Empties the slots that nobody uses, as after an upgrade: what was purged since may be there.
+fn empty_slots(path: &Path) {
+    for slot in 0..SLOTS {
+        let dir = path.join(format!("slot-{slot}"));
+        let records = dir.join("records");
+        // Who takes the slot meanwhile takes another one. What can't be done now is tried again.
+        if records.exists()
+            && let Ok(lock) = File::open(dir.join("lock"))
+            && lock.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_dir_all(&records);
+        }
+    }
+}
+
 /// Records: for each response its ticket, what is known of it and its body.
 impl Disk {
     /// `None` where nothing of it is worth a write.
-    fn record(&self, variants: &Variants, now: Ticket) -> Option<Vec<u8>> {
+    fn record(&self, key: &[u8], variants: &Variants, now: u64, epoch: u64) -> Option<Vec<u8>> {
         let kept = variants.iter().filter_map(|stored| Some((stored, stored.ticket.get()?)));
-        let kept: Vec<_> = kept.filter(|(stored, _)| !stored.is_outdated()).collect();
+        // Memory may have dropped it before it could be marked.
+        let is_valid = |stored: &Stored, ticket: &Ticket| {
+            !stored.is_outdated() && !self.removals.has(key, ticket.removals)
+        };
+        let kept: Vec<_> = kept.filter(|(stored, ticket)| is_valid(stored, ticket)).collect();
         let bodies: u64 = kept.iter().map(|(stored, _)| stored.body.len).sum();
         let length = usize::try_from(bodies).ok().filter(|bodies| *bodies < LONGEST && !kept.is_empty())?;
         let mut record = Vec::with_capacity(length + 1024 * kept.len());
         for (stored, ticket) in kept {
-            put_u64(&mut record, now.generation.into());
-            put_u64(&mut record, ticket.epoch.max(now.epoch));
+            put_u64(&mut record, now);
+            put_u64(&mut record, ticket.epoch.max(epoch));
+            let asked = ticket.asked.saturating_duration_since(self.start).as_nanos();
+            put_u64(&mut record, u64::try_from(asked).unwrap_or(u64::MAX));
             stored.meta.write(self.start, &mut record);
             put_u64(&mut record, stored.keep_stale.as_secs());
             put_u64(&mut record, stored.body.len);
@@ -154,11 +227,14 @@ impl Disk {
         (record.len() <= LONGEST).then_some(record)
     }
 
-    fn read(&self, record: Bytes) -> Option<Vec<Stored>> {
+    /// `generation` is the key's, of before it was read.
+    fn read(&self, record: Bytes, generation: u32) -> Option<Vec<Stored>> {
         let mut input = Reader(record);
         let mut all = Vec::new();
         while !input.0.is_empty() {
-            let ticket = Ticket { generation: u32::try_from(input.u64()?).ok()?, epoch: input.u64()? };
+            let (removals, epoch) = (input.u64()?, input.u64()?);
+            let asked = self.start.checked_add(Duration::from_nanos(input.u64()?))?;
+            let ticket = Ticket { generation, epoch, removals, asked };
             let meta = Meta::read(self.start, &mut input)?;
             let keep_stale = Duration::from_secs(input.u64()?);
             let len = input.u64()?;
@@ -203,7 +279,9 @@ impl Shared {
         let now = Instant::now();
         let is_valid = |stored: &Stored| {
             let ticket = stored.ticket.get();
-            ticket.is_some_and(|ticket| self.is_valid(key, *ticket, &stored.meta))
+            let removed = |since| self.disk.as_ref().is_some_and(|disk| disk.removals.has(key, since));
+            ticket
+                .is_some_and(|ticket| self.is_valid(key, *ticket, &stored.meta) && !removed(ticket.removals))
         };
         let kept =
             stored.into_iter().filter(|stored| is_valid(stored) && stored.keep_for(now) > Duration::ZERO);
@@ -223,9 +301,10 @@ impl Shared {
 
     async fn read_back(&self, key: &Key) {
         let Some(disk) = &self.disk else { return };
+        let before = self.ticket(key);
         let found = tokio::time::timeout(PATIENCE, disk.records.get(&**key)).await;
         let Ok(Ok(Some(entry))) = found else { return };
-        if let Some(variants) = disk.read(entry.value().clone())
+        if let Some(variants) = disk.read(entry.value().clone(), before.generation)
             && self.put_back(key, variants)
         {
             disk.hits.fetch_add(1, Ordering::Relaxed);
@@ -235,76 +314,7 @@ impl Shared {
     }
 }
 
+mod removals;
+
 #[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use http::{HeaderMap, HeaderValue, StatusCode, header::CACHE_CONTROL};
-
-    use super::*;
-    use crate::{
-        meta::{Asked, Times, judge},
-        options::CacheOptions,
-        rules::CacheRules,
-    };
-
-    fn stored(ticket: Ticket) -> Arc<Stored> {
-        with_body(ticket, b"")
-    }
-
-    fn with_body(ticket: Ticket, body: &'static [u8]) -> Arc<Stored> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
-        let now = Instant::now();
-        let times = Times { asked: now, received: now, wall: SystemTime::now() };
-        let meta = judge(&Asked::default(), StatusCode::OK, &headers, times, &CacheRules::default()).unwrap();
-        let chunks = std::iter::once(Bytes::from_static(body)).collect();
-        let stored = Stored::new(meta, StoredBody { chunks, len: body.len() as u64 }, Duration::ZERO);
-        stored.ticket.set(ticket).unwrap();
-        Arc::new(stored)
-    }
-
-    /// What was stored before another key with the same counter was invalidated, and dropped after that, is of use; what was dropped before its own was is not.
-    #[tokio::test]
-    async fn a_record_is_as_old_as_its_writing() {
-        let dir = std::env::temp_dir().join(format!("portcullis-cache-{}-record", std::process::id()));
-        let disk = Disk::open(&DiskOptions::new(&dir).with_max_bytes(64 << 20)).unwrap();
-        let shared = Shared::new(CacheOptions::default(), Some(disk));
-        let disk = shared.disk.as_ref().unwrap();
-        let key: Key = b"https://a:443/"[..].into();
-        let variants: Variants = [stored(shared.ticket(&key))].into();
-        shared.generations.pass(&key);
-        let record = |generation| {
-            let now = Ticket { generation, epoch: 0 };
-            disk.read(disk.record(&variants, now).unwrap().into()).unwrap()
-        };
-        let (now, before) = (shared.generations.now(&key), shared.generations.now(&key) - 1);
-        assert!(!shared.put_back(&key, record(before)));
-        assert!(shared.put_back(&key, record(now)) && shared.get(&key).is_some());
-        // What is being dropped while its key is forgotten has the generation of before or of in between.
-        shared.outrun(&key);
-        let between = shared.generations.now(&key);
-        shared.forget(&key);
-        assert!(!shared.put_back(&key, record(between)) && shared.get(&key).is_none());
-        let _ = std::fs::remove_dir_all(&dir);
-    }
-
-    #[tokio::test]
-    async fn bodies_are_kept_each_for_itself() {
-        let dir = std::env::temp_dir().join(format!("portcullis-cache-{}-bodies", std::process::id()));
-        let disk = Disk::open(&DiskOptions::new(&dir).with_max_bytes(64 << 20)).unwrap();
-        let now = Ticket { generation: 0, epoch: 0 };
-        let bodies = [&b"one"[..], b"", b"three"];
-        let variants: Variants = bodies.map(|body| with_body(now, body)).into();
-        let record = Bytes::from(disk.record(&variants, now).unwrap());
-        let read = disk.read(record.clone()).unwrap();
-        assert!(record.is_unique());
-        assert_eq!(read.iter().map(|stored| stored.body.chunks.concat()).collect::<Vec<_>>(), bodies);
-        // What has left memory is not written, alone or with others.
-        variants[0].leave();
-        assert_eq!(disk.read(disk.record(&variants, now).unwrap().into()).unwrap().len(), 2);
-        variants.iter().for_each(|stored| stored.leave());
-        assert!(disk.record(&variants, now).is_none());
-        let _ = std::fs::remove_dir_all(&dir);
-    }
-}
+mod tests;

@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Drove, End, Flight, Outcome, Read, State, WINDOW};
+use bytes::Buf;
+
+use super::{Drove, End, Flight, Outcome, Read, State, Target, WINDOW};
+use crate::chunks::Whole;
 
 /// A place among those who wait for a response and then read it.
 pub(crate) struct Seat {
@@ -41,7 +44,7 @@ impl Seat {
         self.flight.state.lock().chunks.expected()
     }
 
-    fn register(&self, state: &mut State, cx: &Context<'_>) {
+    pub(super) fn register(&self, state: &mut State, cx: &Context<'_>) {
         if let Some(Some(place)) = state.places.get_mut(self.place)
             && !place.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
         {
@@ -62,11 +65,12 @@ impl Seat {
                 if place.cut {
                     return Poll::Ready(Read::Cut);
                 }
-                if let Some(data) = state.chunks.get(place.next) {
+                if let Some(mut data) = state.chunks.get(place.next) {
+                    data.advance(std::mem::take(&mut place.skip));
                     place.next += 1;
                     let at = place.next - 1;
                     let freed = state.is_windowed() && state.chunks.was_read(at);
-                    let wakers = if freed { state.wakers() } else { Vec::new() };
+                    let wakers = if freed { state.wakers(Some(self.place)) } else { Vec::new() };
                     if freed {
                         state.give_back(&self.flight.shared);
                     }
@@ -88,7 +92,7 @@ impl Seat {
             if let Some(data) = data {
                 return Poll::Ready(Read::Data(data));
             }
-            if matches!(self.flight.drive(), Drove::Pending) {
+            if matches!(self.flight.drive(self.place), Drove::Pending) {
                 return Poll::Pending;
             }
         }
@@ -99,7 +103,7 @@ impl Seat {
         let wakers = {
             let mut state = self.flight.state.lock();
             let state = &mut *state;
-            if !state.is_windowed() {
+            if !state.is_windowed() || state.end.is_some() {
                 return;
             }
             let first = state.chunks.first();
@@ -110,7 +114,7 @@ impl Seat {
                 }
             }
             state.give_back(&self.flight.shared);
-            state.wakers()
+            state.wakers(Some(self.place))
         };
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -127,6 +131,7 @@ impl Seat {
 enum After {
     Nothing,
     Finish(Seat, tokio::runtime::Handle),
+    Store(Option<(Target, Whole)>),
     Abandon,
 }
 
@@ -136,6 +141,10 @@ impl Seat {
         let flight = &self.flight;
         if !state.begun || state.end.is_some() || state.free.len() < state.places.len() {
             return After::Nothing;
+        }
+        // RFC 9111 section 3.3: all that was announced came. Only the end did not, or trailers, and nobody waits for these.
+        if state.target.is_some() && state.chunks.is_complete() {
+            return After::Store(flight.finish(state, End::Done));
         }
         // Where a runtime shuts down, what it is given is dropped at once: only once.
         let wanted = !self.nobody && state.target.as_ref().is_some_and(|target| target.finish);
@@ -163,11 +172,11 @@ impl Drop for Seat {
                 // It may have been the one that was woken to bring the body on.
                 let woken = state.begun && state.end.is_none() && place.waker.is_none();
                 if freed || woken {
-                    wakers = state.wakers();
+                    wakers = state.wakers(None);
                 }
             }
             let after = self.after(state);
-            if state.begun && state.target.is_none() {
+            if state.begun && state.is_windowed() {
                 state.give_back(&self.flight.shared);
             }
             (after, wakers)
@@ -178,17 +187,23 @@ impl Drop for Seat {
             After::Finish(seat, runtime) => {
                 runtime.spawn(read_on(seat));
             }
+            After::Store(stored) => {
+                self.flight.settle(stored);
+                self.flight.abandon();
+            }
             After::Abandon => self.flight.abandon(),
         }
     }
 }
 
-/// Reads a body to its end for nobody, so that it is stored; ends as soon as it is not to be.
-async fn read_on(seat: Seat) {
+/// Reads a body for nobody, so that it is stored; ends as soon as all of it is there, or it is not to be.
+pub(crate) async fn read_on(seat: Seat) {
     let mut blocked = false;
     loop {
         let read = std::future::poll_fn(|cx| seat.poll_read(cx, &mut blocked)).await;
-        if !matches!(read, Read::Data(_)) || seat.flight.state.lock().target.is_none() {
+        let state = seat.flight.state.lock();
+        // Where all is there nobody waits for trailers: it is stored when this seat is left.
+        if !matches!(read, Read::Data(_)) || state.target.is_none() || state.chunks.is_complete() {
             return;
         }
     }

@@ -1,5 +1,6 @@
 use std::{
     collections::VecDeque,
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
     time::SystemTime,
 };
@@ -30,6 +31,41 @@ impl Body for Frames {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.0.pop_front().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+    }
+}
+
+/// A body of these frames, which ends.
+struct Ended(Frames);
+
+impl Body for Ended {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.is_end_stream() { Poll::Ready(None) } else { Pin::new(&mut self.0).poll_frame(cx) }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.0.is_empty()
+    }
+}
+
+/// A body that panics after these frames.
+struct Panics(Frames);
+
+impl Body for Panics {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        assert!(!self.0.0.is_empty(), "as it is told to");
+        Pin::new(&mut self.0).poll_frame(cx)
     }
 }
 
@@ -205,15 +241,108 @@ fn what_a_slow_reader_holds_stays_reserved() {
     drop((slow, fast));
     assert_eq!(filling(), 0);
 
+    // What ended and is not stored stays reserved until the slowest has it, piece by piece.
     let flight = sky.flight();
-    let fast = flight.begin(Frames::new(&[piece]), Target { expected: Some(10), ..sky.target() });
+    let target = Target { expected: Some(21), ..sky.target() };
+    let fast = flight.begin(Ended(Frames::new(&[piece, piece])), target);
     let slow = flight.seat().unwrap();
-    assert!(read(&fast, &waker).is_ready());
-    assert!(flight.state.lock().end.is_some() && sky.shared.stats().stored == 1);
-    drop(fast);
-    assert_eq!(filling(), 10 + PIECE);
-    drop(slow);
-    assert_eq!(filling(), 0);
+    while matches!(read(&fast, &waker), Poll::Ready(Read::Data(_))) {}
+    assert!(flight.state.lock().end.is_some() && flight.seat().is_none());
+    for left in [2, 1, 0] {
+        assert_eq!(filling(), left * (10 + PIECE));
+        assert_eq!(matches!(read(&slow, &waker), Poll::Ready(Read::Data(_))), left > 0);
+    }
+}
+
+/// Where it was not stored after all, what slow readers have still to read counts on; where it was, it counts in the store.
+#[test]
+fn what_is_stored_counts_there() {
+    for valid in [true, false] {
+        let sky = Sky::new(false);
+        let filling = || sky.shared.stats().filling;
+        let waker = Arc::default();
+        let flight = sky.flight();
+        let fast = flight.begin(Ended(Frames::new(&["01", "234", "5"])), sky.target());
+        let (slow, half) = (flight.seat().unwrap(), flight.seat().unwrap());
+        assert!(read(&half, &waker).is_ready());
+        if !valid {
+            sky.shared.forget(b"https://a:443/");
+        }
+        while matches!(read(&fast, &waker), Poll::Ready(Read::Data(_))) {}
+        drop(fast);
+        assert_eq!((sky.shared.stats().stored == 1, filling() == 0), (valid, valid));
+        for (seat, want) in [(half, "2345"), (slow, "012345")] {
+            let mut got = Vec::new();
+            while let Poll::Ready(Read::Data(data)) = read(&seat, &waker) {
+                got.extend_from_slice(&data);
+            }
+            assert_eq!(got, want.as_bytes());
+            assert!(matches!(read(&seat, &waker), Poll::Ready(Read::End(End::Done))) && seat.is_at_end());
+        }
+        assert_eq!(filling(), 0);
+    }
+}
+
+/// The copy that is stored counts while it is made, and is as small as there is room for.
+#[test]
+fn the_copy_counts() {
+    // Of the last block, of three bytes, two are free.
+    let room = 1 + 2 + 3 + 3 * PIECE;
+    for (more, pieces) in [(4, Some(1)), (3, Some(3)), (1, Some(3)), (0, None)] {
+        let mut sky = Sky::new(false);
+        let options = CacheOptions::default().with_max_fill_bytes(room + more);
+        sky.shared = Arc::new(Shared::new(options, None));
+        let waker = Arc::default();
+        let flight = sky.flight();
+        let seat = flight.begin(Ended(Frames::new(&["a", "bc", "d"])), sky.target());
+        for want in ["a", "bc", "d"] {
+            assert!(matches!(read(&seat, &waker), Poll::Ready(Read::Data(data)) if data == want));
+        }
+        assert!(matches!(read(&seat, &waker), Poll::Ready(Read::End(End::Done))));
+        let stored = sky.shared.get(flight.key());
+        assert_eq!(stored.map(|variants| variants[0].body.chunks.len()), pieces, "{more}");
+        let (stats, stored) = (sky.shared.stats(), u64::from(pieces.is_some()));
+        assert_eq!((stats.stored, stats.abandoned, stats.filling), (stored, 1 - stored, 0));
+    }
+}
+
+/// Nobody waits for a body that panicked.
+#[test]
+fn a_body_that_panics_is_broken_for_all() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let first = flight.begin(Panics(Frames::new(&["x"])), sky.target());
+    let (second, woken) = (flight.seat().unwrap(), Arc::new(Woken::default()));
+    assert!(read(&second, &woken).is_ready());
+    // He waits while another brings it on.
+    second.register(&mut flight.state.lock(), &Context::from_waker(&Waker::from(Arc::clone(&woken))));
+    assert!(read(&first, &Arc::default()).is_ready());
+    let panics = || read(&first, &Arc::default());
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    assert_eq!(woken.count(), 1);
+    for seat in [&first, &second] {
+        assert!(matches!(read(seat, &woken), Poll::Ready(Read::End(End::Broken(_)))));
+    }
+    assert!(flight.seat().is_none() && flight.source.lock().is_none());
+    drop((first, second));
+    let stats = sky.shared.stats();
+    assert_eq!((stats.stored, stats.abandoned, stats.filling), (0, 1, 0));
+}
+
+/// A reader that has what it came for is not woken for it.
+#[test]
+fn who_brings_a_piece_is_not_woken_for_it() {
+    let sky = Sky::new(false);
+    let flight = sky.flight();
+    let (one, other) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+    let first = flight.begin(Ended(Frames::new(&["x", "y", "z"])), sky.target());
+    for _ in 0..2 {
+        assert!(matches!(read(&first, &one), Poll::Ready(Read::Data(_))));
+    }
+    let second = flight.seat().unwrap();
+    second.register(&mut flight.state.lock(), &Context::from_waker(&Waker::from(Arc::clone(&other))));
+    while matches!(read(&first, &one), Poll::Ready(Read::Data(_))) {}
+    assert_eq!((one.count(), other.count()), (0, 1));
 }
 
 /// Between the end and the store there is no moment with neither.

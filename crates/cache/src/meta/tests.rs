@@ -231,11 +231,68 @@ fn what_may_be_given_out_stale() {
         let stored = meta(&Asked::default(), 200, &[(CC, response), ("etag", "\"a\"")]).unwrap();
         let request = RequestDirectives::read(&headers(&[(CC, request)]));
         let now = stored.received + seconds(*age);
-        assert_eq!(stored.usable(&request, now, false), *want, "{response}");
-        assert_eq!(stored.usable_on_error(&request, now), *on_error, "{response}");
+        assert_eq!(stored.usable(&request, now, None), *want, "{response}");
+        assert_eq!(stored.usable_on_error(&request, now, None), *on_error, "{response}");
     }
     let fresh = meta(&Asked::default(), 200, &[(CC, "max-age=10")]).unwrap();
-    assert_eq!(fresh.usable(&RequestDirectives::default(), fresh.received, true), Use::Stale, "outdated");
+    let outdated = Some(fresh.received);
+    assert_eq!(fresh.usable(&RequestDirectives::default(), fresh.received, outdated), Use::Stale, "outdated");
+}
+
+/// RFC 5861 counts from when it became stale, which a soft purge makes it at once.
+#[test]
+fn what_is_purged_softly_is_stale_since_then() {
+    let seconds = Duration::from_secs;
+    let cc = "max-age=60, stale-while-revalidate=10, stale-if-error=20";
+    let stored = meta(&Asked::default(), 200, &[(CC, cc)]).unwrap();
+    let request = RequestDirectives::default();
+    let purged = |at: u64| Some(stored.received + seconds(at));
+    for (outdated, at, want, on_error) in [
+        (purged(5), 5, Use::Revalidating(seconds(0)), true),
+        (purged(5), 14, Use::Revalidating(seconds(9)), true),
+        (purged(5), 15, Use::Stale, true),
+        (purged(5), 25, Use::Stale, false),
+        // It had ended before.
+        (purged(65), 66, Use::Revalidating(seconds(6)), true),
+        (purged(65), 75, Use::Stale, true),
+        (purged(65), 80, Use::Stale, false),
+        (None, 69, Use::Revalidating(seconds(9)), true),
+    ] {
+        let now = stored.received + seconds(at);
+        assert_eq!(stored.usable(&request, now, outdated), want, "{at}");
+        assert_eq!(stored.usable_on_error(&request, now, outdated), on_error, "{at}");
+    }
+}
+
+/// RFC 9111 section 4.3.5.
+#[test]
+fn what_a_head_says() {
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let other = "Sun, 06 Nov 1994 08:49:38 GMT";
+    let (tag, modified) = (("etag", "\"a\""), ("last-modified", date));
+    for (stored, head, want) in [
+        (&[tag][..], &[tag][..], Compared::Same),
+        (&[tag], &[tag, ("content-length", "4")], Compared::Same),
+        (&[tag, modified], &[tag], Compared::Same),
+        (&[tag, modified], &[tag, modified], Compared::Same),
+        (&[modified], &[modified], Compared::Same),
+        (&[tag], &[tag, modified], Compared::Other),
+        (&[tag], &[("etag", "\"b\"")], Compared::Other),
+        (&[tag], &[("etag", "W/\"a\"")], Compared::Other),
+        (&[tag, modified], &[tag, ("last-modified", other)], Compared::Other),
+        (&[tag], &[tag, ("content-length", "5")], Compared::Other),
+        (&[tag], &[tag, ("content-length", "x")], Compared::Other),
+        (&[], &[tag], Compared::Other),
+        (&[], &[("content-length", "5")], Compared::Other),
+        (&[("content-length", "5")], &[("content-length", "4")], Compared::Unknown),
+        (&[], &[("content-length", "4")], Compared::Unknown),
+        (&[tag], &[("content-length", "4")], Compared::Unknown),
+        (&[tag, modified], &[], Compared::Unknown),
+    ] {
+        let fields = [&[(CC, "max-age=60")], stored].concat();
+        let stored = meta(&Asked::default(), 200, &fields).unwrap();
+        assert_eq!(stored.compare(&headers(head), 4), want, "{fields:?} {head:?}");
+    }
 }
 
 #[test]
@@ -250,10 +307,10 @@ fn what_requests_ask_for() {
         ("max-stale", Use::Fresh(Duration::from_secs(40))),
     ] {
         let request = RequestDirectives::read(&headers(&[(CC, cc)]));
-        assert_eq!(stored.usable(&request, stored.received, false), want, "{cc}");
+        assert_eq!(stored.usable(&request, stored.received, None), want, "{cc}");
     }
     let later = stored.received + Duration::from_secs(40);
-    assert_eq!(stored.usable(&RequestDirectives::default(), later, false), Use::Stale);
+    assert_eq!(stored.usable(&RequestDirectives::default(), later, None), Use::Stale);
     assert_eq!(stored.age(later).as_secs(), 60);
 }
 

@@ -84,7 +84,7 @@ fn what_is_forgotten_is_not_put_back_with_the_rest() {
     for forget in [
         |shared: &Shared| assert!(shared.forget(&key())),
         |shared: &Shared| assert_eq!(shared.purge(&Reach::All, Purge::Hard), 1),
-        |shared: &Shared| shared.forget_invalid(&key()),
+        |shared: &Shared| assert!(shared.forget_invalid(&key())),
     ] {
         let shared = Shared::new(CacheOptions::default(), None);
         insert(&shared, "1", "t", 0);
@@ -139,4 +139,49 @@ fn variants_fit_into_the_weight_of_a_key() {
         assert!(u64::from(weight(&key(), &variants)) > len * fit as u64);
         assert!((16 - fit..16).all(|n| has(&shared, &n.to_string())), "{max_bytes} {len}");
     }
+}
+
+/// Of two responses to one request the one that was asked for later stays, whichever comes first; others have their own.
+#[test]
+fn what_was_asked_for_before_does_not_take_the_place() {
+    let shared = Shared::new(CacheOptions::default(), None);
+    let before = shared.ticket(&key());
+    let newer = insert(&shared, "1", "new", 0);
+    let old = stored("1", "old", 0);
+    assert!(!shared.insert(&key(), before, &old));
+    assert!(shared.insert(&key(), before, &stored("2", "old", 0)), "another selection");
+    let variants = shared.get(&key()).unwrap();
+    assert!(variants.len() == 2 && variants.iter().any(|stored| Arc::ptr_eq(stored, &newer)));
+    // With other selectors it would take the place of all.
+    let mut other = stored("1", "old", 0);
+    Arc::get_mut(&mut other).unwrap().meta.selectors = Box::default();
+    assert!(!shared.insert(&key(), before, &other));
+    // What is forgotten keeps nobody out.
+    newer.leave();
+    assert!(shared.insert(&key(), before, &stored("1", "old", 0)));
+    assert!(shared.insert(&key(), shared.ticket(&key()), &stored("1", "new", 0)));
+}
+
+/// A body is as old as the request for it, also after it was found right.
+#[test]
+fn a_refreshed_body_does_not_take_the_place_of_a_newer_one() {
+    let shared = Shared::new(CacheOptions::default(), None);
+    let old = insert(&shared, "1", "old", 0);
+    let slow = shared.ticket(&key());
+    let ticket = shared.ticket(&key());
+    assert!(shared.refresh(&key(), ticket, &stored("1", "old", 0), &old));
+    assert!(
+        !shared.insert(&key(), slow, &stored("1", "old", 0)),
+        "it was found right after that was asked for"
+    );
+    // One that was asked for before the validation may be of after it.
+    let (old, slow) = (insert(&shared, "1", "old", 0), shared.ticket(&key()));
+    let ticket = shared.ticket(&key());
+    assert!(shared.insert(&key(), slow, &stored("1", "new", 0)));
+    assert!(!shared.refresh(&key(), ticket, &stored("1", "old", 0), &old));
+    // What memory has dropped comes back with it, what was forgotten does not.
+    shared.cache.invalidate(&*key());
+    assert!(shared.refresh(&key(), ticket, &stored("1", "old", 0), &old));
+    old.leave();
+    assert!(!shared.refresh(&key(), shared.ticket(&key()), &stored("1", "old", 0), &old));
 }

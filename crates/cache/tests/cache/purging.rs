@@ -120,3 +120,43 @@ async fn what_is_on_its_way_is_not_stored() {
         assert!(!world.get("/").await.is_hit());
     }
 }
+
+/// Rules come and go by reloads: what was purged while others were there does not come back with them.
+#[tokio::test]
+async fn by_uri_in_layers_that_are_gone() {
+    let world = World::counting(FRESH);
+    let blind = || CacheRules::default().with_partition(Some("blind".into())).with_query(Query::Nothing);
+    for change in [true, false] {
+        assert_eq!(hits(&world.also_with(blind()), &["/a?x", "/a?x"]).await, [false, true]);
+        if change {
+            assert_eq!(world.layer.purge(&uri("https://a.example.com/a?x"), Purge::Hard), Ok(1));
+        } else {
+            let mut post = get("/a?x", &[]);
+            *post.method_mut() = http::Method::POST;
+            world.send(post).await;
+        }
+        assert_eq!(hits(&world.also_with(blind()), &["/a?x"]).await, [false]);
+        world.layer.clear();
+    }
+    // Nor where they are not remembered any more.
+    assert_eq!(hits(&world.also_with(blind()), &["/a?x", "/a?x"]).await, [false, true]);
+    assert_eq!(hits(&world.also_with(blind()), &["/a?x"]).await, [true], "as long as they are");
+    for n in 0..20 {
+        drop(world.layer.with_rules(CacheRules::default().with_partition(Some(n.to_string().into()))));
+    }
+    assert_eq!(world.layer.purge(&uri("https://a.example.com/a?x"), Purge::Hard), Ok(0));
+    assert_eq!(hits(&world.also_with(blind()), &["/a?x", "/a?x"]).await, [false, true]);
+}
+
+/// A purge of others lets those wait on who wait for one response.
+#[tokio::test]
+async fn who_is_not_meant_reads_along() {
+    for (prefix, meant) in [("https://a.example.com/img/", true), ("https://a.example.com/js/", false)] {
+        let world = World::counting(FRESH);
+        let first = world.start(get("/img/a", &[])).await;
+        world.layer.purge_prefix(&uri(prefix), Purge::Hard).unwrap();
+        let second = world.start(get("/img/a", &[])).await;
+        assert_eq!(world.calls(), if meant { 2 } else { 1 });
+        drop((first, second));
+    }
+}

@@ -128,3 +128,73 @@ async fn a_range_behind_the_end_leaves_the_whole_behind() {
     settle().await;
     assert!(world.get("/").await.is_hit());
 }
+
+/// What is not to be stored is not sent whole for each range.
+#[tokio::test]
+async fn of_what_is_never_stored_they_pass() {
+    type Fields = &'static [(&'static str, &'static str)];
+    let cases: [(Fields, Fields, &'static [&'static str]); 4] = [
+        (&[("cache-control", "private")], &[], &["01"]),
+        // Before the head nobody knows, and where no length is told not before the end.
+        (&[("cache-control", "max-age=60"), ("content-length", "10")], &[], &["0123", "45", "6789"]),
+        (&[("cache-control", "max-age=60")], &[], &["0123", "45", "6789"]),
+        (&[("cache-control", "max-age=60")], &[("authorization", "x")], &["01"]),
+    ];
+    for (fields, sent, pieces) in cases {
+        let rules = CacheRules::default().with_fetch_ranges(true).with_max_object_bytes(5);
+        let world = World::ruled(rules, move |_, request| match request.headers.get("range") {
+            Some(_) => reply(206, &[("content-range", "bytes 0-1/10")], "01"),
+            None => {
+                stream(200, fields, pieces.iter().fold(ScriptBody::new(), |body, piece| body.data(*piece)))
+            }
+        });
+        let ask = || get("/", &[&[("range", "bytes=0-1")], sent].concat());
+        for range in [false, true, true] {
+            world.send(ask()).await;
+            settle().await;
+            assert_eq!(world.last().contains_key("range"), range, "{fields:?} {sent:?}");
+        }
+        // What those with credentials get says nothing of what others do.
+        if !sent.is_empty() {
+            world.send(get("/", &[("range", "bytes=0-1")])).await;
+            assert!(!world.last().contains_key("range"));
+        }
+    }
+}
+
+/// What is there and stale is asked about, whatever the last answer was.
+#[tokio::test]
+async fn of_what_is_validated_they_do_not_pass() {
+    let world = World::ruled(CacheRules::default().with_fetch_ranges(true), |n, _| {
+        let fields = [("cache-control", "no-cache"), ("etag", "\"a\"")];
+        if n == 0 { reply(200, &fields, "0123456789") } else { reply(304, &fields, "") }
+    });
+    world.get("/").await;
+    let got = world.send(get("/", &[("range", "bytes=3-4")])).await;
+    assert_eq!((got.status.as_u16(), got.body.as_str()), (206, "34"));
+}
+
+/// RFC 5861 section 4.
+#[tokio::test]
+async fn of_what_is_stale_when_the_origin_fails() {
+    let world = World::new(|n, request| match n {
+        0 => {
+            let cc = ("cache-control", "max-age=60, stale-if-error=600");
+            reply(200, &[cc, ("age", "60"), ("etag", "\"a\"")], "0123456789")
+        }
+        1 => {
+            assert!(request.headers.contains_key("range"));
+            reply(503, &[], "down")
+        }
+        _ => reply(206, &[("content-range", "bytes 3-4/10")], "xy"),
+    });
+    world.get("/").await;
+    let range = || get("/", &[("range", "bytes=3-4")]);
+    let got = world.send(range()).await;
+    assert_eq!((got.status.as_u16(), got.body.as_str()), (206, "34"));
+    assert!(got.cache_status().contains("detail=stale-if-error"), "{got:?}");
+    assert_eq!((world.stats().stale, world.stats().misses), (1, 1));
+    let got = world.send(range()).await;
+    assert_eq!((got.body.as_str(), got.cache_status()), ("xy", "fwd=stale"));
+    assert_eq!((world.stats().stale, world.stats().misses), (1, 2));
+}

@@ -145,3 +145,46 @@ async fn layers_share_a_store_where_their_keys_are_the_same() {
     assert!(other.get("/").await.is_hit());
     assert_eq!(world.stats().entries, 2);
 }
+
+/// What others write behind the cache is nothing to tell requests apart by.
+#[tokio::test]
+async fn what_is_written_behind_the_cache() {
+    let name = HeaderName::from_static("x-forwarded-for");
+    for (written, hit) in [(None, true), (Some(name), false)] {
+        let world = World::ruled(CacheRules::default().with_written_behind(written), |n, _| {
+            reply(200, &[("cache-control", "max-age=60"), ("vary", "X-Forwarded-For")], &format!("body {n}"))
+        });
+        world.get("/").await;
+        assert_eq!(world.get("/").await.is_hit(), hit);
+    }
+}
+
+/// After a reload that tells requests apart by more, what was stored before is for nobody.
+#[tokio::test]
+async fn what_was_stored_by_others_is_told_apart() {
+    let world = World::counting(FRESH);
+    let name = HeaderName::from_static("x-country");
+    for rules in [
+        CacheRules::default().with_key_cookies(["theme".to_owned()]),
+        CacheRules::default().with_key_fields([name.clone()]),
+    ] {
+        world.layer.clear();
+        world.get("/").await;
+        let apart = world.also_with(rules);
+        assert!(world.get("/").await.is_hit());
+        assert!(!apart.get("/").await.is_hit());
+        assert!(apart.get("/").await.is_hit());
+        for fields in [("cookie", "theme=dark"), ("x-country", "de")] {
+            apart.send(get("/", &[fields])).await;
+        }
+        assert!(world.get("/").await.is_hit(), "by less it may be used");
+    }
+    // Nor do they read along what is on its way for others.
+    world.layer.clear();
+    let first = world.start(get("/", &[])).await;
+    let apart = world.also_with(CacheRules::default().with_key_fields([name]));
+    let calls = world.calls();
+    let second = apart.start(get("/", &[("x-country", "de")])).await;
+    assert_eq!(world.calls(), calls + 1);
+    drop((first, second));
+}

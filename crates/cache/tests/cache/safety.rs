@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{Empty, Full};
-use portcullis_cache::{CacheLayer, CacheOptions};
+use portcullis_cache::{CacheLayer, CacheOptions, ClientSecure};
 use portcullis_conn::{ConnInfo, TlsInfo};
 use tower::{Layer, Service};
 
@@ -59,6 +59,27 @@ async fn nothing_crosses() {
             assert!(world.send(base()).await.is_hit(), "{name}");
         }
     }
+}
+
+/// Behind one that ends TLS for its clients all come over one kind of connection.
+#[tokio::test]
+async fn who_speaks_https_in_front_is_kept_apart() {
+    let world = World::with(CacheOptions::default(), |n, _| reply(200, FRESH, &format!("body {n}")));
+    let ask = |method: Method, secure: bool| {
+        let mut request = request(method, "/x", &[("host", "a")]);
+        let info = portcullis_testkit::conn(()).info;
+        request.extensions_mut().insert::<Arc<ConnInfo>>(Arc::new(info));
+        request.extensions_mut().insert(ClientSecure(secure));
+        request
+    };
+    for (n, secure) in [true, false].into_iter().enumerate() {
+        for _ in 0..2 {
+            assert_eq!(world.send(ask(Method::GET, secure)).await.body, format!("body {n}"));
+        }
+    }
+    world.send(ask(Method::POST, true)).await;
+    let hits = [world.send(ask(Method::GET, true)).await, world.send(ask(Method::GET, false)).await];
+    assert_eq!(hits.map(|got| got.is_hit()), [false, true], "what was changed is what was told");
 }
 
 #[tokio::test]

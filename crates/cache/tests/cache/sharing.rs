@@ -254,3 +254,27 @@ async fn nobody_waits_for_two_ranges() {
         assert!(origin.came().is_none());
     }
 }
+
+/// RFC 9211 section 2.2: who follows is told why he was not answered from the store.
+#[tokio::test]
+async fn a_follower_keeps_his_reason() {
+    let mut origin = Origin::new(CacheRules::default());
+    let cache = origin.cache.clone();
+    let ask = |x: &str| Box::pin(cache.clone().oneshot(get("/", &[("x", x)])));
+    for (x, age, want) in [("1", "60", "uri-miss"), ("1", "0", "stale"), ("2", "0", "vary-miss")] {
+        let (mut first, mut second) = (ask(x), ask(x));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        let fields = [("cache-control", "max-age=60"), ("etag", "\"a\""), ("vary", "x"), ("age", age)];
+        let (response, body) = reply(200, &fields);
+        origin.came().unwrap().send(response).ok().unwrap();
+        drop(body);
+        whole(first.await.unwrap()).await.unwrap();
+        if age == "60" {
+            // It was for the first alone.
+            drop(second);
+            continue;
+        }
+        let second = second.await.unwrap();
+        assert_eq!(status(&second), format!("portcullis; fwd={want}; ttl=60; collapsed"));
+    }
+}

@@ -3,13 +3,18 @@
 use std::{
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
     time::Duration,
 };
 
 use http::{Method, StatusCode};
-use portcullis_cache::{CacheRules, InBackground};
+use portcullis_cache::{CacheRules, InBackground, Purge, StatusTtl};
+use tower::ServiceExt as _;
 
-use crate::world::{Got, World, get, reply, settle};
+use crate::{
+    collapsing::{self, Origin, poll, whole},
+    world::{Got, World, get, https, reply, settle},
+};
 
 /// Stale at once.
 const STALE: (&str, &str) = ("age", "60");
@@ -243,5 +248,112 @@ async fn head_refreshes_what_is_stored() {
         assert_eq!(got.is_hit(), refreshed, "{fields:?} {got:?}");
         assert_eq!(got.body, if refreshed { "body" } else { "other" });
         assert_eq!(got.field("x-new").is_empty(), !refreshed);
+    }
+}
+
+/// A HEAD that says nothing of what is stored does not prolong it (RFC 9111 section 4.3.5).
+#[tokio::test]
+async fn head_without_validators_refreshes_nothing() {
+    let gone = StatusTtl { statuses: 404..=404, ttl: Duration::from_secs(60), overrides: false };
+    type Fields = &'static [(&'static str, &'static str)];
+    const CC: (&str, &str) = ("cache-control", "max-age=60, stale-if-error=60");
+    let cases: [(u16, Fields, Fields); 6] = [
+        (200, &[CC, STALE], &[CC]),
+        (200, &[CC, STALE, ("content-length", "4")], &[CC, ("content-length", "4")]),
+        (200, &[CC, STALE, ("etag", "\"a\"")], &[CC]),
+        (200, &[CC, STALE, ("etag", "\"a\"")], &[CC, ("etag", "\"a\""), ("content-length", "5")]),
+        (404, &[CC, STALE], &[]),
+        (404, &[CC, STALE, ("etag", "\"a\"")], &[CC, ("etag", "\"a\"")]),
+    ];
+    for (status, first, head) in cases {
+        let world = World::ruled(CacheRules::default().with_ttl([gone.clone()]), move |n, request| {
+            match (n, request.method == Method::HEAD) {
+                (0, _) => reply(status, first, "body"),
+                (_, true) => reply(status, head, ""),
+                _ => reply(200, &[], "other"),
+            }
+        });
+        world.get("/").await;
+        let mut request = get("/", &[]);
+        *request.method_mut() = Method::HEAD;
+        assert_eq!(world.send(request).await.cache_status(), "fwd=stale");
+        assert_eq!(world.get("/").await.body, "other", "{status} {first:?} {head:?}");
+    }
+}
+
+/// What was purged for good while it was asked about is not what is given out when that fails.
+#[tokio::test]
+async fn what_was_purged_is_no_spare() {
+    for (how, given) in [(Purge::Hard, false), (Purge::Soft, true)] {
+        let mut origin = Origin::new(CacheRules::default());
+        let cache = origin.cache.clone();
+        let ask = |method: Method, fields: &[_]| {
+            let mut request = get("/", fields);
+            *request.method_mut() = method;
+            Box::pin(cache.clone().oneshot(request))
+        };
+        let mut first = ask(Method::GET, &[]);
+        assert!(poll!(&mut first).is_pending());
+        let fields = [("cache-control", "max-age=60, stale-if-error=600"), ("etag", "\"a\""), STALE];
+        origin.came().unwrap().send(collapsing::reply(200, &fields).0).ok().unwrap();
+        whole(first.await.unwrap()).await.unwrap();
+        let mut asked = [
+            ask(Method::GET, &[]),
+            ask(Method::GET, &[]),
+            ask(Method::HEAD, &[]),
+            ask(Method::GET, &[("range", "bytes=0-0")]),
+        ];
+        for one in &mut asked {
+            assert!(poll!(one).is_pending());
+        }
+        let answers = [(); 3].map(|()| origin.came().unwrap());
+        assert!(origin.came().is_none(), "the second follows");
+        assert_eq!(origin.layer.purge_all(how), 1);
+        for answer in answers {
+            answer.send(collapsing::reply(503, &[]).0).ok().unwrap();
+        }
+        let [leader, mut follower, head, range] = asked;
+        for response in [leader, head, range] {
+            assert_eq!(response.await.unwrap().status() != 503, given, "{how:?}");
+        }
+        assert_eq!(poll!(&mut follower).is_ready(), given, "{how:?}");
+        assert_eq!(origin.came().is_none(), given, "it asks for itself");
+    }
+}
+
+/// Who is one too many gets it stale, and the next who comes asks for it.
+#[tokio::test]
+async fn what_is_asked_for_at_one_time_is_bounded() {
+    let world = World::with(https().with_max_background(1), |n, _| {
+        let fields = [("cache-control", "max-age=60, stale-while-revalidate=600"), STALE];
+        reply(200, if n < 2 { &fields } else { &fields[..1] }, &format!("body {n}"))
+    });
+    for path in ["/a", "/b", "/a", "/b", "/a", "/b"] {
+        world.get(path).await;
+    }
+    settle().await;
+    assert_eq!(world.calls(), 3);
+    assert_eq!((world.get("/a").await.body, world.get("/b").await.body), ("body 2".into(), "body 1".into()));
+    settle().await;
+    assert_eq!((world.calls(), world.get("/b").await.body.as_str()), (4, "body 3"));
+}
+
+/// What turned out too large is not read for nobody.
+#[tokio::test]
+async fn what_is_not_stored_is_not_read_on() {
+    let mut origin = Origin::new(CacheRules::default().with_max_object_bytes(10));
+    let fields = [("cache-control", "max-age=60, stale-while-revalidate=600"), STALE];
+    let mut first = Box::pin(origin.cache.clone().oneshot(get("/", &[])));
+    assert!(poll!(&mut first).is_pending());
+    origin.came().unwrap().send(collapsing::reply(200, &fields).0).ok().unwrap();
+    whole(first.await.unwrap()).await.unwrap();
+    whole(origin.ask(&[]).await).await.unwrap();
+    settle().await;
+    let (response, body) = collapsing::reply(200, &fields);
+    origin.came().unwrap().send(response).ok().unwrap();
+    for closed in [false, true] {
+        body.try_send(collapsing::data("12345678")).unwrap();
+        settle().await;
+        assert_eq!(body.is_closed(), closed);
     }
 }

@@ -193,23 +193,45 @@ async fn unsafe_methods_invalidate() {
     let invalidating = |method: Method, status: u16| async move {
         let world = World::new(move |n, request| match request.method {
             Method::GET => reply(200, FRESH, &format!("body {n}")),
-            _ => reply(status, &[("location", "/other"), ("content-location", "https://b/x")], ""),
+            _ => reply(status, &[("location", "/other"), ("content-location", "/x/1")], ""),
         });
-        for path in ["/x", "/other", "/third"] {
+        for path in ["/x", "/other", "/x/1", "/third"] {
             world.get(path).await;
         }
         let mut change = get("/x", &[]);
         *change.method_mut() = method;
         world.send(change).await;
-        let hits = [world.get("/x").await, world.get("/other").await, world.get("/third").await];
-        hits.map(|got| got.is_hit())
+        let mut hits = [false; 4];
+        for (hit, path) in hits.iter_mut().zip(["/x", "/other", "/x/1", "/third"]) {
+            *hit = world.get(path).await.is_hit();
+        }
+        hits
     };
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, "PURGE".parse().unwrap()] {
-        assert_eq!(invalidating(method, 200).await, [false, false, true]);
+        assert_eq!(invalidating(method, 200).await, [false, false, false, true]);
     }
-    assert_eq!(invalidating(Method::POST, 303).await, [false, false, true]);
-    assert_eq!(invalidating(Method::POST, 500).await, [true, true, true]);
-    assert_eq!(invalidating(Method::OPTIONS, 200).await, [true, true, true]);
+    assert_eq!(invalidating(Method::POST, 303).await, [false, false, false, true]);
+    assert_eq!(invalidating(Method::POST, 500).await, [true; 4]);
+    assert_eq!(invalidating(Method::OPTIONS, 200).await, [true; 4]);
+}
+
+/// What another origin has is not for this one to speak of.
+#[tokio::test]
+async fn unsafe_methods_invalidate_nothing_of_others() {
+    let world = World::new(|_, request| match request.method {
+        Method::GET => reply(200, FRESH, ""),
+        _ => reply(
+            200,
+            &[("location", "https://b.example.com/x"), ("content-location", "//b.example.com/x")],
+            "",
+        ),
+    });
+    let other = || get("/x", &[("host", "b.example.com")]);
+    world.send(other()).await;
+    let mut change = get("/y", &[]);
+    *change.method_mut() = Method::POST;
+    world.send(change).await;
+    assert!(world.send(other()).await.is_hit());
 }
 
 #[tokio::test]

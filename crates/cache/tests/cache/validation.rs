@@ -155,3 +155,50 @@ async fn the_status_field_is_a_choice_and_comes_last() {
     let world = World::ruled(CacheRules::default().with_cache_status(false), |_, _| reply(200, FRESH, "x"));
     assert!(!world.get("/").await.headers.contains_key("cache-status"));
 }
+
+/// RFC 9111 section 4.3.4: the one who asked gets what the 304 says, also what is not for the others.
+#[tokio::test]
+async fn what_a_304_says_is_said_to_its_client() {
+    for (cc, stored) in [("max-age=60, public", true), ("private", false), ("max-age=60", false)] {
+        let world = World::new(move |n, _| match n {
+            0 => reply(200, &[("cache-control", "max-age=0"), ("etag", "\"a\""), ("x-n", "old")], "body"),
+            1 | 2 => {
+                let fields =
+                    [("cache-control", cc), ("x-n", "new"), ("set-cookie", "a=1"), ("set-cookie", "b=2")];
+                reply(304, &fields, "")
+            }
+            _ => reply(500, &[], "unwanted"),
+        });
+        world.get("/").await;
+        let got = world.get("/").await;
+        assert_eq!((got.body.as_str(), got.field("x-n"), got.field("cache-control")), ("body", "new", cc));
+        let cookies: Vec<_> = got.headers.get_all("set-cookie").iter().collect();
+        assert_eq!(cookies, ["a=1", "b=2"], "{cc}");
+        assert!(got.is_aged(0) && got.headers.get_all("date").iter().count() == 1, "{got:?}");
+        if stored {
+            let hit = world.get("/").await;
+            assert!(hit.is_hit() && hit.field("x-n") == "new" && !hit.headers.contains_key("set-cookie"));
+        } else {
+            assert_eq!(world.stats().entries, 0, "{cc}");
+        }
+    }
+    // Also to who has it already.
+    let world = World::new(|n, _| match n {
+        0 => reply(200, &[("cache-control", "max-age=0"), ("etag", "\"a\"")], "body"),
+        _ => reply(304, &[("cache-control", "max-age=60, public"), ("set-cookie", "a=1")], ""),
+    });
+    world.get("/").await;
+    let got = world.send(get("/", &[("if-none-match", "\"a\"")])).await;
+    assert_eq!((got.status.as_u16(), got.field("set-cookie")), (304, "a=1"));
+}
+
+/// RFC 9110 section 8.6.
+#[tokio::test]
+async fn head_for_a_204_has_no_length() {
+    let world = World::new(|_, _| reply(204, FRESH, ""));
+    world.get("/").await;
+    let mut request = get("/", &[]);
+    *request.method_mut() = Method::HEAD;
+    let got = world.send(request).await;
+    assert!(got.is_hit() && !got.headers.contains_key("content-length"), "{got:?}");
+}
