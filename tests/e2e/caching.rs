@@ -24,7 +24,7 @@ use crate::{
         client::{Client, empty, full},
         edge::Edge,
         origin::Origin,
-        run, run_within,
+        raw, run, run_within,
     },
 };
 
@@ -191,6 +191,65 @@ fn routes_have_rules_of_their_own() {
         let response = client.send(head).await.unwrap();
         assert_eq!(response.headers()["content-length"], "8");
         assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    });
+}
+
+/// Behind a proxy that is trusted to tell the scheme: what one scheme was answered is not for the other, over whichever protocol it asks. And what
+/// the origin was told of the client it may answer by.
+#[test]
+fn a_trusted_proxy_tells_schemes_and_clients_apart() {
+    run(async {
+        let origin = Origin::start(|request| async move {
+            let told = |name: &str| {
+                request.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned()
+            };
+            let text = format!("{} {}", told("x-forwarded-proto"), told("x-forwarded-for"));
+            let mut response = Response::new(full(text));
+            response.headers_mut().insert("cache-control", "max-age=600".parse().unwrap());
+            if request.uri().path() == "/by-client" {
+                response.headers_mut().insert("vary", "x-forwarded-for".parse().unwrap());
+            }
+            response
+        })
+        .await;
+        let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+        let trusted = "[forwarded]\ntrusted = [\"127.0.0.1\"]\n[cache]\n";
+        let edge = Edge::run(&format!("{admin}{trusted}{}", plain(origin.addr()))).await;
+        let (h1, h2) =
+            (Client::plain(edge.http(), "a.test").await, Client::plain_h2(edge.http(), "a.test").await);
+        let mut clients = [h1, h2];
+        let mut ask = async |client: usize, path: &str, scheme: &str, address: &str| {
+            // over HTTP/2 the proxy says what it speaks itself
+            let uri = if client == 0 { path.to_owned() } else { format!("http://a.test{path}") };
+            let client = &mut clients[client];
+            let request = client.request(Method::GET, path).uri(uri).header("x-forwarded-proto", scheme);
+            let request = request.header("x-forwarded-for", address).body(empty()).unwrap();
+            client.fetch(request).await.body
+        };
+        for (path, scheme, address, answer) in [
+            ("/", "http", "192.0.2.1", "http 192.0.2.1, 127.0.0.1"),
+            ("/", "https", "192.0.2.2", "https 192.0.2.2, 127.0.0.1"),
+            ("/", "http", "192.0.2.3", "http 192.0.2.1, 127.0.0.1"),
+            ("/", "https", "192.0.2.3", "https 192.0.2.2, 127.0.0.1"),
+            ("/by-client", "http", "192.0.2.1", "http 192.0.2.1, 127.0.0.1"),
+            ("/by-client", "http", "192.0.2.2", "http 192.0.2.2, 127.0.0.1"),
+        ] {
+            for client in [0, 1] {
+                let told = ask(client, path, scheme, address).await;
+                assert_eq!(told, answer, "{path} {scheme} {address} {client}");
+            }
+        }
+        assert_eq!(origin.requests(), 2 + 4);
+        // purges name what clients ask for
+        let body = "url=https%3A%2F%2Fa.test%2F";
+        let purge = format!(
+            "POST /cache/purge HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let purged = raw::send(edge.admin(), &purge).await;
+        assert_eq!(purged.statuses(), [200], "{purged:?}");
+        assert_eq!(ask(0, "/", "http", "192.0.2.4").await, "http 192.0.2.1, 127.0.0.1");
+        assert_eq!(ask(0, "/", "https", "192.0.2.4").await, "https 192.0.2.4, 127.0.0.1");
     });
 }
 

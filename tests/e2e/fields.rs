@@ -196,6 +196,12 @@ fn early_hints_go_ahead_of_the_response() {
         let answered = raw::send(edge.http(), last).await;
         let ahead = "HTTP/1.1 103 Early Hints\r\nx-frame: 1\r\n\r\nHTTP/1.1 102 Processing\r\nx-frame: 1\r\n\r\nHTTP/1.1 200 OK\r\n";
         assert!(answered.text.starts_with(ahead), "{answered:?}");
+        // and what no response is to have they have neither
+        let removed = format!("[security_headers]\nremove = [\"link\"]\n{}", plain(origin.addr()));
+        let edge = Edge::run(&removed).await;
+        let answered = raw::send(edge.http(), last).await;
+        let ahead = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\n";
+        assert!(answered.text.starts_with(ahead), "{answered:?}");
     });
 }
 

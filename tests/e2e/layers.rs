@@ -55,7 +55,7 @@ fn security_fields_are_on_everything() {
 }
 
 #[test]
-fn the_filter_answers_before_any_route() {
+fn the_filter_answers_in_place_of_the_route() {
     run(async {
         let origin = Origin::text("ok").await;
         let edge = Edge::run(&format!("[filter]\ndeny = [\"/.git\"]\n{}", secure(origin.addr()))).await;

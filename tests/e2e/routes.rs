@@ -351,6 +351,10 @@ fn explain_tells_the_way_of_a_request() {
     let chain =
         "  security fields\n  rate limit: 429 past 5 in 1s of a client\n  cache\nthen: answered 200\n";
     assert!(told.ends_with(chain), "{told}");
+    // what no listener has is not told
+    for absent in ["Alt-Svc", "misdirected", "early data"] {
+        assert!(!told.contains(absent), "{absent}: {told}");
+    }
     let health = told.find("  health: answers /health\n").unwrap();
     assert!(health < told.find("  security fields\n").unwrap(), "{told}");
     dir.write(
@@ -372,6 +376,21 @@ fn explain_tells_the_way_of_a_request() {
                  \x20 rate limit: a dry run counts past 5 in 1s of a client\n  filter: 403 for the rest\n\
                  then: redirected to HTTPS\n";
     assert!(told.ends_with(chain), "{told}");
+    assert!(told.contains("  Alt-Svc: ") && !told.contains("misdirected") && !told.contains("early data"));
+    // nothing is passed where nobody is let in
+    let listener = "[[certificate]]\nself_signed = [\"a.test\"]\n[[route]]\nrespond = \"all\"\n\
+                    [[access_log]]\nsample = 10\n[[access_log]]\noutput = \"./log\"\n\
+                    [[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"https\"\nplain_http = \"refuse\"\n\
+                    http3 = false\n[listener.tls]\nresumption = \"zero-rtt\"\n";
+    dir.write("edge.toml", listener);
+    let told = explain("http://a.test/");
+    assert!(
+        told.ends_with("passes, outermost first:\nthen: closed: no listener takes plain HTTP\n"),
+        "{told}"
+    );
+    let told = explain("https://a.test/");
+    assert!(told.contains("  early data: ") && !told.contains("Alt-Svc"), "{told}");
+    assert!(told.contains("  access log: one of 10 requests, every request\n"), "{told}");
 }
 
 #[test]

@@ -192,7 +192,9 @@ impl ConnInfo {
         self.tls.is_some()
     }
 
-    /// Whether what is read now may be a replay: the connection began as 0-RTT and its handshake is not complete.
+    /// Whether what is read now may be a replay: the connection began as 0-RTT and its handshake is not complete. It says nothing against the
+    /// address: a QUIC driver must hand out early requests only where the client's address is proven (RFC 9000 section 8.1), as
+    /// portcullis-h3 does by a token.
     pub fn is_early(&self) -> bool {
         self.early_data().is_some_and(|early| !early.is_confirmed())
     }

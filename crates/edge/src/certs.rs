@@ -196,8 +196,7 @@ impl ListenerTls {
             .with_handshake_timeout(listener.http.handshake_timeout)
             .with_handshakes_at_once(listener.tls.handshakes_at_once);
         options.name_hook = acme.map(Acme::name_hook);
-        let early = matches!(listener.tls.resumption, ResumptionPlan::ZeroRtt(_));
-        Self { acceptor: tls.acceptor(options), tls, early }
+        Self { acceptor: tls.acceptor(options), tls, early: listener.takes_early_data() }
     }
 }
 

@@ -25,9 +25,10 @@ use std::{
     sync::Arc,
 };
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use portcullis_cache::{Authorized, CacheBody, CacheBodyInner, CacheLayer, CacheRules, NotForStore};
 use portcullis_middleware::{
+    ClientSecure,
     concurrency::{ConcurrencyLimit, ConcurrencyStats},
     early::OwnAnswer,
     filter::{Action, FilterLayer},
@@ -50,7 +51,7 @@ use crate::{
     explain::Step,
     forward::ToCluster,
     interim,
-    live::Live,
+    live::Going,
     parts::Parts,
     plan::{ChainPlan, FilterPlan, Plan, RoutePlan, Setting},
     service::EdgeService,
@@ -90,19 +91,22 @@ impl Chains {
         parts: &Parts,
         cache: Option<&CacheLayer>,
         store: Option<&Arc<dyn RateStore>>,
-        before: Option<&Live>,
+        before: Option<&Going<'_>>,
     ) -> Result<Self, EdgeError> {
-        let rates =
-            Rates { store, is_same: before.is_some_and(|before| before.plan.rate_store == plan.rate_store) };
+        let rates = Rates {
+            store,
+            is_same: before.is_some_and(|before| before.live.plan.rate_store == plan.rate_store),
+        };
         // all that may fail, before anything that goes on is changed
         let pages = Pages::read(plan)?;
-        let known = before.map(|before| (&before.plan.chain, &*before.chains.default));
-        let edge = Chain { cache: cache.cloned(), ..Chain::default() };
+        let known = before.map(|before| (&before.live.plan.chain, &*before.live.chains.default));
+        let by_default = |store: &CacheLayer| store.with_rules(of_edge(store.rules().clone()));
+        let edge = Chain { cache: cache.map(by_default), ..Chain::default() };
         let made = Made { parts, pages: &pages, rates };
         let mut default = Chain::build(&plan.chain, &made, &edge, known);
         default.cache = cache_layer(&plan.chain.cache, &edge.cache, cache, None);
         let default = Arc::new(default);
-        let routes = plan.routes.iter().map(|route| {
+        let routes = plan.routes.iter().enumerate().map(|(number, route)| {
             let edits = &route.response_fields;
             if route.chain == ChainPlan::default()
                 && edits.is_empty()
@@ -111,8 +115,8 @@ impl Chains {
                 return Arc::clone(&default);
             }
             let known = before.and_then(|before| {
-                let number = before.plan.routes.iter().position(|old| old.matches == route.matches)?;
-                Some((&before.plan.routes[number].chain, &**before.chains.routes.get(number)?))
+                let (place, live) = (before.place(number)?, before.live);
+                Some((&live.plan.routes[place].chain, &**live.chains.routes.get(place)?))
             });
             let mut chain = Chain::build(&route.chain, &made, &default, known);
             chain.response_fields = (!edits.is_empty()).then(|| Arc::new(edits.clone()));
@@ -224,7 +228,7 @@ fn cache_layer(
         }),
         Setting::Off => None,
         Setting::Own(rules) => store.map(|store| {
-            let mut rules = rules.clone();
+            let mut rules = of_edge(rules.clone());
             if rules.partition.is_none() {
                 rules.partition = route.and_then(partition);
             }
@@ -235,9 +239,11 @@ fn cache_layer(
 
 /// What keeps a route's responses from those of routes for the same URIs: what it matches by, where that is more than host and path.
 fn partition(route: &RoutePlan) -> Option<Arc<str>> {
-    (is_for_some(route) || !route.matches.query.is_empty()).then(|| {
+    let matches = &route.matches;
+    // the scheme of the connection, which need not be the one that a trusted proxy told and the key has
+    (is_for_some(route) || !matches.query.is_empty() || matches.scheme.is_some()).then(|| {
         let mut hasher = DefaultHasher::new();
-        format!("{:?}", route.matches).hash(&mut hasher);
+        format!("{matches:?}").hash(&mut hasher);
         format!("{:016x}", hasher.finish()).into()
     })
 }
@@ -308,18 +314,19 @@ impl Chain {
         let cache = self.cache.clone().map(|layer| {
             let (body, own) =
                 (MapResponseBodyLayer::new(of_cache as OfCache), MapResponseLayer::new(not_for_store));
-            (MapRequestLayer::new(as_authorized), body, layer, own)
+            (MapRequestLayer::new(for_cache), body, layer, own)
         });
+        let removed = self.security_headers.as_ref().map_or(&[][..], SecurityHeadersLayer::removed);
+        let interim = interim::edited(self.response_fields.as_ref(), removed).map(MapRequestLayer::new);
         let edits = self.response_fields.clone().map(|edits| {
-            let interim = MapRequestLayer::new(interim::edited(&edits));
-            let edit = MapResponseLayer::new(move |mut response: Response<Body>| {
+            MapResponseLayer::new(move |mut response: Response<Body>| {
                 edits.apply(response.headers_mut());
                 response
-            });
-            (edit, interim)
+            })
         });
         let outer = ServiceBuilder::new()
             .layer(option_layer(edits))
+            .layer(option_layer(interim))
             .layer(option_layer(self.security_headers.clone()))
             .layer(option_layer(self.rate_limit.clone()))
             .layer(option_layer(self.filter.clone()));
@@ -350,12 +357,24 @@ fn admission(plan: &ChainPlan, parts: &Parts, default: &Admission) -> Admission 
     }
 }
 
-/// RFC 9111 section 3.5 holds for whoever was authenticated, with or without `Authorization`.
-fn as_authorized(mut request: Request<Body>) -> Request<Body> {
+/// What the cache can't see by itself. RFC 9111 section 3.5 holds for whoever was authenticated, with or without `Authorization`, and the origin
+/// answers by the scheme that a trusted proxy told.
+fn for_cache(mut request: Request<Body>) -> Request<Body> {
     if request.extensions().get::<Authenticated>().is_some() {
         request.extensions_mut().insert(Authorized);
     }
+    if let Some(ClientSecure(secure)) = request.extensions().get().copied() {
+        request.extensions_mut().insert(portcullis_cache::ClientSecure(secure));
+    }
     request
+}
+
+/// With what the proxy tells clusters of the client, by fields that the cache does not see: what varies by them is not for all who ask alike.
+/// The scheme and the host that it tells are in every key.
+fn of_edge(mut rules: CacheRules) -> CacheRules {
+    let told = ["forwarded", "x-forwarded-for", "x-forwarded-port", "x-real-ip"];
+    rules.written_behind.extend(told.map(HeaderName::from_static));
+    rules
 }
 
 /// What a layer inside of the cache said by itself is not the origin's word: it is neither stored nor does it tell that what was asked for can't be.
@@ -409,7 +428,7 @@ pub(crate) fn steps(plan: &Plan, route: Option<&RoutePlan>) -> Vec<Step> {
         edits,
         Step::of("security fields", &edge.security_headers, &route.security_headers, |_| String::new()),
         Step::of("rate limit", &edge.rate_limit, &route.rate_limit, rate_limit),
-        Step::of("filter", &edge.filter, &route.filter, filter_in_words),
+        Step::of("filter", &some(&edge.filter), &some(&route.filter), filter_in_words),
     ];
     let cache = Step::of("cache", &cache, &route.cache, cache_in_words);
     outer
@@ -452,6 +471,14 @@ fn cache_in_words(rules: &CacheRules) -> String {
         }
     }
     words.join(", ")
+}
+
+/// A filter that says nothing is none.
+fn some(filter: &Setting<FilterPlan>) -> Setting<FilterPlan> {
+    match filter {
+        Setting::Own(own) if own.options.is_empty() => Setting::Off,
+        other => other.clone(),
+    }
 }
 
 fn filter_in_words(own: &FilterPlan) -> String {

@@ -155,4 +155,42 @@ mod tests {
         assert_eq!(numbers(&fourth), (2, 4, 0, 0));
         assert!(fourth.gone.rates.is_empty());
     }
+
+    #[tokio::test]
+    async fn what_a_place_refused_stays_counted_while_its_name_is_there() {
+        let tunnels = Tunnels::new(1);
+        let mut plan = Plan::default();
+        for host in ["a.test", "b.test"] {
+            let respond = RouteAction::Respond { status: http::StatusCode::OK, body: String::new() };
+            let mut route = RoutePlan::new(Some(host), respond);
+            route.name = Some("own".to_owned());
+            route.chain.concurrency = Setting::Own(ConcurrencyOptions::new(1).with_queue(0));
+            plan.routes.push(route);
+        }
+        let first = Live::build(plan.clone(), &tunnels, None).unwrap();
+        for chain in &first.chains.routes {
+            let service = chain.around(
+                EdgeService::new(tower::service_fn(|_| {
+                    std::future::pending::<Result<http::Response<Body>, std::convert::Infallible>>()
+                })),
+                |_| None,
+            );
+            let held = tokio::spawn(service.send(Request::get("/").body(Body::empty()).unwrap()));
+            tokio::task::yield_now().await;
+            let refused = service.send(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(refused.status(), 503);
+            held.abort();
+        }
+        let refused = |live: &Live| Counted::of(live).without_place;
+        assert_eq!(refused(&first), BTreeMap::from([("own".into(), 2)]));
+        // one of the two goes, and then the name
+        plan.routes.pop();
+        let mut second = Live::build(plan.clone(), &tunnels, Some(&first)).unwrap();
+        second.gone = Counted::gone(&first, &second);
+        assert_eq!(refused(&second), refused(&first));
+        plan.routes.clear();
+        let mut third = Live::build(plan, &tunnels, Some(&second)).unwrap();
+        third.gone = Counted::gone(&second, &third);
+        assert!(refused(&third).is_empty());
+    }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use portcullis_acme::Acme;
+use portcullis_cache::DiskError;
 use portcullis_h3::ConnLimits;
 use portcullis_listener::{
     ClientLimit, DescriptorBudget, LimitOptions, Limits, ListenAddr, ListenerLimits, ListenerStats,
@@ -429,6 +430,9 @@ impl Plan {
         crate::routes::check(self)?;
         crate::parts::check(self)?;
         crate::rate_store::check(self)?;
+        if !cfg!(feature = "disk-cache") && self.cache.as_ref().is_some_and(|cache| cache.disk.is_some()) {
+            return Err(EdgeError::Cache(DiskError::NotBuilt));
+        }
         bind_plan(self, &[]).check().map_err(EdgeError::Listeners)
     }
 

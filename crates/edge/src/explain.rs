@@ -3,11 +3,12 @@
 use std::{fmt, net::IpAddr};
 
 use http::{Method, Uri};
+use portcullis_middleware::access_log::Sampling;
 use portcullis_proxy::{Asked, router::Explanation};
 
 use crate::{
     PlanFault, chain, parts,
-    plan::{ListenerMode, Plan, RouteAction, RoutePlan, Setting},
+    plan::{ListenerMode, ListenerPlan, PlainHttp, Plan, RouteAction, RoutePlan, Setting},
     routes::router,
 };
 
@@ -24,6 +25,14 @@ pub enum ExplainError {
     /// The URI has a host.
     #[error("the URI has no host")]
     NoHost,
+}
+
+/// What becomes of plain HTTP, best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Insecure {
+    Served,
+    Redirected,
+    Refused,
 }
 
 /// Which route a request has and why, and what it passes on its way. `Display` shows it in lines.
@@ -126,8 +135,13 @@ impl Plan {
             .with_method(method)
             .with_connection(client, secure);
         let route = router.explain(&asked);
+        let insecure = if secure { Insecure::Served } else { self.insecure() };
+        if insecure == Insecure::Refused {
+            let action = "closed: no listener takes plain HTTP".to_owned();
+            return Ok(Explained { route, steps: Vec::new(), action });
+        }
         // what is redirected takes no route
-        let redirected = !secure && self.redirects_all();
+        let redirected = insecure == Insecure::Redirected;
         let own = route.route().filter(|_| !redirected).and_then(|number| self.routes.get(number));
         let mut steps = self.before_routes(own);
         steps.extend(match redirected {
@@ -142,28 +156,38 @@ impl Plan {
         Ok(Explained { route, steps, action })
     }
 
-    /// Whether no listener serves plain HTTP.
-    fn redirects_all(&self) -> bool {
-        use crate::plan::PlainHttp::Serve;
-        let serves = |mode: &ListenerMode| {
-            matches!(mode, ListenerMode::Http | ListenerMode::Https { plain_http: Serve, .. })
+    /// What the listeners that do the most for it do with plain HTTP.
+    fn insecure(&self) -> Insecure {
+        let of = |listener: &ListenerPlan| match listener.mode {
+            ListenerMode::Http | ListenerMode::Https { plain_http: PlainHttp::Serve, .. } => Insecure::Served,
+            ListenerMode::Https { plain_http: PlainHttp::Refuse, .. } => Insecure::Refused,
+            ListenerMode::Https { .. } | ListenerMode::RedirectToHttps { .. } => Insecure::Redirected,
         };
-        !self.listeners.is_empty() && !self.listeners.iter().any(|listener| serves(&listener.mode))
+        self.listeners.iter().map(of).min().unwrap_or(Insecure::Served)
     }
 
     fn log_step(&self, own: Option<&RoutePlan>) -> Option<Step> {
-        let edge = Setting::Own(self.access_log.first()?.sampling.clone());
-        let route = own.map_or(Setting::Inherit, |route| route.access_log.clone());
-        Step::of("access log", &edge, &route, |sampling| match sampling.one_in.get() {
-            1 => String::new(),
+        let logs: Vec<_> = self.access_log.iter().map(|log| log.sampling.clone()).collect();
+        let edge = if logs.is_empty() { return None } else { Setting::Own(logs) };
+        let route = match own.map_or(&Setting::Inherit, |route| &route.access_log) {
+            Setting::Inherit => Setting::Inherit,
+            Setting::Off => Setting::Off,
+            Setting::Own(sampling) => Setting::Own(vec![sampling.clone()]),
+        };
+        let in_words = |sampling: &Sampling| match sampling.one_in.get() {
+            1 => "every request".to_owned(),
             many => format!("one of {many} requests"),
+        };
+        Step::of("access log", &edge, &route, |logs| match logs.iter().all(|log| log.one_in.get() == 1) {
+            true => String::new(),
+            false => logs.iter().map(in_words).collect::<Vec<_>>().join(", "),
         })
     }
 
     /// What stands before the routes are looked at, in the order of `order.rs`.
     fn before_routes(&self, own: Option<&RoutePlan>) -> Vec<Step> {
         let when = |there: bool, step: Step| there.then_some(step);
-        let tls = self.listeners.iter().any(|listener| matches!(listener.mode, ListenerMode::Https { .. }));
+        let any = |is: fn(&ListenerPlan) -> bool| self.listeners.iter().any(is);
         let proxies = format!("told by {} networks of proxies", self.trusted_proxies.len());
         let identity = parts::identity_names(self).into_iter().map(|name| name.as_str()).collect::<Vec<_>>();
         let identity = match identity.is_empty() {
@@ -178,13 +202,20 @@ impl Plan {
             when(!self.trusted_proxies.is_empty(), Step::edge("client address", proxies)),
             when(self.admin.is_some(), Step::edge("metrics", "")),
             self.log_step(own),
+            Some(Step::edge("tunnels", "501 where a CONNECT is answered 2xx and none begins")),
             Some(Step::edge("field count", "431 for a request with too many")),
-            when(tls, Step::edge("Alt-Svc", "tells of HTTP/3")),
-            when(tls, Step::edge("misdirected", "421 for a host that the connection was not made for")),
+            when(any(ListenerPlan::has_http3), Step::edge("Alt-Svc", "tells of HTTP/3 where there is")),
+            when(
+                any(ListenerPlan::has_host_policies),
+                Step::edge("misdirected", "421 for a host that the connection was not made for"),
+            ),
             when(self.acme.is_some(), Step::edge("ACME challenges", "")),
             self.health_path.as_ref().map(|path| Step::edge("health", format!("answers {path}"))),
             when(!self.paths.is_empty(), Step::edge("paths", "brought into one form")),
-            when(tls, Step::edge("early data", "holds back what must not be replayed")),
+            when(
+                any(ListenerPlan::takes_early_data),
+                Step::edge("early data", "holds back what must not be replayed"),
+            ),
             when(!identity.is_empty(), Step::edge("identity fields", identity)),
         ]
         .into_iter()

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use portcullis_tls::ReloadOptions;
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -15,7 +16,8 @@ use crate::{
     clusters::ClusterPart,
     dispatch::Routes,
     edge::Shared,
-    followed,
+    followed::{self, Followed},
+    keys::Fetched,
     live::Live,
     reload::Swap,
     routes::{self, Clients},
@@ -33,8 +35,30 @@ pub(crate) struct Hands {
     watches: bool,
     watched: HashMap<String, Watched>,
     watching: JoinSet<()>,
-    /// What follows the files and keys of chains. Ends when this is dropped.
-    following: JoinSet<()>,
+    /// What follows the files of chains.
+    following: Option<Following>,
+    /// What asks for keys, each with who is asked.
+    fetching: Vec<Fetching>,
+}
+
+/// Files that are followed until this is dropped.
+struct Following {
+    files: Vec<Arc<Followed>>,
+    options: ReloadOptions,
+    _task: JoinSet<()>,
+}
+
+/// Keys that are asked for until this is dropped.
+struct Fetching {
+    fetched: Arc<Fetched>,
+    part: Arc<ClusterPart>,
+    _task: JoinSet<()>,
+}
+
+fn task(work: impl Future<Output = ()> + Send + 'static) -> JoinSet<()> {
+    let mut one = JoinSet::new();
+    one.spawn(work);
+    one
 }
 
 struct Listener {
@@ -62,10 +86,11 @@ impl Hands {
         let live = shared.live.load_full();
         let mut clients = Clients::default();
         let routes = Arc::new(routes::table(shared, &live, &mut clients)?);
-        let (watched, watching, following) = Default::default();
+        let (watched, watching, following, fetching) = Default::default();
         let shared = Arc::clone(shared);
         let slots = Vec::new();
-        let mut hands = Self { shared, clients, routes, slots, watches, watched, watching, following };
+        let mut hands =
+            Self { shared, clients, routes, slots, watches, watched, watching, following, fetching };
         hands.watch(&live)?;
         hands.follow_parts(&live);
         Ok(hands)
@@ -126,20 +151,36 @@ impl Hands {
         Ok(())
     }
 
-    /// Follows the files of chains, and fetches their keys.
+    /// Follows the files of chains, and fetches their keys. What is as before goes on: whoever is asked for keys has his rest between
+    /// two questions over reloads too, and what is wrong is told once.
     fn follow_parts(&mut self, live: &Live) {
         if !self.watches {
             return;
         }
-        self.following = JoinSet::new();
-        let files = live.parts.files();
-        if !files.is_empty() {
-            self.following.spawn(followed::follow(files.to_vec(), live.plan.certificate_reload.clone()));
+        let (files, options) = (live.parts.files(), &live.plan.certificate_reload);
+        let same = |now: &Following| {
+            now.options == *options
+                && now.files.len() == files.len()
+                && now.files.iter().zip(files).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        if !self.following.as_ref().is_some_and(same) {
+            self.following = (!files.is_empty()).then(|| Following {
+                files: files.to_vec(),
+                options: options.clone(),
+                _task: task(followed::follow(files.to_vec(), options.clone())),
+            });
         }
+        let mut before = std::mem::take(&mut self.fetching);
         for fetched in live.parts.fetched() {
-            if let Some(client) = fetched.cluster().and_then(|name| self.clients.get(name)) {
-                self.following.spawn(Arc::clone(fetched).follow(client));
-            }
+            let Some(part) = fetched.cluster().and_then(|name| live.clusters.get(name)) else { continue };
+            let same = |old: &Fetching| Arc::ptr_eq(&old.fetched, fetched) && Arc::ptr_eq(&old.part, part);
+            let known = before.iter().position(same).map(|at| before.swap_remove(at));
+            let new = || {
+                let client = self.clients.get(part.cluster.name())?;
+                let _task = task(Arc::clone(fetched).follow(client));
+                Some(Fetching { fetched: Arc::clone(fetched), part: Arc::clone(part), _task })
+            };
+            self.fetching.extend(known.or_else(new));
         }
     }
 

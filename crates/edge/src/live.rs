@@ -15,9 +15,29 @@ use crate::{
     counted::Counted,
     parts::Parts,
     plan::Plan,
-    rate_store, routes,
+    rate_store,
+    route_plan::places,
+    routes,
     tunnel_to::{self, ToTarget},
 };
+
+/// The generation that another one takes the place of.
+pub(crate) struct Going<'l> {
+    pub(crate) live: &'l Live,
+    /// For each route of the plan that comes, its place in the one that goes.
+    places: Vec<Option<usize>>,
+}
+
+impl<'l> Going<'l> {
+    fn new(live: &'l Live, plan: &Plan) -> Self {
+        Self { live, places: places(&live.plan.routes, &plan.routes) }
+    }
+
+    /// Where the route of this number was.
+    pub(crate) fn place(&self, number: usize) -> Option<usize> {
+        *self.places.get(number)?
+    }
+}
 
 /// One generation of it. A request that runs holds what it needs of the one that it began with, and that is let go of with the last of them.
 pub(crate) struct Live {
@@ -71,14 +91,15 @@ impl Live {
             Some(before) => before.rate_store.clone(),
             None => plan.rate_store.as_ref().map(rate_store::open).transpose()?,
         };
+        let going = before.map(|before| Going::new(before, &plan));
         let hosts = plan.routes.iter().filter_map(|route| route.matches.host.as_deref());
         let hosts = HostRequests::new(hosts, before.map(|before| &*before.hosts));
         Ok(Self {
             hosts: Arc::new(hosts),
             clusters: clusters::build(&plan, before)?,
             router: routes::router(&plan)?,
-            mirrors: routes::mirrors(&plan, before),
-            chains: Chains::build(&plan, &parts, cache.as_ref(), rate_store.as_ref(), before)?,
+            mirrors: routes::mirrors(&plan, going.as_ref()),
+            chains: Chains::build(&plan, &parts, cache.as_ref(), rate_store.as_ref(), going.as_ref())?,
             parts,
             gone: Counted::default(),
             trust,

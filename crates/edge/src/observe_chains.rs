@@ -11,13 +11,11 @@ use crate::{counted::Counted, live::Live, observe::to_f64};
 pub(crate) fn bind(metrics: &Metrics, live: &Arc<ArcSwap<Live>>) -> Result<(), MetricError> {
     type Read = fn(&Counted) -> u64;
     let counters: [(&str, &str, Read); 3] = [
-        ("portcullis_rate_limited_total", "Requests answered 429", |counted| counted.rate_limited),
+        ("portcullis_rate_limited_total", "Requests that rate limits refused", |counted| {
+            counted.rate_limited
+        }),
         ("portcullis_filtered_total", "Requests that filters denied", |counted| counted.denied),
-        (
-            "portcullis_access_log_dropped_total",
-            "Access log lines dropped because their writer was too slow",
-            |counted| counted.lines_dropped,
-        ),
+        ("portcullis_access_log_dropped_total", "Access log lines dropped", |counted| counted.lines_dropped),
     ];
     for (name, help, read) in counters {
         let live = Arc::clone(live);

@@ -258,6 +258,24 @@ impl ListenerPlan {
     }
 }
 
+impl ListenerPlan {
+    /// Whether HTTP/3 is spoken and told of.
+    pub(crate) fn has_http3(&self) -> bool {
+        matches!(self.mode, ListenerMode::Https { http3: true, .. })
+    }
+
+    /// Whether requests may come before the handshake is complete.
+    pub(crate) fn takes_early_data(&self) -> bool {
+        matches!(self.mode, ListenerMode::Https { .. })
+            && matches!(self.tls.resumption, ResumptionPlan::ZeroRtt(_))
+    }
+
+    /// Whether hosts differ in what TLS asks of clients.
+    pub(crate) fn has_host_policies(&self) -> bool {
+        matches!(self.mode, ListenerMode::Https { .. }) && !self.tls.hosts.is_empty()
+    }
+}
+
 /// What a listener speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

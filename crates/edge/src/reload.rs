@@ -75,11 +75,13 @@ pub(crate) struct Swap {
 
 impl EdgeHandle {
     /// Carries out another plan. Requests that begin from then on meet its routes, clusters, filters, limits and layers; requests, streams and
-    /// tunnels that run go on as they began, and no connection is closed. Clusters, the rate limit and the cache go on with what they hold
-    /// where their plans are the same; others begin anew, and what they take the place of ends with its last request.
+    /// tunnels that run go on as they began, and no connection is closed. Clusters and what is stored go on where
+    /// [`crate::plan::ClusterPlan`] and [`Plan::cache`] are the same; others begin anew, and what they take the place of ends with its last request. Rates
+    /// go on where the name, key and [`portcullis_middleware::rate_limit::RateRule::max_keys`] of a rule are the same, and places of requests that run under other
+    /// options too. A route is the one of before by its name, or else by what it matches, or by its host and path.
     /// Layers of the program's own are put around the new routes.
     ///
-    /// Listeners, their sockets and protocol options, workers, ACME, the admin address and the drain's time stay as they are until the next start or upgrade: what of them
+    /// Listeners, their sockets and protocol options, QUIC and its logs, whether anything is offered over HTTP/2 by extended CONNECT, workers, ACME, the admin address and the drain's time stay as they are until the next start or upgrade: what of them
     /// is different is logged by name, and in [`Reloaded::deferred`]. [`crate::plan::Limits::max_connections`] of `None` is 1000 here, or
     /// what the descriptors carried at the start.
     ///

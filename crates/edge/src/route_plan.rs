@@ -1,5 +1,7 @@
 //! What a plan says of routes.
 
+use std::collections::HashMap;
+
 use crate::chain_plan::{ChainPlan, Setting};
 use http::{HeaderValue, StatusCode, Uri};
 use portcullis_middleware::access_log::Sampling;
@@ -144,6 +146,35 @@ impl RoutePlan {
     }
 }
 
+/// For each route its place among those of `before` that it goes on as, each for one: that of its name, or else that of what it matches,
+/// or of its host and path, as long as there is one such.
+pub(crate) fn places(before: &[RoutePlan], now: &[RoutePlan]) -> Vec<Option<usize>> {
+    type Key = fn(&RoutePlan) -> Option<String>;
+    let keys: [Key; 4] = [
+        |route| Some(format!("{:?} {:?}", route.name.as_ref()?, route.matches)),
+        |route| route.name.clone(),
+        |route| Some(format!("{:?}", route.matches)),
+        |route| Some(format!("{:?} {:?}", route.matches.host, route.matches.path)),
+    ];
+    let (mut places, mut taken) = (vec![None; now.len()], vec![false; before.len()]);
+    for key in keys {
+        // without a place where there are several
+        let mut known: HashMap<String, Option<usize>> = HashMap::new();
+        for (at, route) in before.iter().enumerate().filter(|(at, _)| !taken[*at]) {
+            if let Some(key) = key(route) {
+                known.entry(key).and_modify(|at| *at = None).or_insert(Some(at));
+            }
+        }
+        for (place, route) in places.iter_mut().zip(now).filter(|(place, _)| place.is_none()) {
+            *place = key(route).and_then(|key| known.remove(&key).flatten());
+            if let Some(at) = *place {
+                taken[at] = true;
+            }
+        }
+    }
+    places
+}
+
 /// What a route does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -188,5 +219,45 @@ impl RouteAction {
             _ => (None, [].as_slice()),
         };
         one.into_iter().chain(several.iter().map(|(name, _)| name.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(name: &str, host: &str, path: &str) -> RoutePlan {
+        let action = RouteAction::Respond { status: StatusCode::OK, body: String::new() };
+        let mut route = RoutePlan::new(Some(host), action).with_path(path);
+        route.name = (!name.is_empty()).then(|| name.to_owned());
+        route
+    }
+
+    #[test]
+    fn routes_go_on_by_name_by_what_they_match_and_by_host_and_path() {
+        let with_method = |mut route: RoutePlan| {
+            route.matches.methods = vec![http::Method::POST];
+            route
+        };
+        let (a, b, c) = (route("", "a.test", "/a"), route("b", "a.test", "/b"), route("", "c.test", "/"));
+        let before = [a.clone(), b.clone(), c.clone()];
+        let renamed = route("b", "b.test", "/");
+        let new = route("new", "x.test", "/");
+        for (now, expected) in [
+            (vec![c, a.clone(), b], vec![Some(2), Some(0), Some(1)]),
+            // other conditions: it is still the one of its host and path
+            (vec![with_method(a.clone())], vec![Some(0)]),
+            (vec![with_method(a.clone()), a], vec![None, Some(0)]),
+            (vec![new, renamed.clone()], vec![None, Some(1)]),
+            // what has its name comes before what has its place
+            (vec![route("", "a.test", "/b"), renamed], vec![None, Some(1)]),
+            (vec![], vec![]),
+        ] {
+            assert_eq!(places(&before, &now), expected, "{now:?}");
+        }
+        // two of one name: by what they match as well, or neither
+        let twins = [route("t", "a.test", "/"), route("t", "b.test", "/")];
+        assert_eq!(places(&twins, &[twins[1].clone(), twins[0].clone()]), [Some(1), Some(0)]);
+        assert_eq!(places(&twins, &[route("t", "c.test", "/")]), [None]);
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     edge::Shared,
     forward::{Extras, ToCluster},
     h3_cluster::H3Cluster,
-    live::Live,
+    live::{Going, Live},
     order::UserLayer,
     plan::{
         ClusterPlan, DiscoveryPlan, EarlyPlan, ListenerPlan, Plan, RewritePlan, RouteAction, RoutePlan,
@@ -108,11 +108,12 @@ pub(crate) fn one_endpoint(name: &str, cluster: Option<&ClusterPlan>) -> Result<
     HeaderValue::from_str(address.strip_suffix(port).unwrap_or(&address)).map_err(|_| fault())
 }
 
-/// The mirrors of a plan's routes, by their numbers. All workers count in the same ones. Those of routes that are as they were `before` go on.
-pub(crate) fn mirrors(plan: &Plan, before: Option<&Live>) -> HashMap<usize, Mirror> {
+/// The mirrors of a plan's routes, by their numbers. All workers count in the same ones. Those of routes that mirror as `before` go on.
+pub(crate) fn mirrors(plan: &Plan, before: Option<&Going<'_>>) -> HashMap<usize, Mirror> {
     let known = |number: usize, route: &RoutePlan| {
         let before = before?;
-        before.mirrors.get(&number).filter(|_| before.plan.routes.get(number) == Some(route)).cloned()
+        let (place, live) = (before.place(number)?, before.live);
+        live.mirrors.get(&place).filter(|_| live.plan.routes[place].mirror == route.mirror).cloned()
     };
     let mirror = |(number, route): (usize, &RoutePlan)| {
         let mirror = route.mirror.as_ref()?;

@@ -1,7 +1,8 @@
-//! The layers of a chain that few routes have, each as a step of its own: what has none of them pays for none.
+//! The layers of a chain that few routes have, by where they stand: who has none of them there pays for none.
 
 use std::{collections::HashMap, fs, io::Read, path::PathBuf};
 
+use bytes::Bytes;
 use http::HeaderValue;
 use portcullis_middleware::{
     body_limit::{BodyLimitLayer, LimitedBody},
@@ -11,7 +12,7 @@ use portcullis_middleware::{
     maintenance::{MaintenanceLayer, MaintenancePage},
     request_decompression::{DecompressedBody, RequestDecompressionLayer},
 };
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, util::option_layer};
 use tower_http::{map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer};
 
 use crate::{
@@ -79,35 +80,29 @@ impl Shaping {
     }
 
     /// What stands inside the cache, around the program's own layers and what the route does.
-    pub(crate) fn inside_cache(&self, mut service: EdgeService) -> EdgeService {
-        if let Some(layer) = &self.concurrency {
-            let layers = ServiceBuilder::new().layer(MapResponseBodyLayer::new(placed)).layer(layer.clone());
-            service = EdgeService::new(layers.service(service));
+    pub(crate) fn inside_cache(&self, service: EdgeService) -> EdgeService {
+        let Self { request_decompression, concurrency, .. } = self;
+        if request_decompression.is_none() && concurrency.is_none() {
+            return service;
         }
-        if let Some(layer) = &self.request_decompression {
-            let layers =
-                ServiceBuilder::new().layer(layer.clone()).layer(MapRequestBodyLayer::new(decompressed));
-            service = EdgeService::new(layers.service(service));
-        }
-        service
+        let coding = request_decompression.clone();
+        let coding = coding.map(|layer| (layer, MapRequestBodyLayer::new(decompressed)));
+        let places = concurrency.clone().map(|layer| (MapResponseBodyLayer::new(placed), layer));
+        let layers = ServiceBuilder::new().layer(option_layer(coding)).layer(option_layer(places));
+        EdgeService::new(layers.service(service))
     }
 
     /// What stands between who may pass and the cache.
-    pub(crate) fn behind_admission(&self, mut service: EdgeService) -> EdgeService {
-        if let Some(layer) = &self.compression {
-            let layers =
-                ServiceBuilder::new().layer(MapResponseBodyLayer::new(compressed)).layer(layer.clone());
-            service = EdgeService::new(layers.service(service));
+    pub(crate) fn behind_admission(&self, service: EdgeService) -> EdgeService {
+        let Self { body_limit, deadline, compression, .. } = self;
+        if body_limit.is_none() && deadline.is_none() && compression.is_none() {
+            return service;
         }
-        if let Some(layer) = &self.deadline {
-            let layers = ServiceBuilder::new().layer(MapResponseBodyLayer::new(timed)).layer(layer.clone());
-            service = EdgeService::new(layers.service(service));
-        }
-        if let Some(layer) = self.body_limit {
-            let layers = ServiceBuilder::new().layer(layer).layer(MapRequestBodyLayer::new(limited));
-            service = EdgeService::new(layers.service(service));
-        }
-        service
+        let limit = body_limit.map(|layer| (layer, MapRequestBodyLayer::new(limited)));
+        let deadline = deadline.clone().map(|layer| (MapResponseBodyLayer::new(timed), layer));
+        let compression = compression.clone().map(|layer| (MapResponseBodyLayer::new(compressed), layer));
+        let layers = ServiceBuilder::new().layer(option_layer(limit)).layer(option_layer(deadline));
+        EdgeService::new(layers.layer(option_layer(compression)).service(service))
     }
 
     /// What stands between the filter and who may pass.
@@ -182,7 +177,7 @@ fn concurrency(
 const LONGEST_PAGE: u64 = 1 << 20;
 
 /// The files of maintenance pages.
-pub(crate) struct Pages(HashMap<PathBuf, Vec<u8>>);
+pub(crate) struct Pages(HashMap<PathBuf, Bytes>);
 
 impl Pages {
     /// Reads all that a plan names. Blocks.
@@ -196,7 +191,7 @@ impl Pages {
             if body.len() as u64 > LONGEST_PAGE {
                 return Err(unread(std::io::Error::other("it is longer than 1 MiB")));
             }
-            pages.insert(path.clone(), body);
+            pages.insert(path.clone(), body.into());
         }
         Ok(Self(pages))
     }
@@ -206,7 +201,7 @@ impl Pages {
     }
 }
 
-fn maintenance(plan: &MaintenancePlan, page: Option<(&PathBuf, &Vec<u8>)>) -> MaintenanceLayer {
+fn maintenance(plan: &MaintenancePlan, page: Option<(&PathBuf, &Bytes)>) -> MaintenanceLayer {
     let mut maintenance = plan.maintenance.clone();
     if let Some((path, body)) = page {
         let kind = match path.extension().and_then(|ending| ending.to_str()) {

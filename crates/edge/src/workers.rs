@@ -401,7 +401,6 @@ pub(crate) fn service(
         ListenerMode::RedirectToHttps { port } => Insecure::Redirect(RedirectToHttps::new(port)),
         ListenerMode::Http => Insecure::Route,
     };
-    let http3 = matches!(plan.mode, ListenerMode::Https { http3: true, .. });
     let health =
         live.plan.health_path.as_ref().map(|path| {
             HealthLayer::new().with_path(path.clone()).with_draining(Arc::clone(&shared.draining))
@@ -415,7 +414,7 @@ pub(crate) fn service(
             AccessLogLayer::new(Arc::new(sink)).with_options(options)
         }),
         header_limits: HeaderLimitsLayer::new(plan.http.max_headers),
-        alt_svc: http3.then(|| AltSvcLayer::new(port).with_switch(shared.quic.switch(at))),
+        alt_svc: plan.has_http3().then(|| AltSvcLayer::new(port).with_switch(shared.quic.switch(at))),
         paths: PathsLayer::new(live.plan.paths),
         early_data: shared
             .tls

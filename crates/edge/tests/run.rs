@@ -280,28 +280,30 @@ fn contradictions_are_found_before_anything_is_opened() {
         PlanFault::TooManyWorkers(256)
     ));
     let shared = |rates: RateRule| Setting::Own(RateLimitOptions::new(rates.with_shared(OnFailure::Open)));
-    let check = |route: RateRule| {
+    let check = |store: bool, route: RateRule| {
         let mut plan = Plan::default();
         plan.listeners.push(ListenerPlan::new(any(), ListenerMode::Http));
         plan.routes.push(hello());
         plan.chain.rate_limit = shared(RateRule::new(n(1000), Duration::from_secs(1)));
         plan.routes[0].chain.rate_limit = shared(route);
-        plan.rate_store = cfg!(feature = "redis").then(|| RedisOptions::new("redis://127.0.0.1:1"));
+        plan.rate_store = store.then(|| RedisOptions::new("redis://127.0.0.1:1"));
         plan.check()
     };
     // rules of one name have the same buckets in a store, wherever they stand
     let login = RateRule::new(n(5), Duration::from_secs(60));
+    let missing = check(false, login.clone()).unwrap_err();
+    assert!(matches!(missing, EdgeError::Plan(PlanFault::NoRateStore(_))), "{missing:?}");
     if cfg!(feature = "redis") {
-        assert!(check(RateRule::new(n(1000), Duration::from_secs(1)).with_dry_run(true)).is_ok());
-        assert!(check(login.clone().with_name("login")).is_ok());
-        let clash = check(login).unwrap_err();
+        assert!(check(true, RateRule::new(n(1000), Duration::from_secs(1)).with_dry_run(true)).is_ok());
+        assert!(check(true, login.clone().with_name("login")).is_ok());
+        let clash = check(true, login).unwrap_err();
         assert!(
             matches!(&clash, EdgeError::Plan(PlanFault::RatesClash(name)) if name == "default"),
             "{clash:?}"
         );
     } else {
-        let missing = check(login).unwrap_err();
-        assert!(matches!(missing, EdgeError::Plan(PlanFault::NoRateStore(_))), "{missing:?}");
+        let without = check(true, login).unwrap_err();
+        assert!(matches!(without, EdgeError::RateStore(_)), "{without:?}");
     }
     let same: SocketAddr = "127.0.0.1:18080".parse().unwrap();
     let twice = |plan: &mut Plan| {
