@@ -2,6 +2,7 @@
 //!
 #![doc = include_str!("../REFERENCE.md")]
 
+mod disk;
 mod errors;
 mod lower;
 mod net;
@@ -18,8 +19,9 @@ use std::{
 use portcullis_edge::{
     listener::{ListenAddr, UnixName},
     plan::{
-        AcmePlan, AcmeStorage, CertificateSource, ChainPlan, ClientAuthPlan, JwtKeys, ListenOn, LogOutput,
-        MaintenancePlan, Plan, ResumptionPlan, RouteAction, Setting, TlsPlan,
+        AcmePlan, AcmeStorage, CertificateSource, ChainPlan, ClientAuthPlan, ClusterPlan, DiscoveryPlan,
+        JwtKeys, ListenOn, LogOutput, MaintenancePlan, Plan, ResumptionPlan, RouteAction, Setting, TlsPlan,
+        UpstreamRoots,
     },
 };
 use toml::de::DeTable;
@@ -174,6 +176,20 @@ fn rebase_acme(acme: &mut AcmePlan, rebase: impl Fn(&mut PathBuf)) {
     }
 }
 
+fn rebase_cluster(cluster: &mut ClusterPlan, rebase: impl Fn(&mut PathBuf)) {
+    if let Some(DiscoveryPlan::File { path, .. }) = &mut cluster.discovery {
+        rebase(path);
+    }
+    let Some(tls) = &mut cluster.tls else { return };
+    if let UpstreamRoots::File(path) = &mut tls.roots {
+        rebase(path);
+    }
+    if let Some((chain, key)) = &mut tls.identity {
+        rebase(chain);
+        rebase(key);
+    }
+}
+
 fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Errors {
     let at = error.utf8_error().valid_up_to();
     let found = Finding {
@@ -220,6 +236,9 @@ fn rebase(plan: &mut Plan, directory: &Path) {
         if let RouteAction::Files(files) = &mut route.action {
             rebase(&mut files.root);
         }
+    }
+    for cluster in &mut plan.clusters {
+        rebase_cluster(cluster, rebase);
     }
     for log in &mut plan.access_log {
         if let LogOutput::File(path) = &mut log.output {

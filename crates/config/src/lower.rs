@@ -23,14 +23,29 @@ use crate::{
     reader::{Table, Wrong},
 };
 
+/// What stands at the top level, with mistakes or without: some of what routes and rules say means nothing where it is not.
+#[derive(Clone, Copy)]
+struct There {
+    access_log: bool,
+    cache: bool,
+    rate_limit_store: bool,
+}
+
+impl There {
+    fn look(root: &Table<'_, '_>) -> Self {
+        let [access_log, cache, rate_limit_store] =
+            ["access_log", "cache", "rate_limit_store"].map(|key| root.key_span(key).is_some());
+        Self { access_log, cache, rate_limit_store }
+    }
+}
+
 /// Reads everything. What the plan lacks because it was wrong is in the sink.
 pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, ProcessOptions) {
     let mut plan = Plan::default();
-    // one with mistakes is there too
-    let is_log = root.key_span("access_log").is_some();
+    let there = There::look(&root);
     process::read(&mut root, &mut plan);
     let options = process::options(&mut root);
-    let asked = chain::read(&mut root, &mut plan);
+    let asked = chain::read(&mut root, &mut plan, there);
     plan.connect = connect::read(&mut root, &plan);
 
     quic::read(&mut root, &mut plan);
@@ -46,7 +61,7 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
     let routes: Vec<_> = root
         .tables("route", "`[[route]]`")
         .into_iter()
-        .map(|table| route::read(table, plan.cache.as_ref()))
+        .map(|table| route::read(table, plan.cache.as_ref(), there))
         .collect();
     let clusters: Vec<_> = root.tables("cluster", "`[[cluster]]`").into_iter().map(cluster::read).collect();
 
@@ -60,18 +75,6 @@ pub(crate) fn plan(mut root: Table<'_, '_>, lines: &Lines<'_>) -> (Plan, Process
     {
         let wrong = Wrong::new("the file has no `[[route]]`: every request is answered 404");
         sink.warn(root.span(), wrong);
-    }
-    for route in routes.iter().filter(|_| plan.cache.is_none()) {
-        if route.plan.as_ref().is_some_and(|plan| plan.chain.cache.own().is_some()) {
-            let wrong = Wrong::new("`[route.cache]` has no cache to put anything into");
-            sink.error(route.span.clone(), wrong.hint("add a `[cache]` at the top level"));
-        }
-    }
-    for route in routes.iter().filter(|_| !is_log) {
-        if route.plan.as_ref().is_some_and(|plan| plan.access_log.own().is_some()) {
-            let wrong = Wrong::new("`[route.access_log]` samples a log that is not there");
-            sink.error(route.span.clone(), wrong.hint("add an `[access_log]` at the top level"));
-        }
     }
     root.finish();
 

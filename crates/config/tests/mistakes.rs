@@ -12,6 +12,8 @@ mod clusters;
 mod connect;
 #[path = "mistakes/log.rs"]
 mod log;
+#[path = "mistakes/paths.rs"]
+mod paths;
 #[path = "mistakes/quic.rs"]
 mod quic;
 #[path = "mistakes/rates.rs"]
@@ -156,7 +158,7 @@ fn one_mistake_is_one_error_in_tables() {
         ("[compression]\ntypes = [\"html\"]", 2, 10, "no content type", "text/*"),
         ("[maintenance]\nstatus = 204", 2, 10, "no status of a page", ""),
         ("[security_headers]\nhsts = \"500ms\"", 2, 8, "wants whole seconds", "s, m, h or d"),
-        ("[security_headers]\nreferrer_policy = \"a\\nb\"", 2, 19, "no value for a response field", "off"),
+        ("[security_headers]\nreferrer_policy = \"a\\nb\"", 2, 19, "no value of a field", "off"),
         ("[timeouts]\nheader = \"1ms\"", 2, 10, "must be from \"100ms\" to \"1h\", found \"1ms\"", ""),
         ("health_path = \"health\"", 1, 15, "wants a path", "\"/health\""),
         ("[[listener]]\naddress = \"[::]:81\"", 1, 1, "`protocol` is missing in `[[listener]]`", "https"),
@@ -205,7 +207,6 @@ fn one_mistake_is_one_error_in_lists_of_tables() {
             "does not go with `directory`",
             "own",
         ),
-        ("[[certificate]]\ndirectory = \"\"", 2, 13, "is an empty path", ""),
         (
             "[[cluster]]\nname = \"app\"\nendpoints = [\"b:1\"]",
             8,
@@ -386,6 +387,22 @@ fn one_mistake_is_one_error_in_what_routes_change() {
             17,
             "\"keep\", \"endpoint\"",
             "",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"unix:/run/b.sock\"]\n\
+             [[route]]\npath = \"/b\"\ncluster = \"b\"\nupstream_host = \"endpoint\"",
+            7,
+            17,
+            "can not be \"endpoint\": the cluster \"b\" is a unix socket, which has no host",
+            "name the host",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\", \"b:2\"]\n\
+             [[route]]\npath = \"/b\"\ncluster = \"b\"\nupstream_host = \"endpoint\"",
+            7,
+            17,
+            "the cluster \"b\" has several endpoints",
+            "name the host",
         ),
         ("[[route]]\npath = \"/a\"\ncluster = \"backend\"", 3, 11, "no cluster \"backend\"", "file: \"app\""),
     ]);

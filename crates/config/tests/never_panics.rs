@@ -1,15 +1,25 @@
 //! Whatever the text is, `parse` returns; what it returns can be shown, or is a plan that does not contradict itself.
 
 use portcullis_config::parse;
-use proptest::prelude::*;
+use portcullis_edge::plan::Plan;
+use proptest::{prelude::*, sample::Index};
 
 const FULL: &str = include_str!("../examples/full.toml");
+
+/// Whether there is such a tier is not the file's to know: a program without it says so.
+fn without_disk(plan: &mut Plan) {
+    if let Some(cache) = &mut plan.cache {
+        cache.disk = None;
+    }
+}
 
 fn survives(text: &str) {
     match parse("f.toml", text) {
         Ok(config) => {
             config.warnings().render(true);
-            config.plan().check().expect("what was read without an error can be carried out");
+            let mut plan = config.lower();
+            without_disk(&mut plan);
+            plan.check().expect("what was read without an error can be carried out");
         }
         Err(errors) => {
             assert!(errors.len() > 0);
@@ -54,6 +64,7 @@ fn piece() -> impl Strategy<Value = String> {
         Just("-0x1".to_owned()),
         Just("1979-05-27T07:32:00Z".to_owned()),
         Just("nan".to_owned()),
+        proptest::sample::select(&VALUES[..]).prop_map(str::to_owned),
         "\\PC{0,8}",
         "[a-z_]{1,12} = .{0,10}\n",
     ]
@@ -85,8 +96,18 @@ proptest! {
     }
 
     #[test]
-    fn on_a_sound_file_without_some_lines(gone in proptest::collection::vec(0..FULL.lines().count(), 0..4)) {
-        let kept: Vec<_> = FULL.lines().enumerate().filter(|(n, _)| !gone.contains(n)).map(|(_, line)| line).collect();
+    fn on_a_sound_file_without_some_lines_and_tables(
+        lines in proptest::collection::vec(any::<Index>(), 0..4),
+        tables in proptest::collection::vec(any::<Index>(), 0..4),
+    ) {
+        let all: Vec<_> = FULL.split("\n[").collect();
+        let gone: Vec<_> = tables.iter().map(|gone| gone.index(all.len())).collect();
+        // what stands above the first header is no table
+        let kept = all.iter().enumerate().filter(|(n, _)| *n == 0 || !gone.contains(n)).map(|(_, table)| *table);
+        let text = kept.collect::<Vec<_>>().join("\n[");
+        let all: Vec<_> = text.lines().collect();
+        let gone: Vec<_> = lines.iter().map(|gone| gone.index(all.len())).collect();
+        let kept: Vec<_> = all.iter().enumerate().filter(|(n, _)| !gone.contains(n)).map(|(_, line)| *line).collect();
         survives(&kept.join("\n"));
     }
 
@@ -101,6 +122,108 @@ proptest! {
             .map(|(n, text)| if n == line { format!("{key} = {piece}") } else { text.to_owned() })
             .collect();
         survives(&changed.join("\n"));
+    }
+}
+
+/// What a plan could refuse that `parse` let through: each value in the place of each, and every table gone.
+const SMALL: &str = r#"[[listener]]
+address = "[::]:80"
+protocol = "http"
+
+[rate_limit]
+requests = 10
+burst = 20
+cost = 2
+key = ["client", "cookie:a"]
+shared = "open"
+
+[rate_limit_store]
+url = "redis://10.0.0.5:6379"
+
+[[filter.rule]]
+action = "deny"
+regexes = ["a"]
+countries = ["CH"]
+
+[filter]
+countries = "a.mmdb"
+
+[jwt]
+algorithms = ["HS256"]
+secret = "a"
+cookie = "a"
+
+[cors]
+origins = ["https://a.test"]
+credentials = true
+
+[[route]]
+cluster = "unix"
+upstream_host = "a.test"
+
+[[route]]
+path = "/app"
+cluster = "app"
+upstream_host = "endpoint"
+
+[[cluster]]
+name = "unix"
+endpoints = ["unix:/run/app.sock"]
+
+[[cluster]]
+name = "app"
+endpoints = ["app:80"]
+sticky_cookie = "a"
+"#;
+
+const VALUES: [&str; 24] = [
+    "\"\"",
+    "\"off\"",
+    "\"endpoint\"",
+    "\"keep\"",
+    "\"redis://\"",
+    "\"redis://10.0.0.5:99999\"",
+    "\"redis://10.0.0.5/a\"",
+    "\"redis://:@[::1]:1/0\"",
+    "\"redis://0.0.0.0\"",
+    "\"unix://\"",
+    "\"unix:///a?db=b\"",
+    "\"unix:/a\"",
+    "\"app\"",
+    "\"a=b\"",
+    "\"local\"",
+    "0",
+    "1",
+    "1000000",
+    "true",
+    "[\"unix:/a\"]",
+    "[\"app:80\", \"app:81\"]",
+    "[\"*\"]",
+    "[\"*\", \"https://a.test\"]",
+    "[\"(\"]",
+];
+
+#[test]
+fn on_a_small_file_with_every_value_in_every_place() {
+    assert!(parse("f.toml", SMALL).is_ok_and(|config| config.plan().check().is_ok()));
+    let lines: Vec<_> = SMALL.lines().collect();
+    for (n, line) in lines.iter().enumerate() {
+        let Some((key, _)) = line.split_once(" = ") else { continue };
+        for value in VALUES {
+            let line = format!("{key} = {value}");
+            let (before, after) = (&lines[..n], &lines[n + 1..]);
+            survives(&[before, &[&line], after].concat().join("\n"));
+        }
+    }
+}
+
+#[test]
+fn on_a_sound_file_without_each_of_its_tables() {
+    for text in [SMALL, FULL] {
+        let tables: Vec<_> = text.split("\n[").collect();
+        for gone in 1..tables.len() {
+            survives(&[&tables[..gone], &tables[gone + 1..]].concat().join("\n["));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! REFERENCE.md and the full example know the same keys as the code, and the defaults they name are true.
 
 use portcullis_config::parse;
+use portcullis_edge::plan::ClusterPlan;
 
 const REFERENCE: &str = include_str!("../REFERENCE.md");
 const FULL: &str = include_str!("../examples/full.toml");
@@ -92,6 +93,7 @@ const FILES: [&str; 3] = ["index", "hidden_files", "precompressed"];
 struct Row<'a> {
     section: &'a str,
     key: &'a str,
+    value: &'a str,
     default: &'a str,
 }
 
@@ -103,10 +105,10 @@ fn rows() -> Vec<Row<'static>> {
             section = title.trim_matches('`');
         }
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
-        if let [_, key, _, default, _, _] = cells[..]
+        if let [_, key, value, default, _, _] = cells[..]
             && let Some(key) = key.strip_prefix('`').and_then(|key| key.strip_suffix('`'))
         {
-            rows.push(Row { section, key, default });
+            rows.push(Row { section, key, value, default });
         }
     }
     rows
@@ -132,12 +134,17 @@ fn base(section: &str) -> String {
         .replace("[listener.tcp]\n[listener.udp]", section)
 }
 
-/// The same with a line in the section.
-fn with(section: &str, line: &str) -> String {
+/// The text with lines in the section.
+fn put(text: &str, section: &str, lines: &str) -> String {
     match section {
-        "Top level" => format!("{line}\n{SECTIONS}"),
-        section => base(section).replacen(&format!("{section}\n"), &format!("{section}\n{line}\n"), 1),
+        "Top level" => format!("{lines}\n{text}"),
+        section => text.replacen(&format!("{section}\n"), &format!("{section}\n{lines}\n"), 1),
     }
+}
+
+/// [`SECTIONS`] with a line in the section.
+fn with(section: &str, line: &str) -> String {
+    put(&base(section), section, line)
 }
 
 /// The keys that the code knows in a section, from its own error.
@@ -214,68 +221,149 @@ fn the_full_example_shows_every_key() {
     }
 }
 
+/// What keys go with: their section, and the lines that come before.
+const NEEDS: &[(&str, &[&str], &str)] = &[
+    ("[limits]", &["over_max_per_client", "client_prefix_v4", "client_prefix_v6"], PER_CLIENT),
+    ("[limits]", &["client_delay"], "max_connections_per_client = 10\nover_max_per_client = \"delay\""),
+    ("[access_log]", &["max_wait"], "overflow = \"wait\""),
+    ("[listener.http]", &["finish_max", "finish_within"], "on_disconnect = \"finish\""),
+    ("[listener.tls]", &["max_early_data", "sessions"], "resumption = \"zero-rtt\""),
+    ("[listener.quic]", &["min_mtu"], "initial_mtu = 1300"),
+    ("[[cluster]]", &["tls_verify", "tls_min_version"], "tls = true"),
+    ("[[cluster]]", &["sticky_secure"], "sticky_cookie = \"at\""),
+    ("[concurrency]", &["min", "tolerance", "window", "probe_every"], "adaptive = true"),
+    ("[security_headers]", &["hsts_preload"], "hsts_include_subdomains = true"),
+    ("[rate_limit]", &["max_held"], "tarpit = \"2s\""),
+    ("[rate_limit]", &["body_type"], "body = \"slower\""),
+    ("[cache]", &["heuristic_max"], "heuristic = 10"),
+];
+
+const PER_CLIENT: &str = "max_connections_per_client = 10";
+
+/// [`SECTIONS`], with what this key goes with.
+fn ready(Row { section, key, .. }: &Row<'_>) -> String {
+    let text = base(section);
+    if *key == "redirect_port" {
+        return text.replace("https", "redirect").replace(TLS, "");
+    }
+    if *key == "http3" {
+        return text.replace("[listener.quic]\n", "");
+    }
+    if *key == "key_set_every" {
+        let fetched = "key_set_path = \"/keys\"\nkey_set_cluster = \"app\"";
+        return text.replacen("public_keys = \"keys.pem\"", fetched, 1);
+    }
+    if FILES.contains(key) {
+        return text.replacen("cluster = \"app\"", "files = \"/srv\"", 1);
+    }
+    if key.starts_with("dns_") {
+        let hook = "[acme]\nchallenge = \"dns-01\"\ndns_hook = [\"set-record\"]\n";
+        let issued = "[[certificate]]\nacme = [\"*.example.com\"]\n[acme]\n";
+        let text = text.replacen("[acme.on_demand]\nask = \"http://ask.test/\"\n", "", 1);
+        return text.replacen("[acme]\n", hook, 1).replacen("[acme]\n", issued, 1);
+    }
+    let needs = NEEDS.iter().find(|(of, keys, _)| of == section && keys.contains(key));
+    needs.map_or(text.clone(), |(_, _, lines)| put(&text, section, lines))
+}
+
+/// Values that the key might have instead of its default. Not all of them are right.
+fn others(Row { value, default, .. }: &Row<'_>) -> Vec<String> {
+    // words of the value's own column stand between backticks
+    let mut others: Vec<_> =
+        value.split('`').skip(1).step_by(2).filter(|word| word != default).map(str::to_owned).collect();
+    let (quote, inner) = match default.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => ("\"", inner),
+        None => ("", *default),
+    };
+    let unit = inner.find(|c: char| !c.is_ascii_digit()).unwrap_or(inner.len());
+    if let Ok(number) = inner[..unit].parse::<u64>() {
+        let number_of = |number: u64| format!("{quote}{number}{}{quote}", &inner[unit..]);
+        others.extend([number_of(number + 1), number_of(number.saturating_sub(1))]);
+    }
+    if !quote.is_empty() {
+        others.push(format!("\"{inner}x\""));
+    }
+    let more = [
+        "true",
+        "false",
+        "10",
+        "\"2s\"",
+        "\"default-src 'none'\"",
+        "\"camera=()\"",
+        "[]",
+        "[\"gzip\"]",
+        "[\"x.html\"]",
+        "[\"host\"]",
+        "[\"503\"]",
+    ];
+    others.extend(more.map(str::to_owned));
+    others.retain(|other| other != default);
+    others
+}
+
+/// All that a file says, if it says nothing wrong. Clusters show less of themselves than they have.
+fn meaning(text: &str) -> Result<(String, Vec<ClusterPlan>), String> {
+    let config = parse("r.toml", text).map_err(|errors| format!("{text}\n{errors}"))?;
+    let plan = config.plan();
+    Ok((format!("{:?} {plan:?}", config.process()), plan.clusters.clone()))
+}
+
+/// Nothing but the default goes without another key, with which the default is an error.
+const ALONE: [(&str, &str); 2] = [("[listener.tls]", "client_auth"), ("[cluster.dns]", "records")];
+
+/// A default makes no difference, and something else does: the key is not passed over.
 #[test]
 fn the_defaults_of_the_reference_are_those_of_the_code() {
-    let plan = |text: &str| {
-        format!("{:?}", parse("r.toml", text).unwrap_or_else(|errors| panic!("{text}\n{errors}")).lower())
-    };
-    let mut checked = 0;
-    for Row { section, key, default } in rows() {
+    let (mut checked, mut dropped) = (0, Vec::new());
+    for row in rows() {
+        let Row { section, key, default, .. } = row;
         let Some(default) = default.strip_prefix('`').and_then(|default| default.strip_suffix('`')) else {
             continue;
         };
-        let mut text = with(section, &format!("{key} = {default}"));
-        let mut without = base(section);
-        if key == "redirect_port" {
-            let redirect = |text: &str| text.replace("https", "redirect").replace(TLS, "");
-            (text, without) = (redirect(&text), redirect(&without));
+        let row = Row { default, ..row };
+        let without = ready(&row);
+        let of = |value: &str| meaning(&put(&without, section, &format!("{key} = {value}")));
+        let unsaid = meaning(&without).unwrap_or_else(|errors| panic!("{errors}"));
+        let said = of(default).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(said == unsaid, "{section} {key} = {default} is not the default");
+        let counts = others(&row).iter().any(|other| of(other).is_ok_and(|said| said != unsaid));
+        if !counts && !ALONE.contains(&(section, key)) {
+            dropped.push(format!("{section} {key}"));
         }
-        if ["max_early_data", "sessions"].contains(&key) {
-            let zero = |text: &str| {
-                text.replacen("[listener.tls]\n", "[listener.tls]\nresumption = \"zero-rtt\"\n", 1)
-            };
-            (text, without) = (zero(&text), zero(&without));
-        }
-        for (prefix, needs) in [("tls_", "tls = true"), ("sticky_", "sticky_cookie = \"at\"")] {
-            if section == "[[cluster]]" && key.starts_with(prefix) && key != "tls_timeout" {
-                let more = |text: &str| text.replacen("[[cluster]]\n", &format!("[[cluster]]\n{needs}\n"), 1);
-                (text, without) = (more(&text), more(&without));
-            }
-        }
-        if key == "max_wait" {
-            let more = |text: &str| text.replacen("[access_log]\n", "[access_log]\noverflow = \"wait\"\n", 1);
-            (text, without) = (more(&text), more(&without));
-        }
-        if ["min", "tolerance", "window", "probe_every"].contains(&key) {
-            let more = |text: &str| text.replacen("[concurrency]\n", "[concurrency]\nadaptive = true\n", 1);
-            (text, without) = (more(&text), more(&without));
-        }
-        if key == "key_set_every" {
-            let fetched = "key_set_path = \"/keys\"\nkey_set_cluster = \"app\"";
-            let more = |text: &str| text.replacen("public_keys = \"keys.pem\"", fetched, 1);
-            (text, without) = (more(&text), more(&without));
-        }
-        if FILES.contains(&key) {
-            let more = |text: &str| text.replacen("cluster = \"app\"", "files = \"/srv\"", 1);
-            (text, without) = (more(&text), more(&without));
-        }
-        if key.starts_with("finish_") {
-            let more = |text: &str| {
-                text.replacen("[listener.http]\n", "[listener.http]\non_disconnect = \"finish\"\n", 1)
-            };
-            (text, without) = (more(&text), more(&without));
-        }
-        if key.starts_with("dns_") {
-            let by_dns = |text: &str| {
-                let hook = "[acme]\nchallenge = \"dns-01\"\ndns_hook = [\"set-record\"]\n";
-                let issued = "[[certificate]]\nacme = [\"*.example.com\"]\n[acme]\n";
-                let text = text.replacen("[acme.on_demand]\nask = \"http://ask.test/\"\n", "", 1);
-                text.replacen("[acme]\n", hook, 1).replacen("[acme]\n", issued, 1)
-            };
-            (text, without) = (by_dns(&text), by_dns(&without));
-        }
-        assert_eq!(plan(&text), plan(&without), "{section} {key} = {default}");
         checked += 1;
     }
-    assert!(checked > 40, "{checked}");
+    assert!(dropped.is_empty(), "these make no difference: {dropped:#?}");
+    assert!(checked >= 270, "{checked}");
+}
+
+/// Without a line of the full example the plan is another one, unless the line shows the default, or there is none.
+#[test]
+fn every_key_of_the_full_example_counts() {
+    let whole = meaning(FULL).unwrap_or_else(|errors| panic!("{errors}"));
+    let (mut checked, mut dropped) = (0, Vec::new());
+    for Row { section, key, default, .. } in rows() {
+        let mut at = 0;
+        let found = FULL.split_inclusive('\n').find_map(|line| {
+            let start = at;
+            at += line.len();
+            let here = match section {
+                "Top level" => !FULL[..start].contains("\n["),
+                section => FULL[..start].rfind("\n[").is_some_and(|at| FULL[at + 1..].starts_with(section)),
+            };
+            (here && line.starts_with(&format!("{key} = "))).then_some((start, line))
+        });
+        let Some((start, line)) = found else { continue };
+        let said = line.split(" = ").skip(1).collect::<Vec<_>>().join(" = ");
+        let default = default.split(';').next().unwrap_or_default().trim_matches('`');
+        if said.split('#').next().map(str::trim) == Some(default) {
+            continue;
+        }
+        let without = format!("{}{}", &FULL[..start], &FULL[start + line.len()..]);
+        if meaning(&without).is_ok_and(|meaning| meaning == whole) {
+            dropped.push(format!("{section} {key}"));
+        }
+        checked += 1;
+    }
+    assert!(dropped.is_empty(), "these make no difference: {dropped:#?}");
+    assert!(checked >= 420, "{checked}");
 }

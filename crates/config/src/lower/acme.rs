@@ -8,8 +8,9 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
-use super::certificate::{Certificate, path};
+use super::certificate::Certificate;
 use crate::{
+    disk::path,
     errors::escape,
     reader::{Read, Sink, Spanned, Table, Wrong, items},
     values::{choice, duration, integer, ms, secs, text, word},

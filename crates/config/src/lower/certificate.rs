@@ -1,14 +1,13 @@
 //! `[[certificate]]`.
 
-use std::{ops::Range, path::PathBuf};
+use std::ops::Range;
 
 use portcullis_edge::plan::CertificateSource;
-use toml::de::DeValue;
 
 use crate::{
+    disk::path,
     net::certificate_name,
-    reader::{Read, Spanned, Table, Wrong, items},
-    values::word,
+    reader::{Spanned, Table, Wrong, items},
 };
 
 /// A certificate's source with what the checks point at.
@@ -65,12 +64,4 @@ pub(crate) fn read(mut table: Table<'_, '_>) -> Certificate {
         Spanned::new(span, items(Some(names)))
     });
     Certificate { span, source, acme }
-}
-
-pub(crate) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
-    match word(value, "a path", "/etc/portcullis/fullchain.pem")? {
-        "" => Err(Wrong::new("is an empty path")),
-        text if text.contains('\0') => Err(Wrong::new("is no path: it has a NUL character in it")),
-        text => Ok(text.into()),
-    }
 }

@@ -9,7 +9,7 @@ mod cache;
 
 pub(super) mod rate_limit;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use portcullis_edge::{
     cache::CacheOptions,
     middleware::security_headers::{FrameOptions, SecurityHeaders},
@@ -18,16 +18,19 @@ use portcullis_edge::{
 use toml::de::DeValue;
 
 use self::admission::Named;
-use super::route::header_name;
+use super::{
+    There,
+    route::{changes::field_value, matches::header_name},
+};
 use crate::{
     reader::{Read, Table, Wrong, items},
     values::{boolean, choice, secs, text, whole_seconds},
 };
 
 /// The edge's. Gives the clusters that it names.
-pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) -> Named {
+pub(super) fn read(root: &mut Table<'_, '_>, plan: &mut Plan, there: There) -> Named {
     let mut named = Named::new();
-    plan.chain = common(root, &EDGE, &mut named);
+    plan.chain = common(root, &EDGE, there, &mut named);
     plan.request_id = root.table("request_id", "`[request_id]`").map(shaping::request_id);
     if let Some((options, rules)) = root.table("cache", "`[cache]`").map(cache::read) {
         plan.cache = Some(options);
@@ -38,13 +41,19 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) -> Named {
 }
 
 /// A route's own, where this is the cache's store. The clusters that it names come to `named`.
-pub(crate) fn of_route(
+pub(super) fn of_route(
     route: &mut Table<'_, '_>,
     store: Option<&CacheOptions>,
+    there: There,
     named: &mut Named,
 ) -> ChainPlan {
-    let mut chain = common(route, &ROUTE, named);
+    let mut chain = common(route, &ROUTE, there, named);
+    let at = route.key_span("cache");
     chain.cache = route.setting("cache", "`[route.cache]`", |table| Some(cache::of_route(table, store)));
+    if let (Some(at), Setting::Own(_), false) = (at, &chain.cache, there.cache) {
+        let wrong = Wrong::new("`[route.cache]` has no cache to put anything into");
+        route.sink().absent(at, wrong.hint("add a `[cache]` at the top level"));
+    }
     chain
 }
 
@@ -89,11 +98,12 @@ const ROUTE: Names = Names {
 };
 
 /// What reads alike in both places.
-fn common(table: &mut Table<'_, '_>, names: &Names, named: &mut Named) -> ChainPlan {
+fn common(table: &mut Table<'_, '_>, names: &Names, there: There, named: &mut Named) -> ChainPlan {
     let mut chain = ChainPlan::default();
     chain.security_headers =
         table.setting("security_headers", names.security_headers, |table| Some(security_headers(table)));
-    chain.rate_limit = table.settings("rate_limit", names.rate_limit, rate_limit::rules);
+    chain.rate_limit =
+        table.settings("rate_limit", names.rate_limit, |tables| rate_limit::rules(tables, there));
     chain.filter = table.setting("filter", names.filter, |table| filter::read(table, names.filter_rule));
     chain.cors = table.setting("cors", names.cors, admission::cors);
     chain.csrf = table.setting("csrf", names.csrf, admission::csrf);
@@ -132,7 +142,7 @@ fn security_headers(mut table: Table<'_, '_>) -> SecurityHeaders {
         ("cross_origin_embedder_policy", &mut headers.cross_origin_embedder_policy),
         ("cross_origin_resource_policy", &mut headers.cross_origin_resource_policy),
     ] {
-        table.set(key, to, or_off(field_value));
+        table.set(key, to, or_off(field_value(1)));
     }
     table.set("replace", &mut headers.replace, boolean);
     if let Some((remove, _)) = table.list_or_empty("remove", "\"server\"", field) {
@@ -155,21 +165,9 @@ fn field(value: &DeValue<'_>) -> Read<HeaderName> {
 fn or_off<T>(read: impl Fn(&DeValue<'_>) -> Read<T>) -> impl Fn(&DeValue<'_>) -> Read<Option<T>> {
     move |value| match value {
         DeValue::String(text) if *text == "off" => Ok(None),
-        _ => read(value).map(Some),
+        _ => read(value).map(Some).map_err(|Wrong { message, hint }| Wrong {
+            message,
+            hint: hint.map(|hint| format!("{hint}; or \"off\"")),
+        }),
     }
-}
-
-/// The value of a response field.
-fn field_value(value: &DeValue<'_>) -> Read<HeaderValue> {
-    const LONGEST: usize = 4 << 10;
-    let text = text(value)?;
-    // RFC 9110 section 5.5: visible ASCII and spaces, and no space at the ends
-    let sound = !text.is_empty()
-        && text.len() <= LONGEST
-        && text.trim() == text
-        && text.chars().all(|c| c == ' ' || c.is_ascii_graphic());
-    sound.then(|| HeaderValue::from_str(text).ok()).flatten().ok_or_else(|| {
-        Wrong::new("is no value for a response field")
-            .hint(format!("1 to {LONGEST} printable ASCII characters in one line, or \"off\""))
-    })
 }

@@ -219,12 +219,15 @@ fn ambiguous(sink: &Sink, lines: &Lines<'_>, routes: &[Route]) {
     }
 }
 
-/// Whether all of its endpoints go by one name.
-fn has_one_host(plan: &ClusterPlan) -> bool {
-    match &plan.discovery {
-        None => plan.endpoints.len() <= 1,
-        Some(DiscoveryPlan::Dns { records, .. }) => matches!(records, DnsRecords::Addresses { .. }),
-        Some(_) => false,
+/// Why there is no one name that all of its endpoints go by, if there is none.
+fn no_one_host(plan: &ClusterPlan) -> Option<&'static str> {
+    match (&*plan.endpoints, &plan.discovery) {
+        ([endpoint], None) if endpoint.address.starts_with("unix:") => {
+            Some("is a unix socket, which has no host")
+        }
+        ([] | [_], None) => None,
+        (_, Some(DiscoveryPlan::Dns { records: DnsRecords::Addresses { .. }, .. })) => None,
+        _ => Some("has several endpoints"),
     }
 }
 
@@ -235,16 +238,16 @@ fn one_endpoint_each(
     named: &[crate::reader::Spanned<String>],
     clusters: &[Cluster],
 ) {
-    let several = |name: &str| {
-        let plan = clusters.iter().filter_map(|cluster| cluster.plan.as_ref());
-        plan.into_iter().any(|plan| plan.name == name && !has_one_host(plan))
+    let why = |name: &str| {
+        let plans = clusters.iter().filter_map(|cluster| cluster.plan.as_ref());
+        plans.filter(|plan| plan.name == name).find_map(no_one_host)
     };
-    for name in named.iter().filter(|name| several(name.get_ref())) {
-        let wrong = Wrong::new(format!(
-            "`upstream_host` can not be \"endpoint\": the cluster \"{}\" has several",
-            escape(name.get_ref())
-        ));
-        sink.error(at.clone(), wrong.hint("name the host that they all answer for"));
+    for name in named {
+        let Some(why) = why(name.get_ref()) else { continue };
+        let name = escape(name.get_ref());
+        let wrong =
+            Wrong::new(format!("`upstream_host` can not be \"endpoint\": the cluster \"{name}\" {why}"));
+        sink.error(at.clone(), wrong.hint("name the host that it answers for"));
     }
 }
 

@@ -11,7 +11,9 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
+use super::There;
 use crate::{
+    disk,
     errors::escape,
     reader::{Read, Spanned, Table, Wrong, describe},
     suggest::nearest,
@@ -52,12 +54,18 @@ fn output(mut table: Table<'_, '_>) -> Option<AccessLogPlan> {
 }
 
 /// What a route says.
-pub(crate) fn of_route(route: &mut Table<'_, '_>) -> Setting<Sampling> {
-    route.setting("access_log", "`[route.access_log]`", |mut table| {
+pub(super) fn of_route(route: &mut Table<'_, '_>, there: There) -> Setting<Sampling> {
+    let at = route.key_span("access_log");
+    let own = route.setting("access_log", "`[route.access_log]`", |mut table| {
         let sampling = sampling(&mut table);
         table.finish();
         Some(sampling)
-    })
+    });
+    if let (Some(at), Setting::Own(_), false) = (at, &own, there.access_log) {
+        let wrong = Wrong::new("`[route.access_log]` samples a log that is not there");
+        route.sink().absent(at, wrong.hint("add an `[access_log]` at the top level"));
+    }
+    own
 }
 
 /// What the log calls a route.
@@ -79,9 +87,9 @@ fn destination(value: &DeValue<'_>) -> Read<Option<LogOutput>> {
         "stdout" => LogOutput::Stdout,
         "syslog" => LogOutput::Syslog(PathBuf::from("/dev/log")),
         text => match text.strip_prefix("syslog:") {
-            Some(path) if path.starts_with('/') => LogOutput::Syslog(path.into()),
+            Some(path) if path.starts_with('/') => LogOutput::Syslog(disk::named(path)?),
             // the slash tells a path from a slip of the finger
-            None if text.contains('/') && !text.ends_with('/') => LogOutput::File(text.into()),
+            None if text.contains('/') && !text.ends_with('/') => LogOutput::File(disk::named(text)?),
             _ => {
                 let wrong = Wrong::new(format!("must be {WHAT}, found \"{}\"", escape(text)));
                 return Err(wrong.hint("a path to a file has a slash in it: \"./access.log\""));

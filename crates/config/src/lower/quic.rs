@@ -1,6 +1,6 @@
 //! `[quic]` and `[qlog]`: what all QUIC endpoints have in common; `[listener.quic]`.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use portcullis_edge::{
     h3::{Congestion, EndpointError, QuicOptions, Retry, RoutableIds},
@@ -9,10 +9,11 @@ use portcullis_edge::{
 use toml::de::DeValue;
 
 use crate::{
+    disk,
     errors::escape,
     net::network,
     reader::{Read, Table, Wrong},
-    values::{boolean, choice, duration, integer, secs, size, text, word},
+    values::{boolean, choice, duration, integer, secs, size, word},
 };
 
 /// Keys that say more about `server_id`.
@@ -24,12 +25,12 @@ pub(crate) fn read(root: &mut Table<'_, '_>, plan: &mut Plan) {
     }
     let Some(mut table) = root.table("quic", "`[quic]`") else { return };
     plan.quic.ids = ids(&mut table);
-    table.set("token_keys", &mut plan.quic.keys, key_file);
+    table.set("token_keys", &mut plan.quic.keys, |value| disk::file(value).map(Some));
     table.finish();
 }
 
 fn qlog(mut table: Table<'_, '_>) -> Option<QlogPlan> {
-    let directory = table.need("directory", "\"/var/log/portcullis/qlog\"", directory);
+    let directory = table.need("directory", "\"/var/log/portcullis/qlog\"", disk::path);
     let clients = table.need_list("clients", "\"192.0.2.7\"", network);
     if let Some(clients) = &clients {
         for network in clients.get_ref().iter().filter(|network| network.get_ref().prefix_len() == 0) {
@@ -50,14 +51,6 @@ fn qlog(mut table: Table<'_, '_>) -> Option<QlogPlan> {
     table.set("max_total_size", &mut plan.max_total_size, size(64 << 10..=1 << 40));
     table.finish();
     (directory.is_some() && clients.is_some()).then_some(plan)
-}
-
-fn directory(value: &DeValue<'_>) -> Read<PathBuf> {
-    let path = word(value, "the path of a directory", "/var/log/portcullis/qlog")?;
-    if path.is_empty() {
-        return Err(Wrong::new("wants the path of a directory, found \"\""));
-    }
-    Ok(path.into())
 }
 
 /// `[listener.quic]`.
@@ -150,7 +143,7 @@ fn ids(table: &mut Table<'_, '_>) -> Option<RoutableIdsPlan> {
     let mut to = RoutableIdsPlan::new(RoutableIds::new(id));
     table.set("rotation", &mut to.ids.rotation, integer(0..=6));
     table.set("nonce_length", &mut to.ids.nonce_len, integer(4..=16));
-    table.set("id_key", &mut to.key, key_file);
+    table.set("id_key", &mut to.key, |value| disk::file(value).map(Some));
     table.set("length_in_first_octet", &mut to.ids.length_in_first_octet, boolean);
     if let (Err(error), Some(at)) = (to.ids.check(), at) {
         let hint = "draw up shorter ids for all instances, or give them shorter nonces (`nonce_length`)";
@@ -165,14 +158,4 @@ fn server_id(value: &DeValue<'_>) -> Read<Vec<u8>> {
         Wrong::new(format!("wants 1 to 13 bytes as hexadecimal digits, found \"{}\"", escape(digits)))
             .hint("two digits a byte, as many for every instance: \"0a01\"")
     })
-}
-
-fn key_file(value: &DeValue<'_>) -> Read<Option<PathBuf>> {
-    let path = text(value)?;
-    if path.is_empty() || path.ends_with('/') {
-        return Err(
-            Wrong::new("wants the path of a file").hint("for example \"/etc/portcullis/quic-id.key\"")
-        );
-    }
-    Ok(Some(path.into()))
 }

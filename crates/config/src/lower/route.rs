@@ -14,9 +14,9 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
-pub(super) use self::matches::header_name;
-use super::chain::shaping;
+use super::{There, chain::shaping};
 use crate::{
+    disk,
     errors::escape,
     net::{final_status, redirect_status, redirect_target},
     reader::{Read, Spanned, Table, Wrong, items},
@@ -67,7 +67,7 @@ pub(crate) fn paths(root: &mut Table<'_, '_>) -> PathRules {
     rules
 }
 
-pub(crate) fn read(mut table: Table<'_, '_>, store: Option<&CacheOptions>) -> Route {
+pub(super) fn read(mut table: Table<'_, '_>, store: Option<&CacheOptions>, there: There) -> Route {
     let span = table.span();
     let matches = matches::read(&mut table);
     let first = one_action(&mut table);
@@ -90,13 +90,13 @@ pub(crate) fn read(mut table: Table<'_, '_>, store: Option<&CacheOptions>) -> Ro
         host.as_ref().filter(|host| *host.get_ref() == UpstreamHost::Endpoint).map(|host| (host.span(), own));
     let request_fields = changes::edits(&mut table, &changes::REQUEST);
     let response_fields = changes::edits(&mut table, &changes::RESPONSE);
-    let content_type = table.get("content_type", changes::field_value).map(Spanned::into_inner);
+    let content_type = table.get("content_type", changes::field_value(0)).map(Spanned::into_inner);
     let mirror = changes::mirror(&mut table).map(|(cluster, mirror)| {
         clusters.push(cluster);
         mirror
     });
-    let chain = super::chain::of_route(&mut table, store, &mut clusters);
-    let access_log = super::log::of_route(&mut table);
+    let chain = super::chain::of_route(&mut table, store, there, &mut clusters);
+    let access_log = super::log::of_route(&mut table, there);
     let mut name = None;
     table.set("name", &mut name, super::log::route_name);
     table.finish();
@@ -211,7 +211,7 @@ fn action(
 }
 
 fn files(table: &mut Table<'_, '_>) -> Option<FileOptions> {
-    let root = table.get("files", shaping::file_path);
+    let root = table.get("files", disk::path);
     let mut options = FileOptions::new(root.as_ref().map(|root| root.get_ref().clone()).unwrap_or_default());
     if let Some(index) = table.list("index", "\"index.html\"", below_root) {
         options.index = items(Some(index));
@@ -221,7 +221,7 @@ fn files(table: &mut Table<'_, '_>) -> Option<FileOptions> {
     if let Some((codings, _)) = table.list_or_empty("precompressed", "\"gzip\"", choice(&shaping::CODINGS)) {
         options.precompressed = items(Some(codings));
     }
-    options.cache_control = table.get("cache_control", changes::field_value).map(Spanned::into_inner);
+    options.cache_control = table.get("cache_control", changes::field_value(0)).map(Spanned::into_inner);
     root.map(|_| options)
 }
 

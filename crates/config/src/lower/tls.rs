@@ -10,8 +10,8 @@ use portcullis_edge::{
     tls::{UnknownNames, Versions, ZeroRtt},
 };
 
-use super::certificate::path;
 use crate::{
+    disk::path,
     net::host_pattern,
     reader::{Spanned, Table, Wrong, items},
     values::{choice, integer, size},

@@ -4,6 +4,7 @@ use http::{HeaderName, HeaderValue, Method};
 use portcullis_edge::{
     middleware::{
         basic_auth::BasicAuthOptions,
+        filter::FieldPattern,
         forward_auth::ForwardAuthOptions,
         jwt::{Algorithm, JwtOptions},
     },
@@ -72,6 +73,16 @@ fn every_key() {
         .with_response_field(field("set-cookie"))
         .with_user_field(Some(field("x-auth-user")));
     assert_eq!(chain.forward_auth, Setting::Own(ForwardAuthPlan::new("web", options)));
+}
+
+/// Filters search, up to 4096 bytes; what routes match as a whole is shorter.
+#[test]
+fn expressions_of_filters_have_the_bounds_of_filters() {
+    let long = "a".repeat(4096);
+    let headers = format!("headers = {{ \"x-a\" = {{ regex = \"{long}\" }} }}");
+    let plan = plan(&format!("[[filter.rule]]\naction = \"deny\"\n{headers}\n{LEAST}"));
+    let rule = &plan.chain.filter.own().unwrap().options.rules[0];
+    assert_eq!(rule.fields, [(field("x-a"), FieldPattern::Regex(long))]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn every_key_of_a_listeners_quic() {
         (quic.max_uni_streams, quic.stream_window, quic.connection_window, quic.send_window),
         (16, 256 << 10, 2 << 20, 4 << 20)
     );
-    assert_eq!((quic.max_idle_timeout, quic.keep_alive), (secs(60), Some(secs(15))));
+    assert_eq!((quic.max_idle_timeout, quic.keep_alive), (secs(90), Some(secs(15))));
     assert_eq!((quic.congestion, quic.initial_congestion_window), (Congestion::NewReno, Some(14_720)));
     assert_eq!((quic.min_mtu, quic.initial_mtu, quic.max_udp_payload), (1200, 1350, 1472));
     assert_eq!((quic.retry, quic.retry_threshold, quic.max_incoming), (Retry::UnderLoad, Some(100), 500));

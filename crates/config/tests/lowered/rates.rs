@@ -51,6 +51,21 @@ fn a_rule_counts_by_route() {
     assert_eq!(plan.chain.rate_limit.own().unwrap().rules[0].key, key);
 }
 
+/// What is refused is exactly what would be made smaller without a word.
+#[test]
+fn the_largest_burst_is_that_which_counts() {
+    let rule = |burst: u32| {
+        let text = format!(
+            "[rate_limit]\nrequests = 1\nper = \"30d\"\nburst = {burst}\nshared = \"open\"\n\
+             [rate_limit_store]\nurl = \"unix:///a\"\n{LEAST}"
+        );
+        plan(&text).chain.rate_limit.own().unwrap().rules[0].clone()
+    };
+    let burst = |burst: u32| rule(121).with_burst(burst.try_into().unwrap());
+    assert!(rule(120).clashes_with(&rule(121)), "these differ");
+    assert!(!burst(122).clashes_with(&rule(121)), "and this is the same as the largest");
+}
+
 #[test]
 fn a_list_of_rules_in_both_places() {
     let rule = |name: &str, requests: u32| format!("name = \"{name}\"\nrequests = {requests}\n");

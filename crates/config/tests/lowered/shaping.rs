@@ -57,6 +57,15 @@ fn every_key() {
 }
 
 #[test]
+fn hidden_files_are_served_where_that_is_asked_for() {
+    for (line, wanted) in [("hidden_files = true", true), ("hidden_files = false", false), ("", false)] {
+        let plan = plan(&LEAST.replacen("\ncluster = \"app\"", &format!("\nfiles = \"/srv\"\n{line}"), 1));
+        let RouteAction::Files(files) = &plan.routes[0].action else { panic!("{:?}", plan.routes[0]) };
+        assert_eq!(files.hidden, wanted, "{line}");
+    }
+}
+
+#[test]
 fn a_route_has_its_own() {
     let text =
         LEAST.replacen("cluster = \"app\"", "cluster = \"app\"\n[route.body_limit]\nmax_size = \"1B\"", 1);

@@ -7,24 +7,20 @@ fn one_mistake_is_one_error_in_who_may_pass() {
     one_error_each(&[
         ("[filter]\ndefault = \"alow\"", 2, 11, "found \"alow\"", "did you mean \"allow\"?"),
         ("[[filter.rule]]\npaths = [\"/x\"]", 1, 1, "`action` is missing in `[[filter.rule]]`", "deny"),
-        ("[[filter.rule]]\naction = \"hide\"\nregexes = [\"(\"]", 1, 1, "`(` is wrong or too large", ""),
-        ("[[filter.rule]]\naction = \"hide\"\nglobs = [\"[\"]", 1, 1, "the glob `[` is wrong", ""),
-        ("[[filter.rule]]\naction = \"hide\"\ncountries = [\"CH\"]", 1, 1, "countries need a database", ""),
-        ("[[filter.rule]]\naction = \"allow\"\nstatus = 404", 3, 10, "goes with `action = \"deny\"`", ""),
         ("[basic_auth]\nrealm = \"x\"", 1, 1, "`users` is missing in `[basic_auth]`", "users.txt"),
         ("[jwt]\nalgorithms = [\"RS256\"]", 1, 1, "tokens need a key", "`public_keys`"),
         ("[jwt]\nalgorithms = [\"none\"]\nsecret = \"s\"", 2, 15, "no algorithm that tokens", "\"EdDSA\""),
         (
-            "[jwt]\nalgorithms = [\"HS256\"]\nkey_set = \"s\"",
-            1,
-            1,
+            "[jwt]\nalgorithms = [\"RS256\", \"HS256\"]\nkey_set = \"s\"",
+            2,
+            24,
             "no key here can be for \"HS256\"",
             "public",
         ),
         (
             "[jwt]\nalgorithms = [\"RS256\"]\nsecret = \"s\"",
-            1,
-            1,
+            2,
+            15,
             "no key here can be for \"RS256\"",
             "secret",
         ),
@@ -43,7 +39,46 @@ fn one_mistake_is_one_error_in_who_may_pass() {
             "did you mean \"app\"?",
         ),
         ("[forward_auth]\npath = \"x\"\ncluster = \"app\"", 2, 8, "wants a path", "\"/verify\""),
+        (
+            "[forward_auth]\npath = \"/\"\ncluster = \"app\"\nhost = \"\"",
+            4,
+            8,
+            "`host` wants a host",
+            "app.internal:8080",
+        ),
+        (
+            "[forward_auth]\npath = \"/\"\ncluster = \"app\"\nhost = \"a b\"",
+            4,
+            8,
+            "`host` wants a host",
+            "app.internal:8080",
+        ),
     ]);
+}
+
+#[test]
+fn one_mistake_is_one_error_in_rules_of_filters() {
+    let rule = |line: &str| format!("[[filter.rule]]\naction = \"deny\"\n{line}");
+    let long = "a".repeat(4097);
+    let (agent, field) = (
+        rule(&format!("user_agent = \"{long}\"")),
+        rule(&format!("headers = {{ a = {{ regex = \"{long}\" }} }}")),
+    );
+    one_error_each(&[
+        (&rule("regexes = [\"a\", \"(\"]"), 3, 17, "`(` is wrong or too large", ""),
+        (&rule("globs = [\"[\"]"), 3, 10, "the glob `[` is wrong", ""),
+        (&rule("query = \"(\""), 3, 9, "`(` is wrong or too large", ""),
+        (&rule("user_agent = \"(\""), 3, 14, "`(` is wrong or too large", ""),
+        (&rule("headers = { a = { regex = \"(\" } }"), 3, 11, "`(` is wrong or too large", ""),
+        (&agent, 3, 14, "longer than 4096 bytes", ""),
+        (&field, 3, 11, "longer than 4096 bytes", ""),
+        (&rule("countries = [\"CH\"]"), 3, 13, "countries need a database", "to the filter"),
+        ("[[filter.rule]]\naction = \"allow\"\nstatus = 404", 3, 10, "goes with `action = \"deny\"`", ""),
+        ("[[filter.rule]]\naction = \"hide\"\nstatus = 403", 3, 10, "goes with `action = \"deny\"`", ""),
+        ("[[filter.rule]]\naction = \"close\"\nstatus = 403", 3, 10, "goes with `action = \"deny\"`", ""),
+    ]);
+    let told = super::told(&super::errors(&rule("regexes = [\"(\", \"a\", \")\"]")));
+    assert_eq!(told.iter().filter(|told| told.contains("is wrong or too large")).count(), 2, "{told:#?}");
 }
 
 #[test]
@@ -99,6 +134,20 @@ fn one_mistake_is_one_error_in_keys_of_tokens_and_fields_that_say_who_it_is() {
             "wants a host",
             "app.internal:8080",
         ),
+        (
+            "[jwt]\nalgorithms = [\"HS256\"]\nsecret = \"s\"\ncookie = \"a=b\"",
+            4,
+            10,
+            "`cookie` wants the name of a cookie, found \"a=b\"",
+            "none of `=`",
+        ),
+        (
+            "[jwt]\nalgorithms = [\"HS256\"]\nsecret = \"s\"\ncookie = \"\"",
+            4,
+            10,
+            "wants the name of a cookie",
+            "none of `=`",
+        ),
     ]);
 }
 
@@ -138,6 +187,13 @@ fn one_mistake_is_one_error_in_what_pages_of_other_origins_may() {
             3,
             12,
             "is OPTIONS",
+            "leave it out",
+        ),
+        (
+            "[cors]\norigins = [\"https://a.test\", \"*\"]",
+            2,
+            30,
+            "`origins` has \"*\" and others",
             "leave it out",
         ),
         ("[cors]\norigins = [\"app.test\"]", 2, 12, "wants an origin", "https://"),

@@ -153,6 +153,20 @@ fn one_mistake_of_balancing_retrying_or_checking_is_one_error() {
             "client-ip",
         ),
         (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nbalance = \"maglev\"\nhash_on = [\"cookie:a b\"]",
+            5,
+            12,
+            "wants the name of a cookie",
+            "none of `=`",
+        ),
+        (
+            "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nsticky_cookie = \"a=b\"",
+            4,
+            17,
+            "wants the name of a cookie",
+            "1 to 64 characters of a token",
+        ),
+        (
             "[[cluster]]\nname = \"b\"\nendpoints = [\"b:1\"]\nsticky_secure = true",
             4,
             1,

@@ -38,8 +38,8 @@ fn of_the_access_log() {
         ("[access_log]\nsample = 0", 2, 10, "must be from 1", ""),
         (
             "[[route]]\npath = \"/x\"\nrespond = \"\"\n[route.access_log]\nsample = 2",
-            1,
-            1,
+            4,
+            8,
             "samples a log that is not there",
             "`[access_log]` at the top level",
         ),

@@ -10,15 +10,13 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
-use super::super::{
-    certificate,
-    route::{
-        changes::{field_value, host, protected},
-        matches::{method, pairs},
-    },
+use super::super::route::{
+    changes::{host, protected},
+    matches::{cookie_name, method, pairs},
 };
 use super::field;
 use crate::{
+    disk,
     errors::escape,
     reader::{Read, Spanned, Table, Wrong, items},
     values::{boolean, duration, integer, ms, secs, text, whole_seconds},
@@ -47,7 +45,7 @@ fn target(value: &DeValue<'_>) -> Read<PathAndQuery> {
 }
 
 pub(super) fn basic_auth(mut table: Table<'_, '_>) -> Option<BasicAuthPlan> {
-    let users = table.need("users", "\"users.txt\"", certificate::path);
+    let users = table.need("users", "\"users.txt\"", disk::path);
     let mut plan = BasicAuthPlan::new("");
     let options = &mut plan.options;
     table.set("realm", &mut options.realm, string);
@@ -91,7 +89,7 @@ pub(super) fn jwt(mut table: Table<'_, '_>, named: &mut Named) -> Option<JwtPlan
             }
         }
     }
-    let file = |table: &mut Table<'_, '_>, key| table.get(key, certificate::path).map(Spanned::into_inner);
+    let file = |table: &mut Table<'_, '_>, key| table.get(key, disk::path).map(Spanned::into_inner);
     let keys = file(&mut table, "secret").map(JwtKeys::Secret);
     let keys = keys.or(file(&mut table, "public_keys").map(JwtKeys::Pem));
     let keys = keys.or(file(&mut table, "key_set").map(JwtKeys::Set));
@@ -109,7 +107,7 @@ pub(super) fn jwt(mut table: Table<'_, '_>, named: &mut Named) -> Option<JwtPlan
     table.set("leeway", &mut options.leeway, whole_seconds(secs(0)..=secs(3600)));
     options.required = items(table.list("required", "\"jti\"", string));
     options.scopes = items(table.list("scopes", "\"read\"", string));
-    options.cookie = table.get("cookie", string).map(Spanned::into_inner);
+    options.cookie = table.get("cookie", |value| cookie_name(text(value)?)).map(Spanned::into_inner);
     table.set("strip", &mut options.strip, boolean);
     table.set("user_claim", &mut options.user_claim, string);
     let name = |name: &str| Ok(name.to_owned());
@@ -118,17 +116,10 @@ pub(super) fn jwt(mut table: Table<'_, '_>, named: &mut Named) -> Option<JwtPlan
         .map(Spanned::into_inner)
         .unwrap_or_default();
     table.set("realm", &mut options.realm, string);
-    options.algorithms = items(algorithms);
-    if matches!(keys, Some(JwtKeys::Secret(_))) {
-        mixed(
-            &table,
-            &options,
-            |algorithm| !algorithm.is_secret(),
-            "a secret is for HS256, HS384 and HS512 alone",
-        );
-    } else if keys.is_some() {
-        mixed(&table, &options, Algorithm::is_secret, "public keys are not for HS256, HS384 and HS512");
+    if let Some(keys) = &keys {
+        mixed(&table, algorithms.as_ref(), matches!(keys, JwtKeys::Secret(_)));
     }
+    options.algorithms = items(algorithms);
     if !options.algorithms.is_empty()
         && let Err(error) = options.check()
     {
@@ -138,10 +129,16 @@ pub(super) fn jwt(mut table: Table<'_, '_>, named: &mut Named) -> Option<JwtPlan
     Some(JwtPlan::new(options, keys?))
 }
 
-fn mixed(table: &Table<'_, '_>, options: &JwtOptions, is_wrong: impl Fn(Algorithm) -> bool, why: &str) {
-    for algorithm in options.algorithms.iter().filter(|algorithm| is_wrong(**algorithm)) {
-        let wrong = Wrong::new(format!("no key here can be for \"{algorithm}\""));
-        table.sink().error(table.span(), wrong.hint(why));
+/// Algorithms that the keys, a secret or public ones, can't be for.
+fn mixed(table: &Table<'_, '_>, algorithms: Option<&Spanned<Vec<Spanned<Algorithm>>>>, secret: bool) {
+    let why = match secret {
+        true => "a secret is for HS256, HS384 and HS512 alone",
+        false => "public keys are not for HS256, HS384 and HS512",
+    };
+    let all = algorithms.into_iter().flat_map(|list| list.get_ref());
+    for algorithm in all.filter(|algorithm| algorithm.get_ref().is_secret() != secret) {
+        let wrong = Wrong::new(format!("no key here can be for \"{}\"", algorithm.get_ref()));
+        table.sink().error(algorithm.span(), wrong.hint(why));
     }
 }
 
@@ -164,7 +161,7 @@ pub(super) fn forward_auth(mut table: Table<'_, '_>, named: &mut Named) -> Optio
     let cluster = table.need("cluster", "\"auth\"", string);
     let path = table.need("path", "\"/verify\"", target);
     let mut options = ForwardAuthOptions::new(PathAndQuery::from_static("/"));
-    options.host = table.get("host", field_value).map(Spanned::into_inner);
+    options.host = table.get("host", |value| host(text(value)?)).map(Spanned::into_inner);
     table.set("timeout", &mut options.timeout, duration(ms(10)..=secs(300)));
     options.request_fields = items(table.list("request_headers", "\"x-user\"", settable));
     options.response_fields = items(table.list("response_headers", "\"set-cookie\"", settable));
@@ -198,19 +195,18 @@ pub(super) fn cors(mut table: Table<'_, '_>) -> Option<CorsPlan> {
     }
     (plan.methods, plan.headers, plan.expose) = (items(methods), items(headers), items(expose));
     plan.max_age = table.get("max_age", whole_seconds(secs(0)..=secs(86_400))).map(Spanned::into_inner);
-    let origins = items(Some(origins?));
-    let all = origins.contains(&None);
-    if all && origins.len() > 1 {
-        table
-            .sink()
-            .error(table.span(), Wrong::new("`origins` has \"*\" and others: it is any origin, or these"));
+    let origins = origins?;
+    let all = origins.get_ref().iter().find(|origin| origin.get_ref().is_none());
+    if let (Some(all), true) = (all, origins.get_ref().len() > 1) {
+        let wrong = Wrong::new("`origins` has \"*\" and others: it is any origin, or these");
+        table.sink().error(all.span(), wrong.hint("leave it out, or the others"));
     }
-    if all && plan.credentials {
+    if let (Some(_), true, Some(credentials)) = (all, plan.credentials, &credentials) {
         let wrong = Wrong::new("`credentials` does not go with `origins = [\"*\"]`");
-        let at = credentials.map_or(table.span(), |is| is.span());
-        table.sink().error(at, wrong.hint("every page could act as the user: name the origins"));
+        let why = "every page could act as the user: name the origins";
+        table.sink().error(credentials.span(), wrong.hint(why));
     }
-    plan.origins = match origins.into_iter().collect::<Option<Vec<String>>>() {
+    plan.origins = match items(Some(origins)).into_iter().collect::<Option<Vec<String>>>() {
         Some(list) => {
             CorsOrigins::List(list.iter().filter_map(|text| HeaderValue::from_str(text).ok()).collect())
         }

@@ -7,8 +7,9 @@ use portcullis_edge::cache::{
 };
 use toml::de::DeValue;
 
-use super::field;
+use super::{super::route::matches::cookie_name, field};
 use crate::{
+    disk,
     net::path,
     reader::{Read, Table, Wrong, items},
     values::{boolean, choice, duration, integer, ms, secs, show_size, size, text, word},
@@ -20,6 +21,7 @@ pub(super) fn read(mut table: Table<'_, '_>) -> (CacheOptions, CacheRules) {
     table.set("max_size", &mut options.max_bytes, size(1 << 20..=1 << 40));
     table.set("max_fill", &mut options.max_fill_bytes, size(1 << 20..=1 << 40));
     table.set("max_variants", &mut options.max_variants, integer(1..=64));
+    table.set("max_background", &mut options.max_background, integer(1..=1_000_000));
     if let Some(table) = table.table("disk", "`[cache.disk]`") {
         options.disk = disk(table);
     }
@@ -28,20 +30,12 @@ pub(super) fn read(mut table: Table<'_, '_>) -> (CacheOptions, CacheRules) {
 }
 
 fn disk(mut table: Table<'_, '_>) -> Option<DiskOptions> {
-    let path = table.need("path", "\"/var/cache/portcullis\"", directory);
+    let path = table.need("path", "\"/var/cache/portcullis\"", disk::path);
     let mut options = DiskOptions::new(PathBuf::new());
     table.set("max_size", &mut options.max_bytes, size(64 << 20..=1 << 44));
     table.finish();
     options.path = path?.into_inner();
     Some(options)
-}
-
-fn directory(value: &DeValue<'_>) -> Read<PathBuf> {
-    let path = word(value, "the path of a directory", "/var/cache/portcullis")?;
-    if path.is_empty() {
-        return Err(Wrong::new("wants the path of a directory, found \"\""));
-    }
-    Ok(path.into())
 }
 
 /// A route's: rules alone, for the store that there is.
@@ -116,15 +110,20 @@ fn freshness(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
     table.set("set_cookie", &mut rules.set_cookie, choice(&choices));
 }
 
+/// The keys that say which part of the query counts.
+const QUERY_KEYS: [&str; 3] = ["query", "query_without", "query_only"];
+
 fn key(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
+    let said: Vec<_> = QUERY_KEYS.iter().filter_map(|key| Some((*key, table.key_span(key)?))).collect();
+    if let [(first, _), rest @ ..] = &said[..] {
+        for (key, at) in rest {
+            let wrong = Wrong::new(format!("`{key}` does not go with `{first}`"));
+            table.sink().error(at.clone(), wrong.hint("one key says which part of the query counts"));
+        }
+    }
     let whole = table.get("query", choice(&[("all", true), ("none", false)]));
     let without = table.list("query_without", "\"utm_*\"", name);
     let only = table.list("query_only", "\"page\"", name);
-    let said = [whole.is_some(), without.is_some(), only.is_some()];
-    if said.into_iter().filter(|said| *said).count() > 1 {
-        let wrong = Wrong::new("`query`, `query_without` and `query_only` exclude one another");
-        table.sink().error(table.span(), wrong.hint("keep one of them"));
-    }
     if let Some(without) = without {
         rules.query = Query::Without(items(Some(without)));
     } else if let Some(only) = only {
@@ -136,13 +135,13 @@ fn key(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
     if let Some(fields) = table.list("key_fields", "\"x-country\"", field) {
         rules.key_fields = items(Some(fields));
     }
-    if let Some(cookies) = table.list("key_cookies", "\"theme\"", name) {
+    if let Some(cookies) = table.list("key_cookies", "\"theme\"", cookie) {
         rules.key_cookies = items(Some(cookies));
     }
 }
 
 fn passing(table: &mut Table<'_, '_>, rules: &mut CacheRules) {
-    if let Some(cookies) = table.list("bypass_cookies", "\"session*\"", name) {
+    if let Some(cookies) = table.list("bypass_cookies", "\"session*\"", cookie) {
         rules.bypass.extend(cookies.into_inner().into_iter().map(|name| match name.into_inner() {
             name if name == "*" => Bypass::Cookies,
             name => Bypass::Cookie(name),
@@ -187,7 +186,12 @@ fn statuses(value: &DeValue<'_>) -> Read<RangeInclusive<u16>> {
     }
 }
 
-/// Of a parameter or a cookie; with `*` at its end for any rest.
+/// Of a cookie; that a `*` at the end of one of `bypass_cookies` stands for any rest is for the cache to know.
+fn cookie(value: &DeValue<'_>) -> Read<String> {
+    cookie_name(text(value)?)
+}
+
+/// Of a parameter; with `*` at its end for any rest.
 fn name(value: &DeValue<'_>) -> Read<String> {
     let text = text(value)?;
     let sound = (1..=256).contains(&text.len())

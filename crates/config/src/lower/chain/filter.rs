@@ -1,5 +1,7 @@
 //! `[filter]` and its `[[filter.rule]]`.
 
+use std::ops::Range;
+
 use http::{StatusCode, header::USER_AGENT};
 use portcullis_edge::{
     middleware::filter::{
@@ -11,11 +13,9 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
-use super::super::{
-    certificate,
-    route::matches::{condition, header_name, method, pairs},
-};
+use super::super::route::matches::{condition, header_name, method, pairs};
 use crate::{
+    disk,
     errors::escape,
     net::{final_status, host_pattern, network, path},
     reader::{Read, Spanned, Table, Wrong, items},
@@ -42,7 +42,9 @@ pub(super) fn read(mut table: Table<'_, '_>, rule_name: &'static str) -> Option<
         plan.options.deny = items(Some(deny));
     }
     table.set("default", &mut plan.options.default, choice(&ACTIONS));
-    plan.countries = table.get("countries", certificate::path).map(Spanned::into_inner);
+    // one with mistakes is there too
+    let database = table.key_span("countries").is_some();
+    plan.countries = table.get("countries", disk::path).map(Spanned::into_inner);
     let rules = table.tables("rule", rule_name);
     if rules.len() > MOST {
         table.sink().error(table.span(), Wrong::new(format!("a filter has at most {MOST} rules")));
@@ -51,9 +53,15 @@ pub(super) fn read(mut table: Table<'_, '_>, rule_name: &'static str) -> Option<
     let mut sound = true;
     for rule in rules {
         let (sink, span) = (rule.sink(), rule.span());
-        let rule = self::rule(rule);
-        if let Err(error) = compiles(&rule, plan.countries.is_some()) {
-            sink.error(span, Wrong::new(escape(&error)));
+        let (rule, patterns) = self::rule(rule, database);
+        if let Err(error) = compiles(&rule) {
+            // told where the patterns stand that are the reason
+            let alone = |pattern: &Spanned<PathPattern>| Some((pattern.span(), alone(pattern)?));
+            let mut wrong: Vec<_> = patterns.iter().filter_map(alone).collect();
+            if wrong.is_empty() {
+                wrong.push((span, error));
+            }
+            wrong.into_iter().for_each(|(at, error)| sink.error(at, Wrong::new(escape(&error))));
             sound = false;
         }
         plan.options.rules.push(rule);
@@ -66,14 +74,11 @@ pub(super) fn read(mut table: Table<'_, '_>, rule_name: &'static str) -> Option<
     Some(plan)
 }
 
-/// Patterns and countries are as the edge will have them. What is in the files is seen at its start.
-fn compiles(rule: &Rule, countries: bool) -> Result<(), String> {
-    let mut sets = FilterSets::default();
+/// Patterns are as the edge will have them. What is in the files is seen at its start.
+fn compiles(rule: &Rule) -> Result<(), String> {
+    let mut sets = FilterSets::default().with_countries(Countries::default());
     for name in &rule.client_sets {
         sets = sets.with_clients(name, ClientSet::default());
-    }
-    if countries {
-        sets = sets.with_countries(Countries::default());
     }
     let options = FilterOptions::default().with_rule(rule.clone());
     let error = FilterRules::compile(&options, &sets).err().map(|error| {
@@ -84,47 +89,79 @@ fn compiles(rule: &Rule, countries: bool) -> Result<(), String> {
     error.map_or(Ok(()), Err)
 }
 
-fn rule(mut table: Table<'_, '_>) -> Rule {
+/// A rule with this pattern and nothing else, to see what is wrong with it.
+fn alone(pattern: &Spanned<PathPattern>) -> Option<String> {
     let mut rule = Rule::default();
-    table
-        .need("action", "\"deny\"", choice(&ACTIONS))
-        .into_iter()
-        .for_each(|action| rule.action = action.into_inner());
+    rule.paths = vec![pattern.get_ref().clone()];
+    compiles(&rule).err()
+}
+
+/// With its patterns, and where they stand; `database` says whether countries can be told.
+fn rule(mut table: Table<'_, '_>, database: bool) -> (Rule, Vec<Spanned<PathPattern>>) {
+    let mut rule = Rule::default();
+    let action = table.need("action", "\"deny\"", choice(&ACTIONS)).map(Spanned::into_inner);
+    rule.action = action.unwrap_or_default();
     if let Some(status) = table.get("status", final_status) {
-        match rule.action {
-            Action::Deny(_) => rule.action = Action::Deny(status.into_inner()),
+        match action {
+            // an action that is wrong may have been meant to be this one
+            Some(Action::Deny(StatusCode::FORBIDDEN)) | None => {
+                rule.action = Action::Deny(status.into_inner());
+            }
             _ => table.sink().error(status.span(), Wrong::new("`status` goes with `action = \"deny\"`")),
         }
     }
     let prefixes = items(table.list("paths", "\"/admin\"", path));
     rule.paths.extend(prefixes.into_iter().map(PathPattern::Prefix));
     rule.paths.extend(items(table.list("exact", "\"/admin\"", path)).into_iter().map(PathPattern::Exact));
-    rule.paths
-        .extend(items(table.list("globs", "\"/**/*.php\"", pattern)).into_iter().map(PathPattern::Glob));
-    rule.paths
-        .extend(items(table.list("regexes", "\"\\\\.php$\"", pattern)).into_iter().map(PathPattern::Regex));
+    let mut patterns = Vec::new();
+    let glob = |value: &DeValue<'_>| pattern(value).map(PathPattern::Glob);
+    patterns.extend(table.list("globs", "\"/**/*.php\"", glob).into_iter().flat_map(Spanned::into_inner));
+    let regex = |value: &DeValue<'_>| pattern(value).map(PathPattern::Regex);
+    patterns.extend(table.list("regexes", "\"\\\\.php$\"", regex).into_iter().flat_map(Spanned::into_inner));
+    rule.paths.extend(patterns.iter().map(|pattern| pattern.get_ref().clone()));
     rule.methods = items(table.list("methods", "\"POST\"", method));
     rule.hosts = items(table.list("hosts", "\"*.example.com\"", host_pattern));
     let fields = table.get("headers", |value| pairs(value, header_name, field));
+    if let Some(fields) = &fields {
+        patterns.extend(fields.get_ref().iter().filter_map(|(_, field)| match field {
+            FieldPattern::Regex(regex) => Some(searched(fields.span(), regex)),
+            _ => None,
+        }));
+    }
     rule.fields = fields.map(Spanned::into_inner).unwrap_or_default();
     if let Some(agent) = table.get("user_agent", pattern) {
+        patterns.push(searched(agent.span(), agent.get_ref()));
         rule.fields.push((USER_AGENT, FieldPattern::Regex(agent.into_inner())));
     }
-    rule.query = table.get("query", pattern).map(Spanned::into_inner);
+    let query = table.get("query", pattern);
+    patterns.extend(query.as_ref().map(|query| searched(query.span(), query.get_ref())));
+    rule.query = query.map(Spanned::into_inner);
     rule.clients = items(table.list("clients", "\"10.0.0.0/8\"", network));
-    let files = items(table.list("client_files", "\"blocked.txt\"", certificate::path));
+    let files = items(table.list("client_files", "\"blocked.txt\"", disk::path));
     rule.client_sets = files.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    rule.countries = items(table.list("countries", "\"CH\"", country));
+    let countries = table.list("countries", "\"CH\"", country);
+    if let (Some(countries), false) = (&countries, database) {
+        let wrong = Wrong::new("countries need a database");
+        let hint = "add `countries = \"GeoLite2-Country.mmdb\"` to the filter";
+        table.sink().absent(countries.span(), wrong.hint(hint));
+    }
+    rule.countries = items(countries);
     table.finish();
-    rule
+    (rule, patterns)
 }
 
+/// An expression for something else than the path. It is right or wrong in any place.
+fn searched(at: Range<usize>, regex: &str) -> Spanned<PathPattern> {
+    Spanned::new(at, PathPattern::Regex(regex.to_owned()))
+}
+
+/// As it is: whether it is one is seen when the rule is made ready, by the bounds of filters and not by those of routes.
 fn pattern(value: &DeValue<'_>) -> Read<String> {
     text(value).map(str::to_owned)
 }
 
 fn field(value: &DeValue<'_>) -> Read<FieldPattern> {
-    Ok(match condition(value)? {
+    Ok(match condition(value, pattern)? {
         ValueMatch::Exact(text) => FieldPattern::Equals(text),
         ValueMatch::Regex(regex) => FieldPattern::Regex(regex),
         ValueMatch::Present => FieldPattern::Present,

@@ -1,27 +1,34 @@
 //! `[rate_limit]` and `[[rate_limit]]`, and `[rate_limit_store]`.
 
-use std::{collections::HashSet, num::NonZeroU32, time::Duration};
+use std::{cell::Cell, collections::HashSet, num::NonZeroU32, time::Duration};
 
 use http::{HeaderName, Method, StatusCode};
 use portcullis_edge::{
     middleware::rate_limit::{
         KeyPart, OnFailure, OnMissing, RateKey, RateLimitOptions, RateRule, Refusal, Tarpit,
-        redis::RedisOptions,
+        redis::{RedisLender, RedisOptions},
     },
     plan::ChainPlan,
 };
 use toml::de::DeValue;
 
-use super::super::route::{Route, matches::method};
+use super::super::{
+    There,
+    route::{
+        Route,
+        changes::field_value,
+        matches::{cookie_name, method},
+    },
+};
 use crate::{
     errors::{Lines, escape},
     net::{network, not},
-    reader::{Read, Sink, Spanned, Table, Wrong},
+    reader::{Read, Sink, Spanned, Table, Wrong, items},
     values::{boolean, choice, duration, integer, ms, secs, text, word},
 };
 
 /// The rules of one list. A wrong one is told and left out.
-pub(super) fn rules(tables: Vec<Table<'_, '_>>) -> Option<RateLimitOptions> {
+pub(super) fn rules(tables: Vec<Table<'_, '_>>, there: There) -> Option<RateLimitOptions> {
     let several = tables.len() > 1;
     let mut names = HashSet::new();
     let mut options: Option<RateLimitOptions> = None;
@@ -30,7 +37,7 @@ pub(super) fn rules(tables: Vec<Table<'_, '_>>) -> Option<RateLimitOptions> {
         fields |= table.get("fields", boolean).is_some_and(Spanned::into_inner);
         let named = table.key_span("name").unwrap_or_else(|| table.span());
         let sink = table.sink();
-        let Some(rule) = rule(table) else { continue };
+        let Some(rule) = rule(table, there) else { continue };
         if !names.insert(rule.name.clone()) {
             let wrong = Wrong::new(format!("two rules are called `{}`", rule.name));
             sink.error(named, wrong.hint("give each rule of a list a `name` of its own"));
@@ -77,43 +84,66 @@ pub(in crate::lower) fn alike(sink: &Sink, lines: &Lines<'_>, edge: &ChainPlan, 
 /// Of one list.
 const MOST: usize = 64;
 
-fn rule(mut table: Table<'_, '_>) -> Option<RateRule> {
+fn rule(mut table: Table<'_, '_>, there: There) -> Option<RateRule> {
     let requests = table.need("requests", "100", count).map(|requests| requests.into_inner());
     let mut per = secs(1);
     table.set("per", &mut per, duration(ms(1)..=secs(30 * 86_400)));
     let mut rule = RateRule::new(requests.unwrap_or(NonZeroU32::MIN), per);
-    table.set("burst", &mut rule.burst, count);
+    let burst = table.get("burst", count);
+    if let (Some(burst), Some(requests)) = (&burst, requests) {
+        let most = most_at_once(requests, per);
+        if burst.get_ref().get() > most {
+            let wrong = Wrong::new(format!("`burst` is more than what refills in ten years, {most}"));
+            table.sink().error(burst.span(), wrong.hint("it would count as that: lower it"));
+        }
+    }
+    let known = burst.is_some() || requests.is_some();
+    rule.burst = burst.map_or(rule.burst, Spanned::into_inner);
     table.set("name", &mut rule.name, name);
     table.set("max_clients", &mut rule.max_keys, integer(1000..=100_000_000));
     key(&mut table, &mut rule);
     let missing = [("share", OnMissing::Share), ("skip", OnMissing::Skip)];
     table.set("missing", &mut rule.on_missing, choice(&missing));
-    let cost = table.get("cost", integer(0..=1_000_000));
-    method_costs(&mut table, &mut rule);
-    let at = cost.as_ref().map_or_else(|| table.span(), Spanned::span);
-    if let Some(cost) = cost {
-        rule.cost = cost.into_inner();
-    }
-    let methods = rule.method_costs.iter().map(|(_, cost)| *cost);
-    let most = methods.chain([rule.cost]).max().unwrap_or_default();
-    if most > rule.burst.get() {
-        let wrong = Wrong::new(format!("a request costs {most}, and `burst` is {}", rule.burst));
-        table.sink().error(at, wrong.hint("it could never pass"));
-    }
+    costs(&mut table, &mut rule, known);
     if let Some(allow) = table.list("allow", "\"10.0.0.0/8\"", network) {
         rule.allow = allow.into_inner().into_iter().map(|net| net.into_inner()).collect();
     }
     table.set("dry_run", &mut rule.dry_run, boolean);
     rule.refusal = refusal(&mut table);
     let shared = [("open", OnFailure::Open), ("closed", OnFailure::Closed), ("local", OnFailure::Local)];
-    rule.shared = table.get("shared", choice(&shared)).map(|shared| shared.into_inner());
+    let at = table.key_span("shared");
+    rule.shared = table.get("shared", choice(&shared)).map(Spanned::into_inner);
+    if let (Some(at), Some(_), false) = (at, rule.shared, there.rate_limit_store) {
+        let wrong = Wrong::new("`shared` has no store to share by");
+        table.sink().absent(at, wrong.hint("add a `[rate_limit_store]` at the top level"));
+    }
     table.finish();
     requests.map(|_| rule)
 }
 
-fn method_costs(table: &mut Table<'_, '_>, rule: &mut RateRule) {
+/// What a bucket can hold: no more than refills in ten years, as those say who keep it.
+fn most_at_once(requests: NonZeroU32, per: Duration) -> u32 {
+    const LONGEST: Duration = secs(10 * 365 * 86_400);
+    let each = (per.as_nanos() / u128::from(requests.get())).max(1);
+    u32::try_from(LONGEST.as_nanos() / each).unwrap_or(u32::MAX)
+}
+
+/// What requests take; `burst_known` says whether there is anything to compare it with.
+fn costs(table: &mut Table<'_, '_>, rule: &mut RateRule, burst_known: bool) {
+    let sink = table.sink();
+    let too_much = |at, cost: u32, burst: NonZeroU32| {
+        if burst_known && cost > burst.get() {
+            let wrong = Wrong::new(format!("a request costs {cost}, and `burst` is {burst}"));
+            sink.error(at, wrong.hint("it could never pass"));
+        }
+    };
+    if let Some(cost) = table.get("cost", integer(0..=1_000_000)) {
+        rule.cost = *cost.get_ref();
+        too_much(cost.span(), rule.cost, rule.burst);
+    }
     let Some(costs) = table.list("method_costs", "\"POST=5\"", method_cost) else { return };
     for cost in costs.into_inner() {
+        too_much(cost.span(), cost.get_ref().1, rule.burst);
         let at = cost.span();
         let (method, cost) = cost.into_inner();
         if rule.method_costs.iter().any(|(known, _)| *known == method) {
@@ -126,18 +156,32 @@ fn method_costs(table: &mut Table<'_, '_>, rule: &mut RateRule) {
 
 fn key(table: &mut Table<'_, '_>, rule: &mut RateRule) {
     let (mut v4_prefix, mut v6_prefix) = (32, 64);
+    let prefixes = ["v4_prefix", "v6_prefix"].map(|key| (key, table.key_span(key)));
     table.set("v4_prefix", &mut v4_prefix, integer(0..=32));
     table.set("v6_prefix", &mut v6_prefix, integer(0..=128));
     let own = |part: KeyPart| match part {
         KeyPart::Client { .. } => KeyPart::Client { v4_prefix, v6_prefix },
         part => part,
     };
-    let mut read = |name| {
-        let parts = table.list(name, "\"client\"", key_part)?.into_inner();
-        Some(RateKey::new(parts.into_iter().map(|part| own(part.into_inner()))))
+    // a part that is wrong may have been meant to be it
+    let by_client = Cell::new(false);
+    let part = |value: &DeValue<'_>| {
+        let part = key_part(value);
+        by_client.set(by_client.get() || matches!(part, Err(_) | Ok(KeyPart::Client { .. })));
+        part.map(own)
     };
+    let mut read = |name| Some(RateKey::new(items(Some(table.list(name, "\"client\"", part)?))));
     let (key, otherwise) = (read("key"), read("else_key"));
-    let key = key.unwrap_or_else(|| RateKey::new([own(KeyPart::CLIENT)]));
+    let key = key.unwrap_or_else(|| {
+        by_client.set(true);
+        RateKey::new([own(KeyPart::CLIENT)])
+    });
+    for (key, at) in prefixes {
+        if let (Some(at), false) = (at, by_client.get()) {
+            let wrong = Wrong::new(format!("`{key}` goes with \"client\" in the key"));
+            table.sink().error(at, wrong.hint("leave it out: no address is counted by"));
+        }
+    }
     rule.key = match otherwise {
         Some(otherwise) => key.or(otherwise),
         None => key,
@@ -154,12 +198,12 @@ fn key_part(value: &DeValue<'_>) -> Read<KeyPart> {
     };
     Ok(match text.split_once(':') {
         Some(("field", name)) => KeyPart::Field(HeaderName::try_from(name).map_err(|_| wrong())?),
-        Some(("cookie", name))
-            if !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() && !"=;,\"".contains(c)) =>
-        {
-            KeyPart::Cookie(name.into())
+        Some(("cookie", name)) => KeyPart::Cookie(cookie_name(name)?.into()),
+        Some(("path", segments)) => {
+            // of none there would be one bucket for all, which is what "constant" says
+            let segments = segments.parse().ok().filter(|segments| *segments > 0);
+            KeyPart::Path { segments: Some(segments.ok_or_else(wrong)?) }
         }
-        Some(("path", segments)) => KeyPart::Path { segments: Some(segments.parse().map_err(|_| wrong())?) },
         Some(_) => return Err(wrong()),
         None => match text {
             "client" => KeyPart::CLIENT,
@@ -181,10 +225,15 @@ fn refusal(table: &mut Table<'_, '_>) -> Refusal {
     if let Some(status) = table.get("status", integer::<u16>(400..=599)) {
         refusal.status = StatusCode::from_u16(status.into_inner()).unwrap_or(refusal.status);
     }
-    if let Some(body) = table.get("body", body) {
-        refusal.body = body.into_inner().into();
+    let asked = table.key_span("body").is_some();
+    let body = table.get("body", body).map(Spanned::into_inner);
+    let bare = body.as_ref().map_or(!asked, String::is_empty);
+    refusal.body = body.unwrap_or_default().into();
+    if let (Some(at), true) = (table.key_span("body_type"), bare) {
+        let wrong = Wrong::new("`body_type` goes with `body`");
+        table.sink().error(at, wrong.hint("add `body = \"slower, please\"`, or leave it out"));
     }
-    table.set("body_type", &mut refusal.content_type, super::field_value);
+    table.set("body_type", &mut refusal.content_type, field_value(1));
     let hold = table.get("tarpit", duration(ms(10)..=secs(60)));
     let max_held = table.get("max_held", integer(1..=1_000_000));
     if let Some(hold) = hold {
@@ -217,10 +266,11 @@ fn url(value: &DeValue<'_>) -> Read<String> {
     }
     let known =
         ["redis://", "valkey://", "unix://", "redis+unix://"].iter().any(|scheme| text.starts_with(scheme));
-    // what a message shows could be a password
-    known.then(|| text.to_owned()).ok_or_else(|| {
+    // read as it is when the store is opened. What a message shows could be a password
+    let sound = known && RedisLender::open(&RedisOptions::new(text)).is_ok();
+    sound.then(|| text.to_owned()).ok_or_else(|| {
         Wrong::new("is not the address of a store")
-            .hint("for example \"redis://10.0.0.5:6379\" or \"unix:///run/valkey.sock\"")
+            .hint("a host, and a port if it is not 6379, as in \"redis://10.0.0.5:6379\", or \"unix:///run/valkey.sock\"")
     })
 }
 

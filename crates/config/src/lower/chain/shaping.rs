@@ -1,7 +1,5 @@
 //! `[maintenance]`, `[body_limit]`, `[deadline]`, `[compression]`, `[request_decompression]` and `[concurrency]`; `[request_id]` at the top level.
 
-use std::path::PathBuf;
-
 use http::StatusCode;
 use portcullis_edge::{
     middleware::{
@@ -18,6 +16,7 @@ use toml::de::DeValue;
 
 use super::or_off;
 use crate::{
+    disk,
     errors::escape,
     net::{network, path},
     reader::{Read, Spanned, Table, Wrong, items},
@@ -98,7 +97,7 @@ fn maintenance(mut table: Table<'_, '_>) -> MaintenancePlan {
         let short = text.len() <= LONGEST_TEXT;
         short.then(|| text.to_owned()).ok_or_else(|| Wrong::new("is too long").hint("name a `file`"))
     });
-    let file = table.get("file", file_path).map(Spanned::into_inner);
+    let file = table.get("file", disk::path).map(Spanned::into_inner);
     if let Some(page) = page {
         let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
         maintenance.pages = vec![MaintenancePage::new(kind, page.into_inner())];
@@ -113,11 +112,6 @@ fn maintenance(mut table: Table<'_, '_>) -> MaintenancePlan {
     MaintenancePlan::new(maintenance).with_file(file)
 }
 
-/// A path to a file, which is not looked at here.
-pub(crate) fn file_path(value: &DeValue<'_>) -> Read<PathBuf> {
-    word(value, "a path", "pages/closed.html").map(PathBuf::from)
-}
-
 fn body_limit(mut table: Table<'_, '_>) -> Option<u64> {
     let most = table.need("max_size", "\"10MiB\"", size(0..=1 << 50));
     table.finish();
@@ -129,12 +123,12 @@ fn deadline(mut table: Table<'_, '_>) -> Option<DeadlineOptions> {
     let mut options = DeadlineOptions::default();
     table.set("head", &mut options.head, |value| duration(ms(1)..=secs(86_400))(value).map(Some));
     table.set("total", &mut options.total, |value| duration(ms(1)..=secs(30 * 86_400))(value).map(Some));
-    let statuses = [("504", StatusCode::GATEWAY_TIMEOUT), ("503", StatusCode::SERVICE_UNAVAILABLE)];
-    table.set("status", &mut options.status, |value| {
-        let code: u16 = integer(503..=504)(value)?;
-        let found = statuses.iter().find(|(_, status)| status.as_u16() == code);
-        found.map(|(_, status)| *status).ok_or_else(|| Wrong::new("must be 503 or 504"))
-    });
+    if let Some(code) = table.get("status", integer::<u16>(503..=504)) {
+        options.status = match code.into_inner() {
+            503 => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::GATEWAY_TIMEOUT,
+        };
+    }
     if options.head.is_none() && options.total.is_none() {
         let wrong = Wrong::new("a deadline needs `head` or `total`").hint("add `head = \"30s\"`");
         table.sink().absent(at, wrong);
@@ -156,6 +150,7 @@ fn compression(mut table: Table<'_, '_>) -> CompressionOptions {
     let mut options = CompressionOptions::default();
     codings(&mut table, "codings", &mut options.codings);
     table.set("min_size", &mut options.min_size, size(0..=1 << 30));
+    table.set("max_at_once", &mut options.max_at_once, integer(1..=1_000_000));
     if let Some(types) = table.list("types", "\"text/*\"", content_type) {
         options.types = items(Some(types));
     }
@@ -184,6 +179,7 @@ fn request_decompression(mut table: Table<'_, '_>) -> RequestDecompressionOption
     let mut options = RequestDecompressionOptions::default();
     table.set("max_size", &mut options.max_bytes, size(1 << 10..=1 << 50));
     table.set("max_ratio", &mut options.max_ratio, integer(1..=1_000_000));
+    table.set("max_at_once", &mut options.max_at_once, integer(1..=1_000_000));
     codings(&mut table, "codings", &mut options.codings);
     table.set("pass_others", &mut options.pass_others, boolean);
     table.finish();

@@ -6,6 +6,7 @@ use portcullis_edge::{
 };
 use toml::de::DeValue;
 
+use super::super::route::matches::cookie_name;
 use crate::{
     errors::escape,
     reader::{Read, Spanned, Table, Wrong, items},
@@ -44,7 +45,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, plan: &mut ClusterPlan) {
 fn sticky(table: &mut Table<'_, '_>) -> Option<StickyPlan> {
     let mut plan = StickyPlan::new();
     let others = ["sticky_key", "sticky_secure", "sticky_max_age"].map(|key| (key, table.key_span(key)));
-    plan.name = table.get("sticky_cookie", cookie_name).map(Spanned::into_inner);
+    plan.name = table.get("sticky_cookie", own_cookie).map(Spanned::into_inner);
     plan.key = table.get("sticky_key", key).map(Spanned::into_inner);
     table.set("sticky_secure", &mut plan.secure, boolean);
     plan.max_age =
@@ -99,7 +100,7 @@ fn hash_key(value: &DeValue<'_>) -> Read<HashKey> {
         },
         Some((_, "")) => return Err(wrong()),
         Some(("header", name)) => HashKey::Header(name.parse().map_err(|_| wrong())?),
-        Some(("cookie", name)) => HashKey::Cookie(name.to_owned()),
+        Some(("cookie", name)) => HashKey::Cookie(cookie_name(name)?),
         Some(("query", name)) => HashKey::Query(name.to_owned()),
         Some(_) => return Err(wrong()),
     })
@@ -113,16 +114,6 @@ pub(super) fn zone(value: &DeValue<'_>) -> Read<String> {
         other => Err(Wrong::new(format!("wants a zone, found \"{}\"", escape(other)))
             .hint("1 to 64 characters without white space")),
     }
-}
-
-fn cookie_name(value: &DeValue<'_>) -> Read<String> {
-    let name = word(value, "the name of a cookie", "portcullis_sticky")?;
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
-        let wrong = Wrong::new(format!("wants the name of a cookie, found \"{}\"", escape(name)));
-        return Err(wrong.hint("1 to 64 characters of a token (RFC 6265 section 4.1.1)"));
-    }
-    Ok(name.to_owned())
 }
 
 /// 32 bytes in hexadecimal.
@@ -139,4 +130,15 @@ fn key(value: &DeValue<'_>) -> Read<[u8; 32]> {
         *byte = u8::try_from(pair[0] << 4 | pair[1]).map_err(|_| wrong())?;
     }
     Ok(key)
+}
+
+/// The name of a cookie that is set here: a token (RFC 6265 section 4.1.1, RFC 9110 section 5.6.2).
+fn own_cookie(value: &DeValue<'_>) -> Read<String> {
+    let name = word(value, "the name of a cookie", "portcullis_sticky")?;
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+        let wrong = Wrong::new(format!("wants the name of a cookie, found \"{}\"", escape(name)));
+        return Err(wrong.hint("1 to 64 characters of a token (RFC 6265 section 4.1.1)"));
+    }
+    Ok(name.to_owned())
 }

@@ -8,7 +8,7 @@ use portcullis_edge::{
 use toml::de::DeValue;
 
 use crate::{
-    lower::certificate::path,
+    disk::path,
     net::certificate_name,
     reader::{Read, Spanned, Table, Wrong},
     values::{boolean, choice},

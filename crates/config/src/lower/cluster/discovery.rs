@@ -9,8 +9,8 @@ use portcullis_edge::{
 use toml::de::DeValue;
 
 use crate::{
+    disk::path,
     errors::escape,
-    lower::certificate::path,
     net::{endpoint, socket_address},
     reader::{Read, Spanned, Table, Wrong, items},
     values::{choice, duration, integer, ms, secs, word},

@@ -131,7 +131,7 @@ fn fields(
     key: &'static str,
     name: impl Fn(&str) -> Read<HeaderName>,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    table.get(key, |value| pairs(value, &name, field_value)).map(Spanned::into_inner).unwrap_or_default()
+    table.get(key, |value| pairs(value, &name, field_value(0))).map(Spanned::into_inner).unwrap_or_default()
 }
 
 /// A name that a route may change, and that may say who the user is.
@@ -147,14 +147,20 @@ pub(in crate::lower) fn protected(name: HeaderName) -> Read<HeaderName> {
     Ok(name)
 }
 
-pub(in crate::lower) fn field_value(value: &DeValue<'_>) -> Read<HeaderValue> {
-    let text = text(value)?;
-    // RFC 9110 section 5.5
-    let sound =
-        text.len() <= 4 << 10 && text.trim() == text && text.bytes().all(|b| matches!(b, b' '..=b'~'));
-    sound.then(|| HeaderValue::from_str(text).ok()).flatten().ok_or_else(|| {
-        Wrong::new("is no value of a field").hint("at most 4096 printable ASCII characters in one line")
-    })
+/// The value of a field, of so many characters at least.
+pub(in crate::lower) fn field_value(least: usize) -> impl Fn(&DeValue<'_>) -> Read<HeaderValue> {
+    const LONGEST: usize = 4 << 10;
+    move |value| {
+        let text = text(value)?;
+        // RFC 9110 section 5.5: visible ASCII and spaces, and no space at the ends
+        let sound = (least..=LONGEST).contains(&text.len())
+            && text.trim() == text
+            && text.bytes().all(|b| matches!(b, b' '..=b'~'));
+        sound.then(|| HeaderValue::from_str(text).ok()).flatten().ok_or_else(|| {
+            let hint = format!("{least} to {LONGEST} printable ASCII characters in one line");
+            Wrong::new("is no value of a field").hint(hint)
+        })
+    }
 }
 
 /// `mirror = { cluster = "shadow", … }`.

@@ -99,7 +99,7 @@ fn conditions<N>(
     to: &mut Vec<(N, ValueMatch)>,
 ) -> bool {
     let asked = table.key_span(key).is_some();
-    let found = table.get(key, |value| pairs(value, &name, condition));
+    let found = table.get(key, |value| pairs(value, &name, |value| condition(value, expression)));
     let sound = asked == found.is_some();
     to.extend(found.map(Spanned::into_inner).unwrap_or_default());
     sound
@@ -131,14 +131,18 @@ pub(in crate::lower) fn pairs<N, T>(
 const CONDITIONS: &str =
     "a string is the value itself; `true`: it is there; `false`: it is not; `{ regex = \"[0-9]+\" }`";
 
-pub(in crate::lower) fn condition(value: &DeValue<'_>) -> Read<ValueMatch> {
+/// What the text of a regular expression may be is for `regex` to say.
+pub(in crate::lower) fn condition(
+    value: &DeValue<'_>,
+    regex: impl Fn(&DeValue<'_>) -> Read<String>,
+) -> Read<ValueMatch> {
     match value {
         DeValue::String(text) => Ok(ValueMatch::Exact(text.to_string())),
         DeValue::Boolean(true) => Ok(ValueMatch::Present),
         DeValue::Boolean(false) => Ok(ValueMatch::Absent),
         DeValue::Table(table) => match table.iter().next() {
             Some((key, value)) if table.len() == 1 && key.get_ref() == "regex" => {
-                expression(value.get_ref()).map(ValueMatch::Regex)
+                regex(value.get_ref()).map(ValueMatch::Regex)
             }
             _ => Err(Wrong::new("is no condition").hint(CONDITIONS)),
         },
@@ -148,6 +152,20 @@ pub(in crate::lower) fn condition(value: &DeValue<'_>) -> Read<ValueMatch> {
 
 pub(in crate::lower) fn header_name(name: &str) -> Read<HeaderName> {
     HeaderName::try_from(name).map_err(|_| Wrong::new("is no name of a field"))
+}
+
+/// The name of a cookie that another one set: browsers take what is no token too (RFC 6265 section 5.2), as `cart[1]`, but what has
+/// `=` or `;` in it would never match.
+pub(in crate::lower) fn cookie_name(name: &str) -> Read<String> {
+    const LONGEST: usize = 256;
+    let sound = |byte: u8| byte.is_ascii_graphic() && !b"=;,\"".contains(&byte);
+    if !(1..=LONGEST).contains(&name.len()) || !name.bytes().all(sound) {
+        let wrong = Wrong::new(format!("wants the name of a cookie, found \"{}\"", escape(name)));
+        return Err(
+            wrong.hint(format!("1 to {LONGEST} printable ASCII characters, none of `=` `;` `,` `\"`"))
+        );
+    }
+    Ok(name.to_owned())
 }
 
 fn parameter_name(name: &str) -> Read<String> {
