@@ -1,5 +1,5 @@
 //! Thousands of certificates: how long until they are loaded, what each takes, and that a look-up does not depend on how
-//! many there are. `cargo bench --bench certs -- 10000`; the number is a choice. Instruction counts of the look-ups:
+//! many there are. `cargo bench -p portcullis-benches --bench certs -- 10000`; the number is a choice. Instruction counts of the look-ups:
 //! `valgrind --tool=callgrind --toggle-collect='*lookups*'` on the binary that cargo names.
 #![allow(
     clippy::print_stdout,

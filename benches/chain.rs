@@ -1,6 +1,6 @@
 //! What each layer costs a request that it lets through, in instructions: the program runs itself under valgrind, with one layer around a service that
 //! answers at once, for few requests and for more; what is between is the requests', and what a run without a layer has of it is not the layer's.
-//! `cargo bench --bench chain`, with valgrind installed.
+//! `cargo bench -p portcullis-benches --bench chain`, with valgrind installed.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "a program that is run by hand")]
 #![allow(clippy::disallowed_methods, reason = "it runs itself")]

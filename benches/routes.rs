@@ -1,5 +1,5 @@
 //! Thousands of routes: that a look-up does not depend on how many there are, by hosts and by each kind of path.
-//! `cargo bench --bench routes -- 10000`; the number is a choice. Instruction counts of one kind of look-up, here of hosts
+//! `cargo bench -p portcullis-benches --bench routes -- 10000`; the number is a choice. Instruction counts of one kind of look-up, here of hosts
 //! among 10 routes: `valgrind --tool=callgrind --toggle-collect='*lookups*'` on the binary that cargo names, with
 //! `hosts few` behind it.
 #![allow(

@@ -31,7 +31,8 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   test [ARGS]       builds the binary that the end-to-end tests run, then `cargo test`; ARGS go to it
-  ci                everything a change must pass: fmt, tidy, clippy, test, doc, deny, package
+  ci                everything a change must pass: fmt, tidy, clippy, test, pebble, redis, interop, testssl, fuzz, doc, deny,
+                    package
   tidy              the house rules that no compiler checks; `tidy --print-edges` prints the table of
                     workspace dependencies as it stands
   certs [DIR]       a local authority and a certificate for localhost in DIR (default: certs)

@@ -4,7 +4,7 @@
 const ALLOWED: [(&str, &str); 7] = [
     ("acme", "fs"),      // stores certificates, keys and accounts in a directory
     ("config", "fs"),    // reads the configuration file
-    ("edge", "fs"),      // reads the files of QUIC's keys
+    ("edge", "fs"),      // reads QUIC's keys, files of chains, pages of maintenance; writes traces
     ("tls", "fs"),       // reads certificates and watches them
     ("listener", "fs"),  // reads /proc to say who holds a port
     ("listener", "env"), // names the running program in the hint about privileged ports

@@ -84,7 +84,7 @@ pub const FIELDS: [(&str, &str); 47] = [
     ("time", "when the request came, UTC with milliseconds (RFC 3339)"),
     ("time_local", "the same as the common log format has it, in UTC"),
     ("time_unix", "the same in seconds since 1970, with milliseconds"),
-    ("client", "the client's address; behind trusted proxies the one they tell"),
+    ("client", "the client's address; behind trusted proxies the one they tell; none on a unix socket"),
     ("peer", "the connection's other end, address and port"),
     ("local", "our own address and port on it"),
     ("method", "of the request"),
@@ -107,7 +107,11 @@ pub const FIELDS: [(&str, &str); 47] = [
     ("cluster", "the cluster that it belongs to"),
     ("attempts", "how many attempts were made at endpoints"),
     ("fault", "why there was no answer of an endpoint's, by its name"),
-    ("cache", "what the cache did: `hit`, `miss`, `stale` or another word of RFC 9211"),
+    (
+        "cache",
+        "what the cache did, by the last `Cache-Status` of the response as it leaves: `hit`, `stale`, `uri-miss` or another word of RFC 9211; \
+         none where `cache_status = false`, or where a route takes the field away",
+    ),
     ("outcome", "`complete`, `aborted` or `failed`"),
     ("aborted", "whether the response was given up before its end"),
     (
