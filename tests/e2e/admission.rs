@@ -15,11 +15,11 @@ use serde_json::json;
 use crate::{
     config::{plain, secure},
     support::{
-        Dir,
+        Dir, SOON,
         client::{Client, Protocol, Reply, empty, full},
         edge::{Edge, command, to_end},
         origin::Origin,
-        raw, run,
+        raw, run, within,
     },
 };
 
@@ -102,6 +102,52 @@ fn passwords_by_a_file_that_changes() {
         edge.stderr.find("a file was read again").await;
         assert_eq!(with(&mut client, "/", &[("authorization", &right)]).await.status, 401);
         assert_eq!(origin.requests(), before + 1);
+    });
+}
+
+/// There is one worker, and it goes on: while a costly password is checked, and while a reload waits for a file that does not come.
+#[cfg(unix)]
+#[test]
+fn what_blocks_holds_up_nobody() {
+    run(async {
+        let origin = Origin::text("ok").await;
+        let dir = Dir::new();
+        let costly = hashed("open sesame").replace("m=19456,t=2,", "m=65536,t=32,");
+        dir.write("users.txt", &format!("alice:{costly}\n"));
+        let pipe = dir.path().join("blocked.txt");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+        let begin = "threads = 1\n[basic_auth]\nusers = \"users.txt\"\n";
+        let rest = format!(
+            "[[route]]\npath = \"/free\"\ncluster = \"app\"\nbasic_auth = \"off\"\n{}",
+            secure(origin.addr())
+        );
+        let edge = Edge::run_in(dir, &format!("{begin}{rest}")).await;
+        let mut slow = Client::connect(Protocol::H1, edge.https(), "localhost").await;
+        let mut quick = Client::connect(Protocol::H2, edge.https(), "localhost").await;
+        let wrong = format!("Basic {}", base64("alice:open"));
+        let asked =
+            tokio::spawn(async move { with(&mut slow, "/", &[("authorization", &wrong)]).await.status });
+        let mut meanwhile = 0;
+        while !asked.is_finished() {
+            assert_eq!(quick.get("/free").await.status, 200);
+            meanwhile += 1;
+        }
+        assert_eq!(asked.await.unwrap(), 401);
+        assert!(meanwhile > 10, "{meanwhile} others were answered while one password was checked");
+        let filter = "[[filter.rule]]\naction = \"deny\"\nclient_files = [\"blocked.txt\"]\n";
+        edge.dir().write("edge.toml", &format!("{begin}{filter}{rest}"));
+        edge.signal("HUP");
+        // opened by whoever writes as soon as somebody reads, and not before
+        let writer = tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().write(true).open(pipe));
+        let mut writer = within(SOON, "the edge reads the pipe", writer).await.unwrap().unwrap();
+        for _ in 0..10 {
+            assert_eq!(within(SOON, "an answer", quick.get("/free")).await.status, 200);
+        }
+        assert!(!edge.stderr.text().contains("reloaded"), "it has nothing to load yet");
+        writeln!(writer, "127.0.0.0/8").unwrap();
+        drop(writer);
+        edge.stderr.find("reloaded").await;
+        assert_eq!(quick.get("/free").await.status, 403);
     });
 }
 
