@@ -79,6 +79,15 @@ impl CacheLayer {
         self.core.shared.run_pending();
     }
 
+    /// Waits until what memory has dropped by now is on the disk, where there is a second tier. For tests and measurements: while a response
+    /// of a key is being written, another one that was dropped after it may not be found, and its origin is asked again. Cancel it at any time.
+    pub async fn wait_for_disk(&self) {
+        self.core.shared.run_pending();
+        if let Some(disk) = &self.core.shared.disk {
+            disk.written().await;
+        }
+    }
+
     /// The counters, of all layers over the store.
     pub fn stats(&self) -> CacheStats {
         self.core.shared.stats()

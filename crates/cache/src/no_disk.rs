@@ -40,6 +40,10 @@ impl Disk {
         match *self {}
     }
 
+    pub(crate) async fn written(&self) {
+        match *self {}
+    }
+
     pub(crate) fn counts(&self) -> (u64, u64) {
         match *self {}
     }

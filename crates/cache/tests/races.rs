@@ -235,6 +235,7 @@ async fn a_purge_reaches_what_is_on_the_disk_alone() {
                         world.get(&format!("/other/{n}")).await;
                     }
                 }
+                world.layer.wait_for_disk().await;
                 let before = world.stats().disk_hits;
                 assert!(world.get(&twin).await.is_hit(), "{twin}");
                 let was_on_disk = world.stats().disk_hits > before;

@@ -155,6 +155,11 @@ impl Disk {
         });
     }
 
+    /// Nothing waits to be written any more.
+    pub(crate) async fn written(&self) {
+        self.records.storage().wait().await;
+    }
+
     /// Records written and found, since the start.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.written.load(Ordering::Relaxed), self.hits.load(Ordering::Relaxed))
@@ -304,13 +309,13 @@ impl Shared {
         let before = self.ticket(key);
         let found = tokio::time::timeout(PATIENCE, disk.records.get(&**key)).await;
         let Ok(Ok(Some(entry))) = found else { return };
+        // It is in memory now, or of no use. First, as memory may have no place for it and write it anew at once.
+        disk.records.remove(&**key);
         if let Some(variants) = disk.read(entry.value().clone(), before.generation)
             && self.put_back(key, variants)
         {
             disk.hits.fetch_add(1, Ordering::Relaxed);
         }
-        // it is in memory now, or of no use
-        disk.records.remove(&**key);
     }
 }
 
