@@ -55,7 +55,8 @@ fn requests_of_every_protocol_go_on_by_http3() {
         let origin = tells().await;
         let behind =
             Edge::run(&format!("[admin]\naddress = \"127.0.0.1:0\"\n{}", secure(origin.addr()))).await;
-        let edge = Edge::run(&format!("threads = 1\n{}", before(&[behind.https()]))).await;
+        let log = "threads = 1\n[access_log]\nformat = \"json\"\nfields = [\"connect\", \"first_byte\"]\n";
+        let edge = Edge::run(&format!("{log}{}", before(&[behind.https()]))).await;
         for protocol in Protocol::ALL {
             let mut client = Client::connect(protocol, edge.https(), "localhost").await;
             let reply = client.get("/a?b=c").await;
@@ -67,6 +68,13 @@ fn requests_of_every_protocol_go_on_by_http3() {
             assert_eq!((reply.status.as_u16(), reply.field("content-length")), (200, "12"), "{protocol:?}");
         }
         assert_eq!(accepted(&behind).await, 1.0, "one connection carried them all");
+        // the first has connected
+        let lines = edge.stdout.wait(9, |line| line.starts_with('{'), "the log's lines").await;
+        let line = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let lines: Vec<_> = lines.iter().map(line).collect();
+        let took = |name: &str| lines[0][name].as_f64().unwrap();
+        assert!(took("connect") > 0.0 && took("first_byte") > 0.0, "{}", lines[0]);
+        assert!(lines[1..].iter().all(|line| line["connect"].is_null()), "{lines:?}");
     });
 }
 

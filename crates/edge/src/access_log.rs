@@ -336,6 +336,23 @@ mod tests {
         }
     }
 
+    /// The line of a client that was answered out of the cache says nothing of who is asked for the next one (RFC 5861 section 3).
+    #[test]
+    fn what_is_asked_in_the_background_is_on_nobodys_line() {
+        for (slot, background, watched) in [(true, false, true), (true, true, false), (false, false, false)] {
+            let mut request = http::Request::new(());
+            if slot {
+                request.extensions_mut().insert(LogSlot::default());
+            }
+            if background {
+                request.extensions_mut().insert(portcullis_cache::InBackground);
+            }
+            watch(&mut request, &"app".into());
+            let trip = request.extensions().get::<Arc<Trip>>();
+            assert_eq!(trip.is_some(), watched, "{slot} {background}");
+        }
+    }
+
     /// An output that is pressed until the gate is dropped.
     fn pressed(sinks: &Sinks, most: Duration) -> (mpsc::Sender<()>, Output) {
         let ((gate, closed), began) = (mpsc::channel(), Arc::<AtomicBool>::default());

@@ -52,6 +52,8 @@ struct Following {
 struct Fetching {
     fetched: Arc<Fetched>,
     part: Arc<ClusterPart>,
+    /// What the cluster's client is made anew for, too.
+    names: bool,
     _task: JoinSet<()>,
 }
 
@@ -173,12 +175,15 @@ impl Hands {
         let mut before = std::mem::take(&mut self.fetching);
         for fetched in live.parts.fetched() {
             let Some(part) = fetched.cluster().and_then(|name| live.clusters.get(name)) else { continue };
-            let same = |old: &Fetching| Arc::ptr_eq(&old.fetched, fetched) && Arc::ptr_eq(&old.part, part);
+            let names = routes::needs_names(part, live);
+            let same = |old: &Fetching| {
+                Arc::ptr_eq(&old.fetched, fetched) && Arc::ptr_eq(&old.part, part) && old.names == names
+            };
             let known = before.iter().position(same).map(|at| before.swap_remove(at));
             let new = || {
                 let client = self.clients.get(part.cluster.name())?;
                 let _task = task(Arc::clone(fetched).follow(client));
-                Some(Fetching { fetched: Arc::clone(fetched), part: Arc::clone(part), _task })
+                Some(Fetching { fetched: Arc::clone(fetched), part: Arc::clone(part), names, _task })
             };
             self.fetching.extend(known.or_else(new));
         }

@@ -99,3 +99,32 @@ impl Fetched {
         Ok(Keys::from_jwks(std::str::from_utf8(&bytes)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::ClusterPlan;
+
+    #[test]
+    fn an_issuer_is_asked_by_its_own_name() {
+        let fetch = |host: Option<&'static str>| JwtKeys::Fetch {
+            cluster: "issuer".to_owned(),
+            target: "/keys".parse().unwrap(),
+            host: host.map(HeaderValue::from_static),
+            every: Duration::from_secs(60),
+        };
+        for (endpoints, said, expected) in [
+            (&["auth.test:8080"][..], None, Some("auth.test:8080")),
+            (&["auth.test:80"], None, Some("auth.test")),
+            (&["auth.test:80"], Some("login.test"), Some("login.test")),
+            // no one name of theirs: the cluster's, for want of a better one
+            (&["a.test:80", "b.test:80"], None, Some("issuer")),
+            (&["unix:/run/auth.sock"], None, Some("issuer")),
+        ] {
+            let mut plan = Plan::default();
+            plan.clusters.push(ClusterPlan::new("issuer", endpoints.iter().copied()));
+            let host = host(&plan, &fetch(said));
+            assert_eq!(host.as_ref().map(|host| host.to_str().unwrap()), expected, "{endpoints:?} {said:?}");
+        }
+    }
+}

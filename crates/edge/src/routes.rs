@@ -183,7 +183,8 @@ impl ClusterClient {
     }
 }
 
-fn needs_names(part: &ClusterPart, live: &Live) -> bool {
+/// Whether the client of a cluster has to tell the endpoints by name.
+pub(crate) fn needs_names(part: &ClusterPart, live: &Live) -> bool {
     live.log_sink.is_some() || part.sticky.is_some()
 }
 
