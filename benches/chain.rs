@@ -156,8 +156,10 @@ fn places() -> ConcurrencyOptions {
     ConcurrencyOptions::new(1000)
 }
 
+type Make = fn() -> Run;
+
 /// Each made by itself: what another takes to be made varies by more than what a layer costs.
-const LAYERS: [(&str, fn() -> Run); 21] = [
+const LAYERS: [(&str, Make); 21] = [
     ("none", || run(Identity::new())),
     ("request id", || run(RequestIdLayer::new())),
     ("metrics (told to nobody)", || run(RequestMetricsLayer::new(Arc::new(Nobody)))),
