@@ -112,7 +112,7 @@ fn what_blocks_holds_up_nobody() {
     run(async {
         let origin = Origin::text("ok").await;
         let dir = Dir::new();
-        let costly = hashed("open sesame").replace("m=19456,t=2,", "m=65536,t=32,");
+        let costly = hashed("open sesame").replace("m=19456,t=2,", "m=19456,t=32,");
         dir.write("users.txt", &format!("alice:{costly}\n"));
         let pipe = dir.path().join("blocked.txt");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
