@@ -103,8 +103,7 @@ pub struct Plan {
 impl Plan {
     /// The rules that limit rates, of all chains.
     pub(crate) fn rate_rules(&self) -> impl Iterator<Item = &RateRule> {
-        let chains = std::iter::once(&self.chain).chain(self.routes.iter().map(|route| &route.chain));
-        chains.filter_map(|chain| chain.rate_limit.own()).flat_map(|limit| &limit.rules)
+        crate::parts::chains(self).filter_map(|chain| chain.rate_limit.own()).flat_map(|limit| &limit.rules)
     }
 }
 
